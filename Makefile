@@ -1,0 +1,266 @@
+# tornado.h is one header: what is built here are its examples, its tests and measurements. All output is in build/.
+#
+#   make                 the examples and the test program
+#   make run             builds and runs examples/hello
+#   make test            runs the tests; needs a C compiler and nothing else
+#   make test TESTS='escape -v'          only tests whose name contains "escape", and names them
+#   make check           what must hold before a change goes in; 15 minutes on 2 cores at most
+#   make check-all       everything there is to check
+#   make test-NAME       the tests in one environment: see "Environments" below
+#   make warnings symbols map examples size compile-time bench install clean
+#
+# A step whose tool is missing says so and is skipped; with CI=true in the environment it fails instead.
+
+CC ?= cc
+CFLAGS ?= -O2
+PREFIX ?= /usr/local
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+
+# Sub-makes run in parallel even when this one was not told to.
+SUBMAKE = $(MAKE) -s --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(CORES))
+
+.SUFFIXES:
+.DELETE_ON_ERROR:
+
+.PHONY: all
+all: examples build/plain/tests
+
+.PHONY: run
+run: build/hello
+	build/hello
+
+#-------------------------------------------------------------------------------------------------------------------
+# Environments. Each builds the test program in build/NAME/ and has
+#   NAME.is     what it is, in words
+#   NAME.cc     its compiler
+#   NAME.flags  for compiling and linking
+#   NAME.run    the command in front of the program, and variables
+#   NAME.args   arguments of the program
+# An environment is there when an empty program can be built and run in it.
+#-------------------------------------------------------------------------------------------------------------------
+
+ENVIRONMENTS = plain gcc clang asan asan-clang valgrind ucontext c11 gnu17 O0 O3 poll select m32 musl
+
+WARN = -Wall -Wextra
+SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+plain.is = $(CC), with its own defaults
+plain.cc = $(CC)
+plain.flags = -O1 -g $(WARN)
+
+gcc.is = gcc
+gcc.cc = gcc
+gcc.flags = -O2 -g $(WARN)
+gcc.run = MALLOC_PERTURB_=165
+
+clang.is = clang
+clang.cc = clang
+clang.flags = -O2 -g $(WARN)
+
+asan.is = $(CC), AddressSanitizer and UndefinedBehaviorSanitizer
+asan.cc = $(CC)
+asan.flags = $(SANITIZE) $(WARN)
+asan.run = TEST_TIME_SCALE=4 ASAN_OPTIONS=$(call leaks,asan)
+
+asan-clang.is = clang, the sanitizers, and uses of a stack frame after its return
+asan-clang.cc = clang
+asan-clang.flags = $(SANITIZE) $(WARN)
+asan-clang.run = TEST_TIME_SCALE=4 ASAN_OPTIONS=detect_stack_use_after_return=1:$(call leaks,asan-clang)
+
+valgrind.is = valgrind
+valgrind.cc = $(CC)
+valgrind.flags = -O1 -g $(WARN)
+valgrind.run = TEST_TIME_SCALE=20 valgrind -q --error-exitcode=99
+valgrind.args = $(VALGRIND_TESTS)
+
+ucontext.is = ucontext in place of assembly
+ucontext.cc = $(CC)
+ucontext.flags = -O2 -g -DTORNADO_UCONTEXT $(WARN)
+
+c11.is = -std=c11
+c11.cc = $(CC)
+c11.flags = -std=c11 -O1 -g $(WARN)
+
+gnu17.is = -std=gnu17
+gnu17.cc = $(CC)
+gnu17.flags = -std=gnu17 -O1 -g $(WARN)
+
+O0.is = no optimisation
+O0.cc = $(CC)
+O0.flags = -O0 -g $(WARN)
+
+O3.is = much optimisation
+O3.cc = $(CC)
+O3.flags = -O3 -march=native -g $(WARN)
+
+poll.is = poll as the default poller
+poll.cc = $(CC)
+poll.flags = -O1 -g -DTORNADO_POLLER='"poll"' $(WARN)
+
+select.is = select as the default poller
+select.cc = $(CC)
+select.flags = -O1 -g -DTORNADO_POLLER='"select"' $(WARN)
+
+m32.is = 32 bits
+m32.cc = $(CC) -m32
+m32.flags = -O1 -g $(WARN)
+
+musl.is = musl
+musl.cc = musl-gcc
+musl.flags = -static -O1 -g $(WARN)
+
+# LeakSanitizer cannot work everywhere (under ptrace, in some containers): only where the probe has shown it.
+leaks = detect_leaks=$$(build/$(1)/probe >/dev/null 2>&1 && echo 1 || echo 0)
+
+TEST_SOURCES := tests/harness.c tests/impl.c $(sort $(wildcard tests/test_*.c))
+
+define environment
+$(1).objects = $$(TEST_SOURCES:tests/%.c=build/$(1)/%.o)
+
+build/$(1)/tests: $$($(1).objects)
+	@$$($(1).cc) $$($(1).flags) -pthread $$($(1).objects) -o $$@
+
+build/$(1)/%.o: tests/%.c build/$(1)/flags
+	@echo "$$($(1).cc) $$< ($(1))"
+	@$$($(1).cc) $$($(1).flags) -pthread -MMD -MP -c $$< -o $$@
+
+# Changes when the compiler or the flags do.
+build/$(1)/flags: always
+	@mkdir -p $$(@D)
+	@echo $$($(1).cc) $$($(1).flags) | cmp -s - $$@ || echo $$($(1).cc) $$($(1).flags) > $$@
+
+build/$(1)/probe: always
+	@mkdir -p $$(@D)
+	@echo 'int main(void) { return 0; }' | $$($(1).cc) $$($(1).flags) -x c - -o $$@
+endef
+$(foreach name,$(ENVIRONMENTS),$(eval $(call environment,$(name))))
+-include $(wildcard build/*/*.d)
+
+.PHONY: always
+always:
+
+.PHONY: test
+test: build/plain/tests
+	@build/plain/tests $(TESTS)
+
+# What a recipe says when something that it needs is not there, and whether it then fails.
+missing = echo "skipped $@: $(1)"; test "$$CI" != true
+
+.PHONY: $(ENVIRONMENTS:%=test-%)
+$(ENVIRONMENTS:%=test-%): test-%:
+	@echo "== $@: $($*.is)"
+	+@if $(SUBMAKE) build/$*/probe >/dev/null 2>&1 && $($*.run) build/$*/probe >/dev/null 2>&1; then \
+	    $(SUBMAKE) build/$*/tests && $($*.run) build/$*/tests $($*.args) $(TESTS); \
+	else \
+	    $(call missing,no empty program can be built and run that way); \
+	fi
+
+#-------------------------------------------------------------------------------------------------------------------
+# Warnings: each file of tests/include/ with each compiler, none tolerated.
+#-------------------------------------------------------------------------------------------------------------------
+
+STRICT = -O2 -pthread -Wall -Wextra -Wpedantic -Wshadow -Werror
+STRICT_C = implementation user static
+
+# compiler/standard/file
+STRICT_BUILDS = g++/c++11/public clang++/c++11/public $(foreach cc,gcc clang, \
+    $(STRICT_C:%=$(cc)/c11/%) $(STRICT_C:%=$(cc)/gnu17/%) $(cc)/gnu17/libc_first)
+STRICT_OBJECTS = $(STRICT_BUILDS:%=build/warnings/%.o)
+
+.PHONY: warnings
+warnings:
+	@echo "== $@: every way to include the header; $(STRICT)"
+	+@$(SUBMAKE) -k $(STRICT_OBJECTS)
+
+strict_cc = $(word 3,$(subst /, ,$@))
+strict_std = $(word 4,$(subst /, ,$@))
+strict_source = $(wildcard tests/include/$(basename $(@F)).c*)
+
+$(STRICT_OBJECTS): tornado.h Makefile $(wildcard tests/include/*)
+	@mkdir -p $(@D)
+	@if command -v $(strict_cc) >/dev/null; then \
+	    echo "$(strict_cc) -std=$(strict_std) $(strict_source)"; \
+	    $(strict_cc) -std=$(strict_std) $(STRICT) -c $(strict_source) -o $@; \
+	else \
+	    $(call missing,$(strict_cc) is not installed); \
+	fi
+
+#-------------------------------------------------------------------------------------------------------------------
+# The header as a whole.
+#-------------------------------------------------------------------------------------------------------------------
+
+build/implementation.o build/static.o: build/%.o: tests/include/%.c tornado.h
+	@mkdir -p $(@D)
+	@$(CC) -O1 -c $< -o $@
+
+.PHONY: symbols
+symbols: build/implementation.o build/static.o
+	@echo "== $@: the implementation defines tornado_ symbols only, and none but main with TORNADO_STATIC"
+	@nm -g build/implementation.o > build/implementation.nm
+	@nm -g build/static.o > build/static.nm
+	@awk 'NF == 3 { count++ } NF == 3 && $$3 !~ /^_?tornado_/ { print "not ours: " $$3; bad = 1 } \
+	    END { print count + 0 " symbols"; exit bad || !count }' build/implementation.nm
+	@awk 'NF == 3 && $$3 !~ /^_?main$$/ { print "not static: " $$3; bad = 1 } END { exit bad }' build/static.nm
+
+.PHONY: map
+map:
+	@echo "== $@: lines per section, layers, comments"
+	@if command -v python3 >/dev/null; then tools/map; else $(call missing,python3 is not installed); fi
+
+EXAMPLES := $(patsubst examples/%.c,build/%,$(sort $(wildcard examples/*.c)))
+
+.PHONY: examples
+examples: $(EXAMPLES)
+	@echo "== $@: $(words $(EXAMPLES)) built"
+
+$(EXAMPLES): build/%: examples/%.c tornado.h
+	@mkdir -p build
+	$(CC) $(CFLAGS) -o $@ $< -I.
+
+.PHONY: size
+size:
+	@echo "== $@: hello, for a small program"
+	@mkdir -p build/size
+	@$(CC) -Os -ffunction-sections -fdata-sections -Wl,--gc-sections -s -o build/size/hello examples/hello.c -I.
+	@echo "$$(wc -c < build/size/hello) bytes, stripped"
+
+.PHONY: compile-time
+compile-time:
+	@echo "== $@: the implementation at -O0 (user and system time)"
+	@mkdir -p build
+	@sh -c '$(CC) -O0 -c tests/include/implementation.c -o build/compile-time.o && times' | tail -n 1
+
+.PHONY: bench
+bench:
+	@echo "== $@: beside other servers, in one run"
+	@tools/bench/run
+
+#-------------------------------------------------------------------------------------------------------------------
+
+CHECKS = map symbols warnings examples test-asan test-clang test-ucontext test-valgrind
+ALL_CHECKS = $(CHECKS) $(filter-out $(CHECKS) test-plain,$(ENVIRONMENTS:%=test-%)) size compile-time
+
+# One after the other, each parallel in itself, so that test programs do not slow each other down.
+define run_checks
+	+@failed=; for step in $(1); do \
+	    $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; else echo "== $@: all is well"; fi
+endef
+
+.PHONY: check
+check:
+	$(call run_checks,$(CHECKS))
+
+.PHONY: check-all
+check-all:
+	$(call run_checks,$(ALL_CHECKS))
+
+.PHONY: install
+install:
+	install -d $(DESTDIR)$(PREFIX)/include
+	install -m 644 tornado.h $(DESTDIR)$(PREFIX)/include/tornado.h
+
+.PHONY: clean
+clean:
+	rm -rf build

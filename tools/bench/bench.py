@@ -1,0 +1,756 @@
+#!/usr/bin/env python3
+"""Measures tornado.h beside other servers of hello, world, in one run on one machine, and prints one table.
+
+Every server is one process on one core, the load generator (wrk, one thread) has another. Without pipelining the
+generator is the bottleneck, so requests/s say little: CPU time, instructions and system calls per request do.
+
+  load          wrk, the servers in turn, run after run; CPU time is the server's, user and system
+  instructions  in user mode, by callgrind: two runs of different length on one connection, their difference;
+                a repeated instruction (rep stosb) counts as often as it repeats, so libc is told to use none
+  calls         system calls by strace: two runs of different length, their difference
+  memory        what the resident set grows by per idle connection that has had one answer
+  crowd         64 busy connections with and without idle ones beside them
+  size          of a small program with tornado.h in it, and the time to compile it
+
+What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
+"""
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import platform
+import re
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+BUILD = os.path.join(ROOT, "build", "bench")
+CC = shlex.split(os.environ.get("CC", "cc"))
+CFLAGS = ["-O2", "-D_GNU_SOURCE"]
+BODY = b"Hello, world"
+
+
+class Failure(Exception):
+    """Something that was to be measured cannot be; the text says why."""
+
+
+def find(pattern, text, what):
+    found = re.search(pattern, text, re.M)
+    if not found:
+        raise Failure(f"no {what} in: {text.strip()[-200:]!r}")
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The servers.
+# ----------------------------------------------------------------------------------------------------------------------
+
+def compiled(program, *flags):
+    """A server in C: how to make it ready. Missing when it does not compile."""
+    def prepare():
+        compile_c(program, *flags)
+        return lambda port: [built(program), str(port)]
+    return prepare
+
+
+def nginx():
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if not program:
+        raise Failure("nginx is not installed")
+
+    def command(port):
+        home = os.path.join(BUILD, "nginx", str(port))
+        os.makedirs(home, exist_ok=True)
+        with open(os.path.join(home, "nginx.conf"), "w") as config:
+            config.write(NGINX_CONFIG.replace("PORT", str(port)))
+        return [program, "-p", home, "-c", "nginx.conf"]
+    return command
+
+
+NGINX_CONFIG = """
+daemon off;
+master_process off;
+worker_processes 1;
+pid nginx.pid;
+error_log error.log;
+events { worker_connections 20000; }
+http {
+    access_log off;
+    keepalive_requests 1000000000;
+    keepalive_timeout 1h;
+    default_type text/plain;
+    client_body_temp_path temporary;
+    proxy_temp_path temporary;
+    fastcgi_temp_path temporary;
+    uwsgi_temp_path temporary;
+    scgi_temp_path temporary;
+    server {
+        listen 127.0.0.1:PORT backlog=4096;
+        location / { return 200 "Hello, world"; }
+    }
+}
+"""
+
+
+def python_tornado():
+    python = "/usr/bin/python3"
+    found = os.path.exists(python) and subprocess.run([python, "-c", "import tornado"], stderr=subprocess.DEVNULL)
+    if not found or found.returncode:
+        raise Failure("python3-tornado is not installed")
+    return lambda port: [python, os.path.join(HERE, "tornado_hello.py"), str(port)]
+
+
+@dataclasses.dataclass
+class Server:
+    name: str
+    prepare: object                     # returns a function from a port to a command, or raises Failure
+    package: str = ""                   # of Debian and its like; "" for what this repository has
+    path: str = "/"
+    body: bytes = BODY                  # how the answer's body ends, at least
+    every: int = 1                      # of so many runs of the load, one: for peers that are far away
+    rounds: tuple = (500, 3500)         # requests while instructions are counted
+    idle: int = 1 << 30                 # idle connections at most, for those whose loop looks at all of them
+    slow: bool = False                  # under valgrind: left out of a quick run
+    command: object = None
+    results: dict = dataclasses.field(default_factory=dict)
+
+
+BARE = Server("bare epoll loop, no parsing", compiled("bare"))
+OURS = Server("tornado.h", compiled("tornado_hello", f"-I{ROOT}"))
+OURS_JSON = Server("tornado.h, JSON", compiled("tornado_hello", f"-I{ROOT}"), path="/json", body=b"}", every=3)
+SERVERS = [
+    BARE,
+    OURS,
+    OURS_JSON,
+    Server("h2o (libh2o)", compiled("h2o", "-lh2o-evloop", "-lssl", "-lcrypto"), "libh2o-evloop-dev libssl-dev"),
+    Server("nginx", nginx, "nginx-light"),
+    Server("libmicrohttpd", compiled("microhttpd", "-lmicrohttpd"), "libmicrohttpd-dev", every=3, idle=2000),
+    Server("libevent evhttp", compiled("evhttp", "-levent"), "libevent-dev", every=3),
+    Server("Python Tornado", python_tornado, "python3-tornado", every=3, rounds=(50, 250), slow=True),
+]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Building and running.
+# ----------------------------------------------------------------------------------------------------------------------
+
+def built(program):
+    return os.path.join(BUILD, program)
+
+
+def compile_c(program, *flags):
+    command = [*CC, *CFLAGS, os.path.join(HERE, program + ".c"), "-o", built(program), *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    if done.returncode:
+        errors = [line for line in done.stdout.splitlines() if "error" in line]
+        raise Failure((errors or done.stdout.splitlines() or ["the compiler failed"])[0])
+
+
+def on_core(core):
+    """For preexec_fn: keeps the process on a core, where there is one of that number."""
+    def pin():
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, {core})
+    return pin if core is not None else None
+
+
+ports = itertools.count(20000)
+
+
+def free_port():
+    """Below the range that the kernel gives to clients, so that no connection can take it first."""
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+
+
+def child_of(pid):
+    """Its first child, or itself when it has none."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            return int((children.read().split() or [pid])[0])
+    except OSError:
+        return pid
+
+
+def end(process, pid):
+    """Asks a process of ours, or its child `pid`, to end, and sees that it does."""
+    if process.poll() is not None:
+        return
+    for number in signal.SIGTERM, signal.SIGKILL:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+            return
+    process.kill()
+    process.wait()
+
+
+def wait_until_it_answers(server, process, port, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Failure(f"ended with {process.returncode} at its start: see {os.path.relpath(BUILD)}/log")
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), seconds) as s:
+            s.sendall(f"GET {server.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            answer = s.recv(65536)
+            while not answer.endswith(server.body) and (more := s.recv(65536)):
+                answer += more
+            if not answer.startswith(b"HTTP/1.1 200 ") or not answer.endswith(server.body):
+                raise Failure(f"does not answer as expected: {answer!r}")
+            return
+        time.sleep(0.02)
+    raise Failure("does not listen")
+
+
+# What makes two runs alike, for counting.
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "GLIBC_TUNABLES": "glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x86_rep_movsb_threshold=1073741824",
+}
+
+
+class Running:
+    """A server at work. `pid` is the server's own, also under a tool that runs it as a child."""
+
+    def __init__(self, server, core, tool=()):
+        self.server, self.port = server, free_port()
+        environment = dict(os.environ, **(ENVIRONMENT if tool else {}))
+        with open(os.path.join(BUILD, "log"), "a") as log:
+            self.process = subprocess.Popen([*tool, *server.command(self.port)], stdout=log, stderr=log,
+                                            stdin=subprocess.DEVNULL, env=environment, preexec_fn=on_core(core))
+        try:
+            wait_until_it_answers(server, self.process, self.port)
+            self.pid = child_of(self.process.pid)
+        except BaseException:
+            end(self.process, child_of(self.process.pid))
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        end(self.process, self.pid)
+
+    def client(self, connections, rounds, batch, core=None, **options):
+        command = [built("client"), str(self.port), self.server.path, str(connections), str(rounds), str(batch)]
+        return command, dict(stderr=subprocess.PIPE, universal_newlines=True, preexec_fn=on_core(core), **options)
+
+    def exchange(self, *args, **options):
+        """Sends exactly connections * (1 + rounds * batch) requests."""
+        command, options = self.client(*args, **options)
+        done = subprocess.run(command, timeout=120, **options)
+        if done.returncode:
+            raise Failure(done.stderr.strip().splitlines()[-1])
+
+    @contextlib.contextmanager
+    def holding(self, connections, core):
+        """Meanwhile so many idle connections exist, each of which has had one answer."""
+        command, options = self.client(connections, 0, 1, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        client = subprocess.Popen(command + ["hold"], **options)
+        try:
+            if client.stdout.readline() != "held\n":
+                raise Failure(client.stderr.read().strip())
+            yield
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                client.stdin.close()
+            client.wait(30)
+            client.stdout.close()
+            client.stderr.close()
+
+    def resident(self):
+        with open(f"/proc/{self.pid}/smaps_rollup") as maps:
+            return int(find(r"^Rss: +(\d+) kB", maps.read(), "resident set")[1]) * 1024
+
+    def clocks(self):
+        """CPU time in nanoseconds: exact, and by the timer's tick in all and in user mode."""
+        return [time.clock_gettime_ns((~self.pid << 3) | which) for which in (2, 0, 1)]
+
+
+SPIN = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+parent = os.getppid()
+while os.getppid() == parent:
+    pass
+"""
+
+
+@contextlib.contextmanager
+def cores_awake(cores):
+    """Busy loops at idle priority, so that no core sleeps or slows down while something waits."""
+    spinners = [subprocess.Popen([sys.executable, "-S", "-c", SPIN, str(core)], stderr=subprocess.DEVNULL)
+                for core in cores]
+    try:
+        yield
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Load.
+# ----------------------------------------------------------------------------------------------------------------------
+
+@dataclasses.dataclass
+class Load:
+    name: str
+    connections: int
+    batch: int = 1
+
+
+KEEP_ALIVE = Load("keep-alive, 256 connections", 256)
+MANY = Load("keep-alive, 512 connections", 512)
+PIPELINED = Load("pipelined by 16, 64 connections", 64, 16)
+LOADS = [KEEP_ALIVE, MANY, PIPELINED]
+
+Sample = collections.namedtuple("Sample", "requests seconds cpu tick_cpu tick_user")
+
+
+def wrk(running, load, seconds, core):
+    """One run of the generator: what it counted, and the server's CPU time meanwhile."""
+    script = ["-s", os.path.join(HERE, "pipeline.lua")] if load.batch > 1 else []
+    command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", *script,
+               f"http://127.0.0.1:{running.port}{running.server.path}", "--", str(load.batch)]
+    before = running.clocks()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
+                          timeout=seconds + 30, preexec_fn=on_core(core))
+    spent = [after - earlier for after, earlier in zip(running.clocks(), before)]
+    counted = find(r"(\d+) requests in ([\d.]+)s", done.stdout, "count")
+    wrong = re.search(r"Non-2xx.*|Socket errors:.*", done.stdout)
+    if wrong or counted[1] == "0":
+        raise Failure(f"{load.name}: {wrong[0] if wrong else 'no request was answered'}")
+    return Sample(int(counted[1]), float(counted[2]), *spent)
+
+
+def measure_load(servers, options):
+    if not shutil.which("wrk"):
+        raise Failure("wrk is not installed (apt-get install wrk)")
+    samples = {(server.name, load.name): {} for server in servers for load in options.loads}
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for server in servers:
+            with failing(server, "load"):
+                running[server.name] = stack.enter_context(Running(server, options.server_core))
+        for run, load in itertools.product(range(options.runs), options.loads):
+            progress(f"load: run {run + 1} of {options.runs}, {load.name}")
+            for server in servers[run % len(servers):] + servers[:run % len(servers)]:
+                if run % server.every == 0 and server.name in running:
+                    with failing(server, "load"):
+                        samples[server.name, load.name][run] = wrk(running[server.name], load, options.seconds,
+                                                                   options.client_core)
+    for server, load in itertools.product(servers, options.loads):
+        if samples[server.name, load.name]:
+            server.results[load.name] = summary(samples[server.name, load.name], samples.get((BARE.name, load.name), {}))
+
+
+def microseconds(sample):
+    return sample.cpu / sample.requests / 1000
+
+
+def summary(samples, floor):
+    """The figures of one server under one load. Ratios are between neighbours in time; the share of user time is of
+    all runs together, because the tick is coarse."""
+    ticks = sum(sample.tick_cpu for sample in samples.values())
+    cpu = figure(microseconds(sample) for sample in samples.values())
+    return {
+        "requests_per_second": figure(sample.requests / sample.seconds for sample in samples.values()),
+        "cpu_us_per_request": cpu,
+        "user_us_per_request": cpu["median"] * sum(s.tick_user for s in samples.values()) / ticks if ticks else None,
+        "cpu_to_bare": figure(microseconds(samples[run]) / microseconds(floor[run]) for run in samples if run in floor),
+    }
+
+
+def figure(values):
+    values = sorted(values)
+    if not values:
+        return None
+    return {"median": statistics.median(values), "min": values[0], "max": values[-1], "runs": len(values)}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What one request costs, counted.
+# ----------------------------------------------------------------------------------------------------------------------
+
+def instructions_of(server, rounds):
+    """Of a whole run, with so many requests on one keep-alive connection."""
+    profile = os.path.join(BUILD, f"callgrind.{SERVERS.index(server)}.{rounds}")
+    with Running(server, None, ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}"]) as running:
+        running.exchange(1, rounds, 1)
+    with open(profile) as lines:
+        return int(find(r"^(?:totals|summary): (\d+)", lines.read(), "total")[1])
+
+
+def measure_instructions(servers, options):
+    if not shutil.which("valgrind"):
+        raise Failure("valgrind is not installed (apt-get install valgrind)")
+    wanted = [server for server in servers if not (options.quick and server.slow)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = {server.name: [pool.submit(instructions_of, server, rounds) for rounds in server.rounds]
+                for server in reversed(wanted)}
+        for server in wanted:
+            progress(f"instructions: {server.name}")
+            with failing(server, "instructions"):
+                short, long = [job.result() for job in jobs[server.name]]
+                server.results["instructions"] = (long - short) / (server.rounds[1] - server.rounds[0])
+
+
+# Of the summary of strace: % time, seconds, usecs/call, calls, errors (or nothing), name.
+CALL_ROW = r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$"
+
+
+def calls_of(server, load, rounds, options):
+    """System calls of a whole run by name."""
+    table = os.path.join(BUILD, "strace")
+    with Running(server, options.server_core, ["strace", "-f", "-c", "-o", table]) as running:
+        running.exchange(load.connections, rounds, load.batch, core=options.client_core)
+    with open(table) as lines:
+        rows = re.findall(CALL_ROW, lines.read(), re.M)
+    return collections.Counter({name: int(calls) for calls, name in rows if name != "total"})
+
+
+# Rounds of the short and the long run. Opening and closing cost a few calls more or less each time; the difference
+# has to be long enough to hide that.
+CALL_ROUNDS = {KEEP_ALIVE.name: (2, 52), PIPELINED.name: (2, 12)}
+
+
+def measure_calls(servers, options):
+    if not shutil.which("strace"):
+        raise Failure("strace is not installed (apt-get install strace)")
+    for server, load in itertools.product(servers, (KEEP_ALIVE, PIPELINED)):
+        progress(f"calls: {server.name}, {load.name}")
+        with failing(server, "calls"):
+            few, many = CALL_ROUNDS[load.name]
+            short, long = [calls_of(server, load, rounds, options) for rounds in (few, many)]
+            requests = (many - few) * load.connections * load.batch
+            by_name = {name: (long[name] - short[name]) / requests for name in long | short}
+            server.results.setdefault("calls", {})[load.name] = {
+                "all": sum(by_name.values()),
+                "by_name": {name: each for name, each in sorted(by_name.items(), key=lambda item: -item[1])
+                            if each >= 0.0005}}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Idle connections.
+# ----------------------------------------------------------------------------------------------------------------------
+
+def settled(running):
+    """The resident set once the server has nothing to do."""
+    time.sleep(0.2)
+    return running.resident()
+
+
+def measure_memory(servers, options):
+    for server in servers:
+        progress(f"memory: {server.name}")
+        with failing(server, "memory"), Running(server, options.server_core) as running:
+            connections = min(options.idle, server.idle)
+            running.exchange(1, 200, 1, core=options.client_core)
+            before = settled(running)
+            with running.holding(connections, options.client_core):
+                server.results["bytes_per_idle"] = (settled(running) - before) / connections
+
+
+CROWD = Load("64 busy connections", 64)
+CROWD_RUNS = 3
+
+
+def measure_crowd(servers, options):
+    for server in servers:
+        if server not in (BARE, OURS) or options.quick:
+            continue
+        progress(f"crowd: {server.name}")
+        with failing(server, "crowd"), Running(server, options.server_core) as alone, \
+                Running(server, options.server_core) as crowded, \
+                crowded.holding(options.idle, options.client_core):
+            pairs = [[wrk(running, CROWD, options.seconds, options.client_core) for running in (alone, crowded)]
+                     for _ in range(CROWD_RUNS)]
+            server.results["crowd"] = {name: {
+                "requests_per_second": figure(sample.requests / sample.seconds for sample in column),
+                "cpu_us_per_request": figure(microseconds(sample) for sample in column),
+            } for name, column in zip(("alone", "crowded"), zip(*pairs))}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Size and time to compile.
+# ----------------------------------------------------------------------------------------------------------------------
+
+HELLO = [os.path.join(ROOT, "examples", "hello.c"), os.path.join(HERE, "tornado_hello.c")]
+SMALL = ["-Os", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", "-s"]
+
+
+def cpu_seconds_of(command):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+        raise Failure("does not compile: " + " ".join(command))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def measure_size(servers, options):
+    if OURS not in servers:
+        return
+    progress("size")
+    source = next(path for path in HELLO if os.path.exists(path))
+    with failing(OURS, "size"):
+        small, unit = built("small"), built("tornado_h.o")
+        cpu_seconds_of([*CC, *SMALL, source, f"-I{ROOT}", "-o", small])
+        whole = ["-DTORNADO_IMPLEMENTATION", "-x", "c", os.path.join(ROOT, "tornado.h"), "-c", "-o", unit]
+        OURS.results["size"] = {
+            "source": os.path.relpath(source, ROOT),
+            "bytes": os.path.getsize(small),
+            "compile_seconds_O0": min(cpu_seconds_of([*CC, "-O0", *whole]) for _ in range(3)),
+        }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The report.
+# ----------------------------------------------------------------------------------------------------------------------
+
+STEPS = {
+    "load": measure_load,
+    "instructions": measure_instructions,
+    "calls": measure_calls,
+    "memory": measure_memory,
+    "crowd": measure_crowd,
+    "size": measure_size,
+}
+
+notes = []
+broken = set()
+
+
+def note(text):
+    if text not in notes:
+        notes.append(text)
+
+
+@contextlib.contextmanager
+def failing(server, step):
+    """What goes wrong with one server becomes a note, and the others go on."""
+    try:
+        yield
+    except (Failure, OSError, subprocess.TimeoutExpired) as problem:
+        broken.add(server.name)
+        note(f"{server.name}, {step}: {problem}")
+
+
+def progress(text):
+    print(f"  {time.monotonic() - started:4.0f} s  {text}", file=sys.stderr)
+
+
+started = time.monotonic()
+
+
+def digits(value):
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def thousands(value):
+    return digits(value / 1000)
+
+
+def look_up(results, path):
+    for key in path:
+        results = results.get(key) if results else None
+    return results
+
+
+def columns(loads):
+    """(group, title, where the figure is, how it is written)"""
+    for load in loads:
+        yield load.name, "thousand/s", (load.name, "requests_per_second"), thousands
+        yield load.name, "CPU us", (load.name, "cpu_us_per_request"), digits
+        yield load.name, "user us", (load.name, "user_us_per_request"), digits
+        yield load.name, "x bare", (load.name, "cpu_to_bare"), digits
+    yield "counted, per request", "instructions", ("instructions",), "{:,.0f}".format
+    yield "counted, per request", "calls", ("calls", KEEP_ALIVE.name, "all"), "{:.2f}".format
+    yield "counted, per request", "pipelined", ("calls", PIPELINED.name, "all"), "{:.2f}".format
+    yield "", "bytes/idle", ("bytes_per_idle",), "{:,.0f}".format
+
+
+def cells(value, write):
+    """A figure and its range, or a figure alone, or nothing."""
+    if value is None:
+        return "-", ""
+    if not isinstance(value, dict):
+        return write(value), ""
+    spread = f"[{write(value['min'])}..{write(value['max'])}]" if value["runs"] > 1 else ""
+    return write(value["median"]), spread
+
+
+def table(servers, loads):
+    """Per server a line of medians and one of ranges."""
+    shown = [column for column in columns(loads)
+             if any(look_up(server.results, column[2]) is not None for server in servers)]
+    grid = [["server"] + [title for _, title, _, _ in shown]]
+    for server in servers:
+        both = [cells(look_up(server.results, path), write) for _, _, path, write in shown]
+        grid += [[server.name] + [median for median, _ in both], [""] + [spread for _, spread in both]]
+    widths = [max(map(len, column)) for column in zip(*grid)]
+    lines = ["  ".join([row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])])
+             for row in grid if any(row)]
+    return [group_line([group for group, _, _, _ in shown], widths), *lines]
+
+
+def group_line(groups, widths):
+    line, at = " " * widths[0], 1
+    for name, members in itertools.groupby(groups):
+        count = len(list(members))
+        width = sum(widths[at:at + count]) + 2 * (count - 1)
+        line += "  " + (f" {name} ".center(width, "-") if name else " " * width)
+        at += count
+    return line
+
+
+def remarks(options):
+    crowd, size = OURS.results.get("crowd"), OURS.results.get("size")
+    if crowd:
+        alone, crowded = crowd["alone"], crowd["crowded"]
+        yield (f"tornado.h with {options.idle:,} idle connections beside 64 busy ones: "
+               f"{thousands(crowded['requests_per_second']['median'])} thousand/s and "
+               f"{digits(crowded['cpu_us_per_request']['median'])} us CPU per request; with none idle "
+               f"{thousands(alone['requests_per_second']['median'])} and "
+               f"{digits(alone['cpu_us_per_request']['median'])}")
+    if size:
+        yield (f"tornado.h in {size['source']}: {size['bytes']:,} bytes (-Os, sections collected, stripped); the whole "
+               f"implementation compiles in {size['compile_seconds_O0']:.2f} s at -O0")
+    for load, calls in OURS.results.get("calls", {}).items():
+        yield f"tornado.h calls, {load}: " + ", ".join(f"{name} {each:.3f}" for name, each in calls["by_name"].items())
+
+
+def version_of(server):
+    names = server.package.split()
+    done = shutil.which("dpkg-query") and names and subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Version}", names[0]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        universal_newlines=True)
+    return done.stdout if done else ""
+
+
+def machine():
+    with open("/proc/cpuinfo") as info:
+        model = re.search(r"^(?:model name|Model)\s*: (.*)", info.read(), re.M)
+    compiler = subprocess.run([*CC, "--version"], stdout=subprocess.PIPE, universal_newlines=True).stdout
+    return {"cpu": model[1] if model else platform.machine(), "cores": os.cpu_count(),
+            "kernel": platform.release(), "compiler": compiler.splitlines()[0]}
+
+
+def report(servers, options):
+    host = machine()
+    print(f"{host['cpu']}, {host['cores']} cores; Linux {host['kernel']}; {host['compiler']}; "
+          f"{options.runs} runs of {options.seconds} s in turn (every third for servers far from the floor), "
+          f"server on core {options.server_core}, generator on core {options.client_core}")
+    print("Medians [least..most]. CPU is the server's, per request.\n")
+    print("\n".join(line.rstrip() for line in table(servers, options.loads)) + "\n")
+    peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
+    for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
+        print(line)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
+                       "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
+                       "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
+                                    **server.results} for server in servers]}, file, indent=1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From the command line.
+# ----------------------------------------------------------------------------------------------------------------------
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="little of everything, in a minute or so")
+    parser.add_argument("--runs", type=int, help="runs of the load (9; quick: 3)")
+    parser.add_argument("--seconds", type=int, help="of each run (2; quick: 1)")
+    parser.add_argument("--idle", type=int, help="idle connections (10,000; quick: 2,000)")
+    parser.add_argument("--steps", default=",".join(STEPS), help="comma-separated; default: %(default)s")
+    parser.add_argument("--servers", default="", help="comma-separated parts of names; the bare loop is always there")
+    parser.add_argument("--server-core", type=int, default=1)
+    parser.add_argument("--client-core", type=int, default=0)
+    parser.add_argument("--no-spin", action="store_true", help="let the cores sleep")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there, too")
+    options = parser.parse_args()
+    defaults = {"runs": (9, 3), "seconds": (2, 1), "idle": (10000, 2000)}
+    for name, by_speed in defaults.items():
+        setattr(options, name, getattr(options, name) or by_speed[options.quick])
+    options.loads = [KEEP_ALIVE, PIPELINED] if options.quick else LOADS
+    options.steps = [step.strip() for step in options.steps.split(",")]
+    if unknown := set(options.steps) - set(STEPS):
+        parser.error(f"no such step: {', '.join(unknown)}")
+    return options
+
+
+def wanted(server, options):
+    return server is BARE or any(part.strip().lower() in server.name.lower() for part in options.servers.split(","))
+
+
+def raise_limits(options):
+    """Room for the idle connections; fewer of them where the system does not give it."""
+    needed, (_, hard) = options.idle + 2000, resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(needed, hard)))
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    options.idle = max(100, hard - 2000)
+    note(f"only {options.idle:,} idle connections: the limit of open files is {hard:,}")
+
+
+def prepared(options):
+    """The servers that can be run; the others become notes."""
+    ready = []
+    for server in SERVERS:
+        if not wanted(server, options):
+            continue
+        try:
+            server.command = server.prepare()
+            ready.append(server)
+        except Failure as problem:
+            where = f" (apt-get install {server.package})" if server.package else ""
+            note(f"not measured: {server.name}{where}: {problem}")
+            if not server.package:
+                broken.add(server.name)
+    return ready
+
+
+def main():
+    options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    shutil.rmtree(BUILD, ignore_errors=True)
+    os.makedirs(BUILD)
+    compile_c("client")
+    raise_limits(options)
+    servers = prepared(options)
+    cores = {options.server_core, options.client_core} & os.sched_getaffinity(0)
+    for step in options.steps:
+        spinning = cores if not options.no_spin and step in ("load", "crowd") else ()
+        try:
+            with cores_awake(spinning):
+                STEPS[step](servers, options)
+        except Failure as problem:
+            note(f"not measured: {step}: {problem}")
+    report(servers, options)
+    print(f"measured in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return 1 if broken & {BARE.name, OURS.name, OURS_JSON.name} else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

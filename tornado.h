@@ -1,0 +1,10503 @@
+/* tornado.h - Python's Tornado for C: an event loop, coroutines, streams, an HTTP server and a web framework
+   in one file, with nothing to install. MIT licence, at the end.
+
+   QUICK START
+
+   Copy tornado.h beside your program. In ONE of your .c files define TORNADO_IMPLEMENTATION before including it;
+   others just include it. This is a whole server:
+
+       #define TORNADO_IMPLEMENTATION
+       #include "tornado.h"
+
+       static void get(tornado_handler *self)
+       {
+           tornado_write(self, "Hello, world");
+       }
+
+       static const tornado_handler_class hello = {.get = get};
+
+       int main(void)
+       {
+           tornado_rule rules[] = {{.path = "/", .handler = &hello}, {0}};
+           tornado_application *app = tornado_application_new(rules, NULL);
+           if (!app || !tornado_application_listen(app, 8888, NULL))
+               return 1;                 // the reason is in the log
+           tornado_ioloop_start(tornado_ioloop_current());
+           return 0;
+       }
+
+       cc -O2 hello.c -o hello && ./hello
+
+   It needs a C11 compiler (gcc or clang) and POSIX; on Linux with glibc or musl no library beyond libc is linked.
+   The implementation comes before any libc header in its file, or is built with -std=gnu11 or later.
+
+   A HANDLER THAT WAITS
+
+   A handler runs as a coroutine, on a stack of its own. Where it waits, the loop serves others; the code reads as
+   if it blocked. Everything that takes time returns a future at once, and tornado_await waits for one. To wait for
+   two things at once, start both, put them together, and wait for that:
+
+       static void get(tornado_handler *self)
+       {
+           tornado_future *both[] = {tornado_sleep(0.3), tornado_sleep(0.3)};
+           tornado_await(tornado_multi(both, 2));        // 0.3 seconds, not 0.6
+           tornado_write(self, "waited for two things at once\n");
+       }
+
+   Work of your own becomes a future by tornado_spawn, which runs a function as another coroutine; what the function
+   returns is the future's result, and tornado_multi gives the results in order:
+
+       static void *slow_square(void *arg)
+       {
+           int *number = arg;
+           tornado_await(tornado_sleep(0.1));
+           *number *= *number;
+           return number;
+       }
+
+       static void square_two(tornado_handler *self)
+       {
+           int a = 3, b = 4;
+           tornado_future *both[] = {tornado_spawn(slow_square, &a), tornado_spawn(slow_square, &b)};
+           void **results = tornado_await(tornado_multi(both, 2));
+           tornado_write_json(self, "{first:i, second:i}", *(int *)results[0], *(int *)results[1]);
+       }
+
+   When something fails, the wait does not return: it unwinds (see ERRORS), and the client gets an error page. To
+   handle a failure yourself use tornado_wait, which returns the error, or NULL:
+
+       const tornado_error *error = tornado_wait(tornado_with_timeout(1.0, future));
+       if (error) {
+           tornado_set_status(self, 504);
+           tornado_write(self, error->message);
+           return;
+       }
+
+   Examples to build on, each one file: examples/hello.c, wait_twice.c, json.c, echo.c.
+
+   MAP
+
+   The sections, in the order of the file, lower ones first: a section uses only what stands above it. The public
+   half declares and documents, the private half, behind TORNADO_IMPLEMENTATION, has the code under the same names.
+   To find one, search for "section: NAME".
+
+    platform    compiler, operating system, the ways to move between stacks
+    error       error values, raising, boundaries, what is run on the way
+    memory      arenas, buffers, intrusive lists
+    time        clocks, HTTP and ISO dates
+    log         three streams, pretty lines, a hook
+    codec       hexadecimal, UTF-8, random bytes
+    escape      HTML and URL escaping
+    value       JSON: the writer
+    ioloop      pollers, callbacks, timers, descriptors, signals, orderly shutdown
+    future      results to come
+    coroutine   stacks, switching, spawn, await, cancel
+    gen         sleep, several futures as one, timeouts
+    address     socket addresses
+    iostream    non-blocking sockets with buffers
+    netutil     listening sockets
+    tcp         a server with a coroutine for each connection
+    httputil    headers, status codes
+    http1       HTTP/1.x connections
+    httpserver  an HTTP server over listening sockets
+    routing     from paths to handlers
+    web         application and request handler
+
+   CONFIGURATION
+
+   Define these before including the implementation; all are optional.
+
+    TORNADO_IMPLEMENTATION   compile the code here; in one file of the program
+    TORNADO_STATIC           make every function static, so that the header is private to its file
+    TORNADO_MALLOC, TORNADO_REALLOC, TORNADO_FREE   the allocator, all three or none; default: libc's
+    TORNADO_ASSERT(x)        checks of the library's own invariants; default: none
+    TORNADO_POLLER           the poller of new loops, "epoll", "poll" or "select"; default: the best there is
+    TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (64 KiB on 32 bits)
+    TORNADO_MAX_COROUTINES   of one loop at once; default 100000
+    TORNADO_MAX_HEADERS      header lines of a request; default 256
+    TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
+
+   THE LOOP
+
+   There is one loop for each thread that wants one; tornado_ioloop_current() makes it. It runs callbacks, timers
+   and what file descriptors report, one after the other: your code is never interrupted and never runs twice at
+   once, so it needs no locks, but it must not block. Nothing calls you back from inside the function that you
+   called. Everything but tornado_ioloop_add_callback and tornado_ioloop_add_callback_from_signal (and the log) is
+   for the loop's own thread.
+
+   MEMORY
+
+   A request's handler allocates from the request's arena, self->arena, and frees nothing. What an accessor returns
+   lives as long as what it was asked of. What a wait returns belongs to the innermost scope: the coroutine (or
+   request), a tornado_try, or a scope that a long loop opens with tornado_scope_enter and closes with
+   tornado_scope_leave; the bytes that a stream read gives live until the next read on that stream. Structs of
+   options, rules, classes and settings are copied. Zero, or NULL, means the default everywhere.
+
+   ERRORS
+
+   A function that fails returns NULL or false and leaves the reason in tornado_last_error(). Three kinds of
+   functions unwind instead: tornado_await..., tornado_raise..., and the handler's own (tornado_write and so on), as
+   their comments say. Unwinding goes to the nearest boundary - a tornado_try, else the request, else the coroutine
+   - and runs on its way, last first, what tornado_defer registered. It only skips C frames of yours. It must not
+   cross those of others that called you: inside a callback of qsort, of sqlite or of C++ code, use tornado_wait and
+   return.
+
+       FILE *file = fopen(path, "r");
+       if (!file)
+           tornado_raise_http_error(404, "no file %s", path);
+       tornado_defer(close_file, file);              // however this function ends
+
+   At the request's boundary an error becomes an answer: the status of tornado_raise_http_error, or 500, with a page
+   by the class's write_error. A coroutine of tornado_spawn passes it on to whoever waits for its future; if nobody
+   does, it is logged.
+
+   COROUTINES
+
+   Coroutines cost about 4 KiB each while they wait, and a few nanoseconds to switch. Their stacks are small: keep
+   large arrays in the arena. An overflow hits a guard and ends the process. tornado_cancel makes a coroutine's
+   waits fail, so that it unwinds; nothing is ever killed halfway. A client that disconnects does not cancel its
+   handler: look at tornado_connected, or define on_connection_close.
+*/
+
+/* The implementation wants the system's whole interface; this must come before the first libc header. */
+#if defined(TORNADO_IMPLEMENTATION) && !defined(_FEATURES_H) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE 1
+#endif
+
+#ifndef TORNADO_H
+#define TORNADO_H
+
+/*============================================================================
+ * section: platform (public)
+ * What the compiler and the operating system must give; nothing here waits.
+ *============================================================================*/
+
+#define TORNADO_VERSION_MAJOR 0
+#define TORNADO_VERSION_MINOR 1
+#define TORNADO_VERSION_PATCH 0
+#define TORNADO_VERSION       "0.1.0"
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#define TORNADO_PRINTF(text, first) __attribute__((format(printf, text, first)))
+#define TORNADO_NORETURN              __attribute__((noreturn))
+#define TORNADO_MUST_USE              __attribute__((warn_unused_result))
+#define TORNADO__UNUSED               __attribute__((unused))
+#else
+#define TORNADO_PRINTF(text, first)
+#define TORNADO_NORETURN
+#define TORNADO_MUST_USE
+#define TORNADO__UNUSED
+#endif
+
+#ifdef TORNADO_STATIC
+#ifndef TORNADO_IMPLEMENTATION
+#error "TORNADO_STATIC makes every function static: define TORNADO_IMPLEMENTATION in the same file"
+#endif
+#define TORNADO_API static TORNADO__UNUSED
+#else
+#define TORNADO_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Each translation unit refers to one symbol whose name is made of the version and of the
+   configuration that changes what is declared, so that units which disagree do not link. */
+#ifndef TORNADO_STATIC
+#define tornado__abi tornado_abi_0_1_0
+extern const char tornado__abi;
+static const char *const tornado__abi_wanted __attribute__((used)) = &tornado__abi;
+#endif
+
+/* Bytes that somebody else owns: a pointer and a length. The comment of whatever returns one says how
+   long it lives. There is a NUL behind the last byte only where the comment says so. */
+typedef struct tornado_bytes {
+    const char *data;
+    size_t len;
+} tornado_bytes;
+
+/* "No timeout", "no limit", where zero already means the default. */
+#define TORNADO_NONE (-1)
+
+/* A switch in an options struct whose default is on, or depends on something else. */
+typedef enum tornado_switch { TORNADO_DEFAULT = 0, TORNADO_ON = 1, TORNADO_OFF = 2 } tornado_switch;
+
+/* What loops call back. */
+typedef void (*tornado_callback)(void *arg);
+
+/*============================================================================
+ * section: error (public)
+ * Error values, raising them, the boundaries that stop them, and what is run on the way.
+ *============================================================================*/
+
+/* Every code, its name and what it means when no message says more. */
+#define TORNADO_ERRORS(X)                                                                                    \
+    X(NOMEM, 1, "out of memory")                                                                             \
+    X(SYSTEM, 2, "a system call failed; sys_errno tells why")                                                \
+    X(INVALID, 3, "an argument is not valid")                                                                \
+    X(STATE, 4, "not allowed in this state")                                                                 \
+    X(CANCELLED, 5, "the coroutine was cancelled")                                                           \
+    X(TIMEOUT, 6, "the time is up")                                                                          \
+    X(CLOSED, 7, "the stream is closed")                                                                     \
+    X(BUFFER_FULL, 8, "the buffer is full")                                                                  \
+    X(UNSATISFIABLE, 9, "the read cannot be satisfied within its limit")                                     \
+    X(LIMIT, 10, "a limit was reached")                                                                      \
+    X(PARSE, 11, "the input is malformed")                                                                   \
+    X(HTTP, 12, "the request failed; http_status tells how")                                                 \
+    X(UNSUPPORTED, 13, "not supported here")
+
+typedef enum tornado_error_code {
+    TORNADO_OK = 0,
+#define TORNADO__ERROR_ENUM(name, value, text) TORNADO_ERR_##name = value,
+    TORNADO_ERRORS(TORNADO__ERROR_ENUM)
+#undef TORNADO__ERROR_ENUM
+    TORNADO_ERR_COUNT
+} tornado_error_code;
+
+/* Why something failed. A value: it may be copied, and owns nothing. */
+typedef struct tornado_error {
+    int code;           /* TORNADO_ERR_... */
+    int sys_errno;      /* the errno behind it, or 0 */
+    int http_status;    /* the status that a request which fails with it is answered with, or 0 for 500 */
+    char message[244];  /* one line, NUL-terminated, cut when longer */
+} tornado_error;
+
+/* The name of a code, "TORNADO_ERR_CLOSED"; static. */
+TORNADO_API const char *tornado_error_name(int code);
+
+/* Why the last call of this thread that reported a failure did so. Never NULL; before any failure its code is
+   TORNADO_OK. It changes with the next failure: copy it to keep it. */
+TORNADO_API const tornado_error *tornado_last_error(void);
+
+/* Raising unwinds to the nearest boundary: a tornado_try, the entry of the coroutine or of the request that runs,
+   or the loop, which logs it. On the way it runs what tornado_defer registered. It skips the C frames in
+   between, so these must be your own: never raise, nor call anything that does, from inside a callback of
+   qsort, of sqlite, of OpenSSL or of C++ code. Allocates nothing. Outside any boundary it logs and aborts. */
+TORNADO_API TORNADO_NORETURN void tornado_raise(int code, const char *format, ...) TORNADO_PRINTF(2, 3);
+
+/* Raises a copy of `error`, for instance tornado_last_error(). */
+TORNADO_API TORNADO_NORETURN void tornado_raise_error(const tornado_error *error);
+
+/* Raises an error that answers the request with `status`. The message goes to the log only, as a warning. */
+TORNADO_API TORNADO_NORETURN void tornado_raise_http_error(int status, const char *format, ...)
+    TORNADO_PRINTF(2, 3);
+
+/* The same without a message: nothing but the access log tells of it. */
+TORNADO_API TORNADO_NORETURN void tornado_raise_http_status(int status);
+
+/* Calls fn(arg) inside a boundary and a scope of its own. Returns NULL when fn returned, else the error that was
+   raised in it, which is valid until the next tornado_try of this coroutine. */
+TORNADO_API const tornado_error *tornado_try(tornado_callback fn, void *arg);
+
+/* Has fn(arg) run when the innermost scope ends, whichever way: last registered, first run. fn may not wait. When
+   memory is short fn(arg) runs at once and TORNADO_ERR_NOMEM is raised, so that nothing leaks. Returns a
+   handle for tornado_run_deferred. */
+TORNADO_API uint64_t tornado_defer(tornado_callback fn, void *arg);
+
+/* Runs what a handle names now, instead of at the end of the scope. False when it has run already. */
+TORNADO_API bool tornado_run_deferred(uint64_t handle);
+
+/* A scope owns what waits return and what is deferred while it is the innermost. A coroutine, a tornado_try and a
+   request are scopes; a loop that runs for long opens one for each turn:
+
+       tornado_scope scope;
+       for (;;) {
+           tornado_scope_enter(&scope);
+           ... tornado_await(...) ...
+           tornado_scope_leave(&scope);
+       }
+
+   Enter and leave pair up within one function; unwinding leaves the scope by itself. The fields are private. */
+typedef struct tornado_scope {
+    struct tornado_scope *prev;
+    struct tornado__held *held;
+    struct tornado__deferred *deferred;
+    void *boundary;
+} tornado_scope;
+
+/* Makes `scope`, usually a local variable, the innermost; ends it, letting go of what it holds. Leaving one that is not
+   the innermost raises TORNADO_ERR_STATE. */
+TORNADO_API void tornado_scope_enter(tornado_scope *scope);
+TORNADO_API void tornado_scope_leave(tornado_scope *scope);
+
+/*============================================================================
+ * section: memory (public)
+ * Arenas, from which much is allocated and all is freed at once; growing buffers; bytes.
+ *============================================================================*/
+
+/* An arena hands out memory that is freed all together. Every coroutine has one and a request's
+   handler runs in the request's (self->arena), so handlers free nothing. Not shared between threads. */
+typedef struct tornado_arena tornado_arena;
+
+/* A new arena that the caller frees. NULL when memory is short. */
+TORNADO_API tornado_arena *tornado_arena_new(void);
+
+/* Frees the arena and all that was allocated from it. NULL is allowed. */
+TORNADO_API void tornado_arena_free(tornado_arena *arena);
+
+/* `size` bytes, aligned for any object, not cleared. They live as long as the arena. NULL when memory is
+   short (TORNADO_ERR_NOMEM). A size of zero gives a unique pointer. */
+TORNADO_API void *tornado_arena_alloc(tornado_arena *arena, size_t size);
+
+/* `count` objects of `size` bytes, all bits zero. NULL when memory is short or the product overflows. */
+TORNADO_API void *tornado_arena_calloc(tornado_arena *arena, size_t count, size_t size);
+
+/* A copy of `len` bytes with a NUL behind it. NULL when memory is short. */
+TORNADO_API char *tornado_arena_memdup(tornado_arena *arena, const void *data, size_t len);
+
+/* A copy of a string. NULL when memory is short. */
+TORNADO_API char *tornado_arena_strdup(tornado_arena *arena, const char *string);
+
+/* A formatted string, as printf would print it. NULL when memory is short or the format is invalid. */
+TORNADO_API char *tornado_arena_printf(tornado_arena *arena, const char *format, ...) TORNADO_PRINTF(2, 3);
+TORNADO_API char *tornado_arena_vprintf(tornado_arena *arena, const char *format, va_list args)
+    TORNADO_PRINTF(2, 0);
+
+/* A growing buffer. All zero is an empty one. When memory runs short `failed` is set, the content stays as it
+   was and every later append does nothing: append freely, then check once. Where data is not NULL there is a NUL
+   behind its last byte. */
+typedef struct tornado_buffer {
+    char *data;
+    size_t len, cap;
+    bool failed;
+} tornado_buffer;
+
+/* Appends; false (TORNADO_ERR_NOMEM) when memory is short now or was before. */
+TORNADO_API bool tornado_buffer_append(tornado_buffer *buffer, const void *data, size_t len);
+TORNADO_API bool tornado_buffer_puts(tornado_buffer *buffer, const char *string);
+TORNADO_API bool tornado_buffer_printf(tornado_buffer *buffer, const char *format, ...) TORNADO_PRINTF(2, 3);
+TORNADO_API bool tornado_buffer_vprintf(tornado_buffer *buffer, const char *format, va_list args)
+    TORNADO_PRINTF(2, 0);
+
+/* Makes room for `len` more bytes (and a NUL) and returns where they go, for the caller to write and then to
+   add to buffer->len; NULL when memory is short. Valid until the next call on this buffer. */
+TORNADO_API char *tornado_buffer_reserve(tornado_buffer *buffer, size_t len);
+
+/* Frees the memory; the buffer is empty and usable again, and no longer failed. */
+TORNADO_API void tornado_buffer_free(tornado_buffer *buffer);
+
+/* A string as bytes: borrowed, without the NUL in the length. NULL gives no bytes. */
+TORNADO_API tornado_bytes tornado_bytes_of(const char *string);
+
+/* Whether two runs of bytes are the same; the time depends on their lengths and content. */
+TORNADO_API bool tornado_bytes_equal(tornado_bytes a, tornado_bytes b);
+
+/*============================================================================
+ * section: time (public)
+ * Clocks, and dates as HTTP and ISO 8601 write them. Nothing here depends on the locale or the time zone.
+ *============================================================================*/
+
+/* Seconds since 1970-01-01 UTC, with a fraction. */
+TORNADO_API double tornado_time(void);
+
+/* Seconds since some moment in the past, on a clock that is never set back. */
+TORNADO_API double tornado_monotonic(void);
+
+/* Writes a date as HTTP does, "Sun, 06 Nov 1994 08:49:37 GMT", RFC 9110 section 5.6.7: 29 bytes and a NUL. `when` is
+   in seconds since 1970; years outside 0 to 9999 are clipped to that range. Returns `out`. */
+TORNADO_API char *tornado_format_timestamp(int64_t when, char out[30]);
+
+/* Reads a date in any of the three forms of RFC 9110 section 5.6.7 (IMF-fixdate, RFC 850, asctime). False, with
+   TORNADO_ERR_PARSE, for anything else; *when is then unchanged. A two-digit year that would be more than 50
+   years ahead means the past century. */
+TORNADO_API bool tornado_parse_timestamp(const char *text, int64_t *when);
+
+/* Writes "1994-11-06T08:49:37Z", ISO 8601 (RFC 3339): 20 bytes and a NUL. The same range. Returns `out`. */
+TORNADO_API char *tornado_format_iso8601(int64_t when, char out[21]);
+
+/* Reads a date and time of RFC 3339 section 5.6: "T" or a space between, a fraction of a second (dropped), "Z" or an
+   offset. False, with TORNADO_ERR_PARSE, for anything else. */
+TORNADO_API bool tornado_parse_iso8601(const char *text, int64_t *when);
+
+/*============================================================================
+ * section: log (public)
+ * The three streams of Tornado, one line a record. May be used from any thread.
+ *============================================================================*/
+
+/* access: a line per request. application: errors of the program's own code. general: the rest. */
+typedef enum tornado_log_stream {
+    TORNADO_LOG_ACCESS,
+    TORNADO_LOG_APP,
+    TORNADO_LOG_GENERAL,
+    TORNADO_LOG_STREAMS
+} tornado_log_stream;
+
+/* Python's numbers. NOTSET in an options struct means the default; OFF is above all others. */
+typedef enum tornado_log_level {
+    TORNADO_LOG_NOTSET = 0,
+    TORNADO_LOG_DEBUG = 10,
+    TORNADO_LOG_INFO = 20,
+    TORNADO_LOG_WARNING = 30,
+    TORNADO_LOG_ERROR = 40,
+    TORNADO_LOG_CRITICAL = 50,
+    TORNADO_LOG_OFF = 100
+} tornado_log_level;
+
+/* Log a message, printf style, to one stream. The arguments are not evaluated below the stream's level. */
+#define tornado_access_log(level, ...) TORNADO__LOG(TORNADO_LOG_ACCESS, level, __VA_ARGS__)
+#define tornado_app_log(level, ...)    TORNADO__LOG(TORNADO_LOG_APP, level, __VA_ARGS__)
+#define tornado_gen_log(level, ...)    TORNADO__LOG(TORNADO_LOG_GENERAL, level, __VA_ARGS__)
+#define TORNADO__LOG(stream, level, ...)                                                                     \
+    (tornado_log_enabled(stream, level) ? tornado_log_write(stream, level, __FILE__, __LINE__, __VA_ARGS__)  \
+                                        : (void)0)
+
+/* What a hook is given. The strings live until it returns. */
+typedef struct tornado_log_record {
+    tornado_log_stream stream;
+    tornado_log_level level;
+    double time;            /* seconds since 1970 */
+    const char *file;
+    int line;
+    const char *message;    /* without a newline at its end */
+    const char *formatted;  /* the whole line as it would be printed, without colour and newline */
+} tornado_log_record;
+
+/* Each stream's level and where lines go. */
+typedef struct tornado_log_options {
+    tornado_log_level level;                       /* for streams without one of their own; default INFO */
+    tornado_log_level levels[TORNADO_LOG_STREAMS]; /* NOTSET: `level` */
+    int fd;                                        /* where lines go; default 2, standard error */
+    tornado_switch color;                          /* default: when fd is a terminal and TERM is not "dumb" */
+    /* Called with every record above its level, instead of printing, from the thread that logs. May be NULL. */
+    void (*hook)(const tornado_log_record *record, void *arg);
+    void *arg;
+} tornado_log_options;
+
+/* Turns on what an application usually wants: level INFO, pretty lines on standard error, in colour on a terminal:
+
+       [I 261121 06:54:38 hello:12] 200 GET / (127.0.0.1) 0.21ms
+
+   Without it warnings and errors are printed in the same form. NULL takes all defaults. May be called again. */
+TORNADO_API void tornado_enable_pretty_logging(const tornado_log_options *options);
+
+/* Whether a record of this level would be printed. Two loads and a compare. */
+TORNADO_API bool tornado_log_enabled(tornado_log_stream stream, tornado_log_level level);
+
+/* What the macros above call. `file` is cut to its name without directory and suffix. One write per record; control
+   characters are escaped, further lines of a message indented. Keeps errno. */
+TORNADO_API void tornado_log_write(tornado_log_stream stream, tornado_log_level level, const char *file, int line,
+                                   const char *format, ...) TORNADO_PRINTF(5, 6);
+
+/*============================================================================
+ * section: codec (public)
+ * Bytes as text: hexadecimal, UTF-8; and bytes at random.
+ *============================================================================*/
+
+/* Writes 2 * len lower-case digits and a NUL. Returns `out`. */
+TORNADO_API char *tornado_hex_encode(const void *data, size_t len, char *out);
+
+/* Reads pairs of digits, either case, into `out` (len / 2 bytes). False, with TORNADO_ERR_PARSE, for an odd length or
+   anything but a digit; `out` is then undefined. RFC 4648 section 8. */
+TORNADO_API bool tornado_hex_decode(const char *text, size_t len, void *out);
+
+/* Whether bytes are UTF-8 as RFC 3629 defines it: no overlong forms, no surrogates, nothing above U+10FFFF. */
+TORNADO_API bool tornado_utf8_valid(const char *data, size_t len);
+
+/* Reads one character and returns its length in bytes, or 0 where there is none that is valid. */
+TORNADO_API size_t tornado_utf8_decode(const char *data, size_t len, uint32_t *code_point);
+
+/* Writes one character, 1 to 4 bytes, without a NUL, and returns its length; 0 for a surrogate or beyond U+10FFFF. */
+TORNADO_API size_t tornado_utf8_encode(uint32_t code_point, char out[4]);
+
+/* Fills `out` with random bytes of cryptographic quality, from the system. False (TORNADO_ERR_SYSTEM) when it gives none. */
+TORNADO_API bool tornado_random_bytes(void *out, size_t len);
+
+/*============================================================================
+ * section: escape (public)
+ * Text inside HTML and inside URLs. Results live in the arena given; NULL means that memory is short.
+ *============================================================================*/
+
+/* Makes text safe in HTML and XML: & < > " ' become &amp; &lt; &gt; &quot; &#39;. */
+TORNADO_API char *tornado_xhtml_escape(tornado_arena *arena, const char *text);
+
+/* The reverse, and decimal, hexadecimal and the common named references; what is not understood stays as it is. */
+TORNADO_API char *tornado_xhtml_unescape(tornado_arena *arena, const char *text);
+
+/* Percent-encodes all but letters, digits and "_.-~" (RFC 3986 section 2.3). A space is "+" when `plus`, else "%20", in
+   which case "/" is kept too, as for a path. */
+TORNADO_API char *tornado_url_escape(tornado_arena *arena, const char *text, bool plus);
+
+/* Decodes %XX, and "+" as a space when `plus`. A "%" without two digits stays. The result may hold NUL bytes and need not
+   be UTF-8; there is a NUL behind it. result.data is NULL when memory is short. */
+TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_bytes text, bool plus);
+
+/*============================================================================
+ * section: value (public)
+ * JSON, so far its writer: a format string says the shape, arguments give the values.
+ *
+ *   {key:value, ...}  an object          s  const char *, NULL gives null      n  null, no argument
+ *   [value, ...]      an array           z  tornado_bytes                      i  int
+ *   keys: a name as it stands (letters,  b  bool (int)                         I  int64_t
+ *   digits, _ and -), or s for one that  f  double                             U  uint64_t
+ *   is a const char * argument           j  const char *, JSON text as it stands
+ *
+ *   White space is ignored: tornado_json_pack(&out, "{s:s, s:i}", "name", "Ben", "age", 30)
+ *============================================================================*/
+
+/* Appends JSON text to a buffer, as Python's json.dumps prints it (", " and ": ", non-ASCII as \uXXXX) with "</" as
+   "<\/", so that it may stand in HTML. Strings must be UTF-8; what is not becomes U+FFFD. A double is printed with
+   as few digits as give it back. False with TORNADO_ERR_INVALID for a malformed format or a double that is not finite,
+   TORNADO_ERR_NOMEM when memory is short; the buffer is then as it was before. */
+TORNADO_API bool tornado_json_pack(tornado_buffer *out, const char *format, ...);
+TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_list args);
+
+/* The same in an arena, NUL-terminated; NULL when it failed. */
+TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, ...);
+
+/*============================================================================
+ * section: ioloop (public)
+ * One loop a thread: callbacks, timers, file descriptors. Level-triggered.
+ *
+ * A turn of the loop: the callbacks queued before it, then timers that are due (by deadline, then in the order they were
+ * set), then what file descriptors report. Nothing calls user code from inside the call that started it. All
+ * functions are for the loop's own thread, except the two that say otherwise.
+ *============================================================================*/
+
+typedef struct tornado_ioloop tornado_ioloop;
+
+/* What a file descriptor is watched for, and what happened to it. ERROR is always watched. */
+enum { TORNADO_IOLOOP_READ = 1, TORNADO_IOLOOP_WRITE = 4, TORNADO_IOLOOP_ERROR = 24 };
+
+/* A way to wait for file descriptors. The built-in ones are named "epoll", "poll" and "select"; a program may bring its own,
+   which is also how a loop runs inside another library's. `state` is what open returned. add, modify and remove return 0
+   or an errno; wait fills at most `max` events and returns their number (0 when the time is up or a signal came) or
+   -1 with errno set. `key` is the loop's and is handed back as it came. timeout_ns is -1 for ever, 0 not at all. */
+typedef struct tornado_poller_event {
+    uint64_t key;
+    unsigned events;
+} tornado_poller_event;
+
+typedef struct tornado_poller {
+    const char *name;
+    void *(*open)(void); /* NULL, with errno set, when it cannot be had */
+    void (*close)(void *state);
+    int (*add)(void *state, int fd, unsigned events, uint64_t key);
+    int (*modify)(void *state, int fd, unsigned events, uint64_t key);
+    int (*remove)(void *state, int fd);
+    int (*wait)(void *state, tornado_poller_event *events, int max, int64_t timeout_ns);
+} tornado_poller;
+
+typedef struct tornado_ioloop_options {
+    const char *poller;            /* "epoll", "poll", "select"; default: tornado_ioloop_configure's */
+    const tornado_poller *custom;  /* instead of a name; must outlive the loop */
+    size_t stack_size;             /* bytes of address space of a coroutine's stack; default TORNADO_STACK_SIZE */
+    int max_coroutines;            /* at once; default TORNADO_MAX_COROUTINES */
+} tornado_ioloop_options;
+
+/* A new loop. It becomes its thread's current one where there is none. NULL with the reason in tornado_last_error(). */
+TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *options);
+
+/* Chooses the poller of loops made from now on by name, for the process. False (TORNADO_ERR_INVALID) for a name unknown
+   here. Call it before threads start. */
+TORNADO_API bool tornado_ioloop_configure(const char *poller);
+
+/* This thread's loop, made when there is none. NULL only when it cannot be made. */
+TORNADO_API tornado_ioloop *tornado_ioloop_current(void);
+
+/* Makes `loop` this thread's current one, or none at all. */
+TORNADO_API void tornado_ioloop_make_current(tornado_ioloop *loop);
+TORNADO_API void tornado_ioloop_clear_current(void);
+
+/* Runs the loop until tornado_ioloop_stop. It is current meanwhile. False with TORNADO_ERR_STATE when it is running
+   already or closed. */
+TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop);
+
+/* Ends tornado_ioloop_start after this turn; when it is not running, the next start returns at once. */
+TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop);
+
+/* Frees what the loop holds: its poller, timers, callbacks and coroutine stacks (a coroutine that is still suspended is
+   logged and abandoned). With all_fds, closes every registered file descriptor too. The loop must not be running: false
+   with TORNADO_ERR_STATE then. The struct itself lives while it is its thread's current loop, or as long as somebody holds
+   it by tornado_ioloop_retain, and ignores callbacks that come late. */
+TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds);
+
+/* Keep the struct of a loop valid beyond its closing, for instance in another thread that adds callbacks. Any thread. */
+TORNADO_API tornado_ioloop *tornado_ioloop_retain(tornado_ioloop *loop);
+TORNADO_API void tornado_ioloop_release(tornado_ioloop *loop);
+
+/* The name of its poller; static. */
+TORNADO_API const char *tornado_ioloop_poller(const tornado_ioloop *loop);
+
+/* Seconds on the loop's clock, which is tornado_monotonic(). */
+TORNADO_API double tornado_ioloop_time(const tornado_ioloop *loop);
+
+/* Calls handler(fd, events, arg) whenever one of `events` is true of fd. One handler for an fd: a second is
+   TORNADO_ERR_STATE. Closing an fd that is still registered is an error of the program. False with the reason. */
+typedef void (*tornado_fd_handler)(int fd, unsigned events, void *arg);
+TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornado_fd_handler handler, void *arg,
+                                            unsigned events);
+
+/* Watches fd for other events. False with TORNADO_ERR_STATE when it has no handler. */
+TORNADO_API bool tornado_ioloop_update_handler(tornado_ioloop *loop, int fd, unsigned events);
+
+/* Stops watching fd, which stays open. Events that were already reported are not delivered. False and logged at level
+   debug when it has no handler. */
+TORNADO_API bool tornado_ioloop_remove_handler(tornado_ioloop *loop, int fd);
+
+/* Calls callback(arg) in the loop's next turn. May be called from ANY THREAD. False when memory is short
+   (TORNADO_ERR_NOMEM) and, without an error, when the loop is closed. */
+TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callback callback, void *arg);
+
+/* The same from a SIGNAL HANDLER of any thread: async-signal-safe, allocates nothing. A pair of callback and arg is run as
+   often as it was added; between different pairs no order is kept. A loop knows at most 64 different pairs in its life:
+   false beyond that. */
+TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback, void *arg);
+
+/* Names a timer that is set. Zero names none. A handle stays safe to use after its timer ran. */
+typedef uint64_t tornado_timeout;
+
+/* Calls callback(arg) once, `delay` seconds from now (never inside this call, also when it is not positive), or at `when`
+   on the loop's clock. 0, with the reason in tornado_last_error(), when memory is short or the time is not a number. */
+TORNADO_API tornado_timeout tornado_ioloop_call_later(tornado_ioloop *loop, double delay, tornado_callback callback,
+                                                      void *arg);
+TORNADO_API tornado_timeout tornado_ioloop_call_at(tornado_ioloop *loop, double when, tornado_callback callback,
+                                                   void *arg);
+
+/* Cancels a timer. False when it ran already, was removed already, or is 0: that is no error. */
+TORNADO_API bool tornado_ioloop_remove_timeout(tornado_ioloop *loop, tornado_timeout timeout);
+
+/* Calls a function again and again. */
+typedef struct tornado_periodic_callback tornado_periodic_callback;
+
+/* callback_time is in MILLISECONDS, as in Tornado, and must be positive. `jitter`, from 0 to 1, makes each interval longer or
+   shorter by up to that part of half of it. Not started yet. NULL with the reason. The callback may stop or free it. */
+TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new(tornado_callback callback, void *arg,
+                                                                     double callback_time, double jitter);
+
+/* Starts on the current loop; the first run is after one interval. Runs that were missed are skipped, and the phase is
+   kept. Starting twice is harmless. False when memory is short. */
+TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *periodic);
+TORNADO_API void tornado_periodic_callback_stop(tornado_periodic_callback *periodic);
+TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_callback *periodic);
+
+/* Stops and frees it. NULL is allowed. */
+TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *periodic);
+
+/* On the first SIGINT or SIGTERM: every server of the loop stops accepting and closes idle connections; when what
+   runs has finished, or after `grace` seconds (then coroutines still running are cancelled and get one more second), the
+   loop stops, so that main can return 0. A second signal stops it at once. For one loop of the process. False with the
+   reason. */
+TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double grace);
+
+/* The same without a signal, for instance from a handler. */
+TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace);
+
+/*============================================================================
+ * section: future (public)
+ * The result of something that has not finished yet. Belongs to one loop's thread.
+ *
+ * Whoever gets a future from a function owns one reference. tornado_await and tornado_wait use it up; else give it back
+ * with tornado_future_release. A future that fails while nobody looks at it is logged when its last reference goes.
+ *============================================================================*/
+
+typedef struct tornado_future tornado_future;
+
+/* A future to be resolved by the caller. Never NULL: when memory is short it is one that has failed with
+   TORNADO_ERR_NOMEM and cannot be resolved. Two references are the caller's to give: one for who waits, and by
+   tornado_future_retain one for who resolves. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_future_new(void);
+
+/* One that is resolved already. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_future_resolved(void *result);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_future_failed(const tornado_error *error);
+
+/* Adds a reference; gives one back. NULL may be released. */
+TORNADO_API tornado_future *tornado_future_retain(tornado_future *future);
+TORNADO_API void tornado_future_release(tornado_future *future);
+
+/* Resolve it. A result is borrowed, or owned when `destroy` is given: it is called with the result when the last
+   reference goes, also when resolving failed. Bytes are borrowed. Those who wait run in the next turn of the loop. False with
+   TORNADO_ERR_STATE, and logged, when it was resolved before. */
+TORNADO_API bool tornado_future_set_result(tornado_future *future, void *result, tornado_callback destroy);
+TORNADO_API bool tornado_future_set_integer(tornado_future *future, int64_t result);
+TORNADO_API bool tornado_future_set_bytes(tornado_future *future, tornado_bytes result);
+TORNADO_API bool tornado_future_set_error(tornado_future *future, const tornado_error *error);
+
+/* Whether it has a result or an error. */
+TORNADO_API bool tornado_future_done(const tornado_future *future);
+
+/* The result; NULL, zero or no bytes when there is none of that kind. Valid as long as a reference is held. */
+TORNADO_API void *tornado_future_result(const tornado_future *future);
+TORNADO_API int64_t tornado_future_integer(const tornado_future *future);
+TORNADO_API tornado_bytes tornado_future_bytes(const tornado_future *future);
+
+/* Why it failed, or NULL; counts as having looked. Valid as long as a reference is held. */
+TORNADO_API const tornado_error *tornado_future_error(tornado_future *future);
+
+/* Calls callback(future, arg) in a turn of the loop after the future is done; in order, when there are several. The
+   future is held until then. add_future is the same on a given loop, which must be the future's. False when memory is short. */
+typedef void (*tornado_future_callback)(tornado_future *future, void *arg);
+TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornado_future_callback callback, void *arg);
+TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future *future,
+                                           tornado_future_callback callback, void *arg);
+
+/*============================================================================
+ * section: coroutine (public)
+ * Functions that may wait: each runs on a stack of its own, and a wait lets others run.
+ *
+ * A coroutine stays on its thread. It can be interrupted only where it waits. Its stack is
+ * TORNADO_STACK_SIZE bytes with a guard below: keep large arrays in the arena.
+ *============================================================================*/
+
+/* A coroutine's function. What it returns is the result of the future; it may be allocated from tornado_current_arena(),
+   which then lives as long as that future. */
+typedef void *(*tornado_coroutine_fn)(void *arg);
+
+typedef struct tornado_spawn_options {
+    const char *name;  /* for log lines; borrowed, so static is best; default "coroutine" */
+} tornado_spawn_options;
+
+/* Starts fn(arg) as a coroutine in the loop's next turn. Gives a future of its result, or of the error that it raised.
+   At the limit of coroutines, or when memory is short, it is one that has failed. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
+                                                                const tornado_spawn_options *options);
+
+/* The same for work nobody waits for; a failure is logged. False when it cannot be started. */
+TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
+
+/* Cancels the coroutine behind a future of tornado_spawn: its wait, and each later one, fails with
+   TORNADO_ERR_CANCELLED, so that it unwinds and its defers run; one that has not started never runs. False when it is done
+   already, or no coroutine is behind it. The reference stays the caller's. */
+TORNADO_API bool tornado_cancel(tornado_future *future);
+
+/* Waits for a future and gives its result, which belongs to the innermost scope; uses up the caller's reference. A
+   failure is raised. Only in a coroutine: elsewhere TORNADO_ERR_STATE is raised. */
+TORNADO_API void *tornado_await(tornado_future *future);
+TORNADO_API int64_t tornado_await_integer(tornado_future *future);
+
+/* The same for bytes. Those read from a stream live until the next read on that stream. */
+TORNADO_API tornado_bytes tornado_await_bytes(tornado_future *future);
+
+/* Waits without unwinding, whatever happens: NULL when the future has succeeded, else why not; valid until this
+   coroutine's next wait. The others also give the result (which is unchanged after a failure). Each uses up the caller's
+   reference. */
+TORNADO_API const tornado_error *tornado_wait(tornado_future *future);
+TORNADO_API const tornado_error *tornado_wait_result(tornado_future *future, void **result);
+TORNADO_API const tornado_error *tornado_wait_integer(tornado_future *future, int64_t *result);
+TORNADO_API const tornado_error *tornado_wait_bytes(tornado_future *future, tornado_bytes *result);
+
+/* The arena of the coroutine that runs (of the request, in its handler); NULL outside coroutines or when memory is short. */
+TORNADO_API tornado_arena *tornado_current_arena(void);
+
+/* Runs the loop until fn(arg), as a coroutine, has finished. False with what it raised in tornado_last_error(). With a
+   timeout, in seconds, TORNADO_ERR_TIMEOUT when it takes longer, and the coroutine is cancelled. */
+TORNADO_API bool tornado_ioloop_run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
+TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
+                                                 double timeout);
+
+/* How many coroutines exist on a loop, running or suspended. */
+TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop);
+
+/*============================================================================
+ * section: gen (public)
+ * Putting waits together.
+ *============================================================================*/
+
+/* Done after `seconds`; a negative or zero time is done in the loop's next turn. Its result is NULL. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_sleep(double seconds);
+
+/* Done in the loop's next turn: lets everything else that is ready run once. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_moment(void);
+
+/* Done when all of `count` futures are; takes over a reference of each (of one that stands there twice, one only). The
+   result is an array of their results, void **, in the same order: a future of bytes or of an integer gives a pointer
+   to a tornado_bytes or an int64_t. When some fail it fails with the error of the first in the list, after all have
+   finished; the other errors are logged. NULL in the list counts as done. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi(tornado_future *const *futures, size_t count);
+
+/* Done like `future`, whose reference it takes over, or fails with TORNADO_ERR_TIMEOUT after `seconds`. What was waited for
+   is not cancelled; its failure after the timeout is logged. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_with_timeout(double seconds, tornado_future *future);
+
+/*============================================================================
+ * section: address (public)
+ * Socket addresses as values.
+ *============================================================================*/
+
+/* An IPv4, IPv6 or unix address: what the system calls a sockaddr, without its headers. */
+typedef struct tornado_address {
+    unsigned len;
+    union {
+        unsigned char bytes[112];
+        uint64_t align;
+    } sockaddr;
+} tornado_address;
+
+/* "127.0.0.1:8888", "[::1]:8888", "unix:/run/app.sock", "unix:@abstract": enough for any address. */
+#define TORNADO_ADDRESS_MAX 136
+
+/* An address of an IP address as text (IPv6 may carry a scope, "fe80::1%eth0") and a port. No names are looked up. False
+   with TORNADO_ERR_INVALID for anything else. */
+TORNADO_API bool tornado_address_ip(tornado_address *address, const char *ip, int port);
+
+/* An address of a unix socket's path; "@name" is a name in Linux's abstract namespace. False when it is too long or empty. */
+TORNADO_API bool tornado_address_unix(tornado_address *address, const char *path);
+
+/* Writes an address as above and returns `out`. */
+TORNADO_API char *tornado_address_format(const tornado_address *address, char out[TORNADO_ADDRESS_MAX]);
+
+/* The port, or 0 for a unix socket. */
+TORNADO_API int tornado_address_port(const tornado_address *address);
+
+/* Where a socket is bound, or whom it is connected to. False with TORNADO_ERR_SYSTEM. */
+TORNADO_API bool tornado_address_local(tornado_address *address, int fd);
+TORNADO_API bool tornado_address_peer(tornado_address *address, int fd);
+
+/* Whether text is an IPv4 or IPv6 address, as inet_pton reads it. NULL, empty text and text with a port are not. */
+TORNADO_API bool tornado_is_valid_ip(const char *ip);
+
+/*============================================================================
+ * section: iostream (public)
+ * Reading from and writing to non-blocking sockets.
+ *
+ * One read at a time; writes queue. What a read gives lives until the next read on the stream, or until the stream is
+ * released. A stream counts references; whoever made it has one.
+ *============================================================================*/
+
+typedef struct tornado_iostream tornado_iostream;
+
+typedef struct tornado_iostream_options {
+    int64_t max_buffer_size;       /* bytes received and not yet read, at most; default 100 MiB */
+    int64_t max_write_buffer_size; /* bytes written and not yet sent, at most; default TORNADO_NONE */
+} tornado_iostream_options;
+
+/* A stream over a socket, connected or about to be. Takes the fd over, also when it fails, and makes it non-blocking. NULL
+   with the reason. */
+TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options);
+
+/* Adds a reference, and returns the stream. */
+TORNADO_API tornado_iostream *tornado_iostream_retain(tornado_iostream *stream);
+
+/* Gives a reference back; with the last the stream is closed and freed. NULL is allowed. */
+TORNADO_API void tornado_iostream_release(tornado_iostream *stream);
+
+/* Connects. The future's result is the stream (borrowed); TORNADO_ERR_SYSTEM or _CLOSED when it fails, and the stream is
+   closed. Writing before it is connected is allowed. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_connect(tornado_iostream *stream,
+                                                                      const tornado_address *address);
+
+/* Reads exactly `count` bytes. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_bytes(tornado_iostream *stream, size_t count);
+
+/* Reads up to and including a delimiter, which is copied. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until(tornado_iostream *stream,
+                                                                         const char *delimiter);
+
+/* Reads all until the peer closes. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until_close(tornado_iostream *stream);
+
+/* Every way to read in one struct: set exactly one of bytes, until and until_close. */
+typedef struct tornado_read_options {
+    size_t bytes;          /* this many; zero with all others unset reads nothing and completes */
+    bool partial;          /* with bytes: as soon as there are any, and never more than that */
+    tornado_bytes until;   /* a delimiter; not empty; copied */
+    size_t max_bytes;      /* with until: closes the stream (TORNADO_ERR_UNSATISFIABLE) when the delimiter does not end within so
+                              many bytes; default: the buffer's limit */
+    bool until_close;
+    /* With bytes or until_close: called with the data as it comes, in turns of the loop of their own; the result is then
+       empty. The chunk lives until it returns. It may close the stream. */
+    void (*streaming_callback)(tornado_bytes chunk, void *arg);
+    void *arg;
+} tornado_read_options;
+
+/* The future's result is a tornado_bytes with a NUL behind it. TORNADO_ERR_CLOSED when the stream closes before the read is
+   complete (tornado_iostream_error tells why), TORNADO_ERR_STATE while another read is under way, TORNADO_ERR_BUFFER_FULL
+   when more than max_buffer_size would be needed, which closes the stream. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read(tornado_iostream *stream,
+                                                                   const tornado_read_options *options);
+
+/* Writes. What the socket does not take at once is copied, so `data` is free when this returns. Done when all of it has been
+   handed to the system. TORNADO_ERR_CLOSED, or TORNADO_ERR_BUFFER_FULL when nothing of it was taken. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_write(tornado_iostream *stream, tornado_bytes data);
+
+/* Closes the stream now: what is not sent is dropped, pending futures fail with TORNADO_ERR_CLOSED, and the close callback runs
+   in the next turn. What was received can still be read. Closing twice is harmless. */
+TORNADO_API void tornado_iostream_close(tornado_iostream *stream);
+
+/* Has callback(arg) run once, after the stream was closed and all that was received has been read. NULL takes it back. */
+TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, tornado_callback callback, void *arg);
+
+/* Sends small writes at once (Nagle's algorithm off). TCP only; ignored elsewhere. */
+TORNADO_API void tornado_iostream_set_nodelay(tornado_iostream *stream, bool value);
+
+/* Whether it is closed; whether a read is under way; whether written bytes wait to be sent. */
+TORNADO_API bool tornado_iostream_closed(const tornado_iostream *stream);
+TORNADO_API bool tornado_iostream_reading(const tornado_iostream *stream);
+TORNADO_API bool tornado_iostream_writing(const tornado_iostream *stream);
+
+/* The descriptor, or -1 when it is closed. It stays the stream's. */
+TORNADO_API int tornado_iostream_fileno(const tornado_iostream *stream);
+
+/* Why the stream closed when that was an error, or NULL. Lives as long as the stream. */
+TORNADO_API const tornado_error *tornado_iostream_error(const tornado_iostream *stream);
+
+/* Bytes received and not yet read, and written and not yet sent. */
+TORNADO_API size_t tornado_iostream_read_buffer_size(const tornado_iostream *stream);
+TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *stream);
+
+/*============================================================================
+ * section: netutil (public)
+ * Listening sockets.
+ *============================================================================*/
+
+typedef struct tornado_bind_options {
+    const char *address;   /* an IP address or a name; default (NULL or ""): every interface, IPv4 and IPv6 */
+    const char *unix_socket; /* a path instead: then the port does not count */
+    int unix_mode;         /* the socket file's permissions; default 0600 */
+    int backlog;           /* default 128 */
+    bool reuse_port;       /* SO_REUSEPORT: several processes may listen on the port */
+    bool ipv4_only, ipv6_only;
+} tornado_bind_options;
+
+/* Listening sockets, non-blocking and close-on-exec; the caller's to close. */
+typedef struct tornado_sockets {
+    int count;
+    int fds[16];
+    int port; /* the one that was bound, also when 0 asked for any free one; 0 for a unix socket */
+} tornado_sockets;
+
+/* Listens on a port (0 to 65535; 0 picks one, the same for IPv4 and IPv6). False with one clear line in tornado_last_error(), and
+   nothing stays open. */
+TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const tornado_bind_options *options);
+
+/* Listens on a unix socket. A socket that is already there and that nobody listens on is replaced, any other file is left alone
+   and is an error. Returns the fd, or -1 with the reason. `mode` 0 means 0600, `backlog` 0 means 128. */
+TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog);
+
+/* Closes all of them. */
+TORNADO_API void tornado_sockets_close(tornado_sockets *sockets);
+
+/* Calls callback(fd, address, arg) for each connection that comes in on a listening socket, at most 128 in a row; fd is
+   non-blocking, close-on-exec and the callback's to close. When the process is out of descriptors it pauses for a moment and
+   goes on. The socket stays the caller's. NULL with the reason. */
+typedef struct tornado_acceptor tornado_acceptor;
+typedef void (*tornado_accept_callback)(int fd, const tornado_address *address, void *arg);
+TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg);
+TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor);
+
+/*============================================================================
+ * section: tcp (public)
+ * A server that runs a function, as a coroutine, for each connection.
+ *============================================================================*/
+
+typedef struct tornado_tcpserver tornado_tcpserver;
+
+/* Runs as a coroutine. When it returns, or unwinds, the stream is closed, unless somebody else holds a reference. That the
+   peer closed is the usual end and is not logged; other errors are. */
+typedef void (*tornado_stream_handler)(tornado_iostream *stream, void *arg);
+
+typedef struct tornado_tcpserver_options {
+    const char *name;                /* for log lines; default "tcpserver" */
+    int max_connections;             /* at once; more are closed at once; default TORNADO_NONE */
+    tornado_iostream_options stream;
+} tornado_tcpserver_options;
+
+/* A server on the current loop. NULL when memory is short. */
+TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler handle_stream, void *arg,
+                                                     const tornado_tcpserver_options *options);
+
+/* Starts to accept on a port, right away; may be called again for others. False with the reason, which is logged too. */
+TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, const tornado_bind_options *options);
+
+/* Starts to accept on sockets that listen already; the server closes them. */
+TORNADO_API bool tornado_tcpserver_add_sockets(tornado_tcpserver *server, const tornado_sockets *sockets);
+TORNADO_API bool tornado_tcpserver_add_socket(tornado_tcpserver *server, int fd);
+
+/* The port of the first listening socket; 0 when there is none or it is a unix socket. */
+TORNADO_API int tornado_tcpserver_port(const tornado_tcpserver *server);
+
+/* Stops accepting and closes the listening sockets. Connections go on. */
+TORNADO_API void tornado_tcpserver_stop(tornado_tcpserver *server);
+
+/* Stops, and frees the server when its last connection has ended. NULL is allowed. */
+TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server);
+
+/*============================================================================
+ * section: httputil (public)
+ * What HTTP messages are made of.
+ *============================================================================*/
+
+/* The standard reason phrase of a status, "Not Found", or NULL. RFC 9110 section 15. */
+TORNADO_API const char *tornado_http_reason(int status);
+
+/* One header line; both strings end with a NUL. */
+typedef struct tornado_http_header {
+    const char *name, *value;
+    uint32_t name_len, value_len;
+} tornado_http_header;
+
+/* Headers in the order they came. */
+typedef struct tornado_http_headers {
+    const tornado_http_header *items;
+    size_t count;
+} tornado_http_headers;
+
+/* The first header of that name, in any case, or NULL. With `after`, the first behind that one, so that a loop sees all:
+       for (h = NULL; (h = tornado_http_headers_find(headers, "Via", h)) != NULL;) ... */
+TORNADO_API const tornado_http_header *tornado_http_headers_find(const tornado_http_headers *headers, const char *name,
+                                                                 const tornado_http_header *after);
+
+/* A request as it came from the client. All of it lives as long as the request; strings end with a NUL. */
+typedef struct tornado_http_request {
+    const char *method;      /* "GET" */
+    const char *uri;         /* the target as it was sent */
+    const char *path;        /* its path, not decoded */
+    const char *query;       /* behind the "?", or "" */
+    const char *version;     /* "HTTP/1.1" */
+    const char *host;        /* the Host header, or the authority of the target, or "127.0.0.1" */
+    const char *protocol;    /* "http" */
+    const char *remote_ip;   /* "0.0.0.0" for a unix socket */
+    tornado_http_headers headers;
+    tornado_http_headers trailers;  /* behind a chunked body */
+    tornado_bytes body;      /* with a NUL behind it */
+    tornado_arena *arena;
+    void *context;           /* the delegate's own */
+} tornado_http_request;
+
+/* The value of a header, "" never being NULL; NULL when there is none. Several of one name are joined by ",". */
+TORNADO_API const char *tornado_http_request_header(tornado_http_request *request, const char *name);
+
+/* Seconds since the request's head was complete, up to its end when it is finished. */
+TORNADO_API double tornado_http_request_time(const tornado_http_request *request);
+
+/*============================================================================
+ * section: http1 (public)
+ * HTTP/1.x connections. RFC 9112, strictly: what is ambiguous is refused.
+ *============================================================================*/
+
+/* Limits and times, each with an answer: 431, 414, 413, 408. */
+typedef struct tornado_http1_params {
+    bool no_keep_alive;             /* close after each answer */
+    size_t max_header_size;         /* bytes of a request's head, and of its trailers; default 64 KiB */
+    int64_t max_body_size;          /* default 100 MiB */
+    double idle_connection_timeout; /* seconds without a request, or without progress of an answer; default 3600 */
+    double header_timeout;          /* from a request's first byte to the end of its head; default 60 */
+    double body_timeout;            /* from there to the end of the body; default TORNADO_NONE: then idle_connection_timeout counts from
+                                       the last byte that came */
+} tornado_http1_params;
+
+/* Who handles requests. All functions run on the loop's stack and must not wait; those that are NULL are skipped. */
+typedef struct tornado_http_delegate {
+    /* The head is complete. The delegate may set request->context. */
+    void (*headers_received)(tornado_http_request *request, void *arg);
+    /* A piece of the body. Without this function the body is collected in request->body. */
+    void (*data_received)(tornado_http_request *request, tornado_bytes chunk);
+    /* The request is complete and waits for its answer. */
+    void (*finish)(tornado_http_request *request);
+    /* The client is gone before the answer was finished. */
+    void (*on_connection_close)(tornado_http_request *request);
+    /* Nobody will use the request any more. */
+    void (*release)(tornado_http_request *request);
+} tornado_http_delegate;
+
+/* Keep a request beyond the end of its answer, and let it go. */
+TORNADO_API void tornado_http_request_retain(tornado_http_request *request);
+TORNADO_API void tornado_http_request_release(tornado_http_request *request);
+
+/* What an answer begins with. */
+typedef struct tornado_http_response_start {
+    int status;
+    const char *reason;           /* default: the standard's; bytes that may not stand there make it "Unknown" */
+    tornado_http_headers headers; /* values may not contain CR, LF or NUL: then nothing is sent and it fails */
+    int64_t content_length;       /* of a body to come; 0: none, TORNADO_NONE: not known, so it is chunked or ends with the connection */
+} tornado_http_response_start;
+
+/* Starts an answer, adds to its body, ends it. write_headers may be called once. False with TORNADO_ERR_STATE out of order, with
+   TORNADO_ERR_INVALID for a header that cannot be sent and for a body that is longer or shorter than was said, which
+   closes the connection; and TORNADO_ERR_CLOSED when the client is gone. Date, Server and Connection are added. */
+TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *request,
+                                                    const tornado_http_response_start *start);
+TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data);
+TORNADO_API bool tornado_http_request_finish(tornado_http_request *request);
+
+/*============================================================================
+ * section: httpserver (public)
+ * A server of HTTP over the listening sockets it is given.
+ *============================================================================*/
+
+typedef struct tornado_httpserver tornado_httpserver;
+
+typedef struct tornado_httpserver_options {
+    tornado_bind_options bind;     /* for listen: address, unix socket, ... */
+    tornado_http1_params http;
+    int max_connections;           /* at once; more are closed at once; default TORNADO_NONE */
+} tornado_httpserver_options;
+
+/* A server on the current loop. The delegate is copied, its functions get `arg`. NULL when memory is short. */
+TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delegate *delegate, void *arg,
+                                                       const tornado_httpserver_options *options);
+
+/* Starts to accept on a port, right away. With options, their bind part is used. False with the reason, which is logged too. */
+TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port, const tornado_bind_options *options);
+TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets);
+TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd);
+
+/* The port of the first listening socket; 0 when there is none or it is a unix socket. */
+TORNADO_API int tornado_httpserver_port(const tornado_httpserver *server);
+
+/* How many connections are open. */
+TORNADO_API size_t tornado_httpserver_connections(const tornado_httpserver *server);
+
+/* Stops accepting and closes the listening sockets. Connections go on. */
+TORNADO_API void tornado_httpserver_stop(tornado_httpserver *server);
+
+/* Closes every connection now; requests under way see their client gone. */
+TORNADO_API void tornado_httpserver_close_all_connections(tornado_httpserver *server);
+
+/* Stops, closes all connections and frees the server. NULL is allowed. */
+TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
+
+/*============================================================================
+ * section: routing (public)
+ * Which handler a request goes to.
+ *============================================================================*/
+
+typedef struct tornado_handler tornado_handler;
+typedef struct tornado_handler_class tornado_handler_class;
+
+/* One rule; a list of them ends with one that is all zero. The first that matches wins. */
+typedef struct tornado_rule {
+    const char *path;                     /* the whole path, as it is sent: letters, digits and the like, no pattern yet */
+    const tornado_handler_class *handler;
+    void *data;                           /* for the handler's initialize: self->data; borrowed */
+    const char *name;
+} tornado_rule;
+
+/*============================================================================
+ * section: web (public)
+ * The application, and the request handler with its short names.
+ *
+ * A handler object lives as long as its request. Its functions run in the request's own coroutine, and each may wait. What they
+ * allocate from self->arena, and what waits return, is freed with the request.
+ *============================================================================*/
+
+typedef struct tornado_application tornado_application;
+
+struct tornado_handler {
+    const tornado_handler_class *cls;  /* with every entry filled in; the parent's are in cls->parent */
+    tornado_application *application;
+    tornado_http_request *request;
+    tornado_arena *arena;              /* the request's */
+    void *data;                        /* of the rule */
+    struct tornado__response *response; /* private */
+};
+
+/* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. To extend a
+   parent's entry, call self->cls->parent->prepare(self). Structs are copied when the application is made. */
+struct tornado_handler_class {
+    const tornado_handler_class *parent;
+    const char *name;             /* for the log; default "handler" */
+    size_t instance_size;         /* of a struct that begins with a tornado_handler; its other bytes start as zero */
+    void (*set_default_headers)(tornado_handler *self); /* also when an error discards what was set */
+    void (*initialize)(tornado_handler *self);
+    void (*prepare)(tornado_handler *self);             /* before the verb; when it finishes the request, the verb is skipped */
+    void (*get)(tornado_handler *self);
+    void (*head)(tornado_handler *self);
+    void (*post)(tornado_handler *self);
+    void (*delete_)(tornado_handler *self);
+    void (*patch)(tornado_handler *self);
+    void (*put)(tornado_handler *self);
+    void (*options)(tornado_handler *self);
+    void (*on_finish)(tornado_handler *self);           /* after the answer was handed over; may not write */
+    void (*on_connection_close)(tornado_handler *self); /* the client is gone, the handler still runs; in a coroutine of its own */
+    /* Writes the page of an error. `error` is what was raised, or NULL after tornado_send_error. */
+    void (*write_error)(tornado_handler *self, int status, const tornado_error *error);
+    void (*log_exception)(tornado_handler *self, const tornado_error *error);
+    const char *(*compute_etag)(tornado_handler *self); /* with its quotes; NULL: none */
+};
+
+/* Zero is the default of each. */
+typedef struct tornado_settings {
+    bool debug;                                 /* sets serve_traceback where that is not set */
+    tornado_switch serve_traceback;             /* error pages tell what was raised; default off */
+    const tornado_handler_class *default_handler_class; /* for paths without a rule; default: a 404 */
+    void *default_handler_data;
+    void (*log_function)(tornado_handler *self);/* instead of the access log's line */
+} tornado_settings;
+
+/* An application. The rules and the settings are copied, handler classes and strings too. NULL with one clear line in
+   tornado_last_error(), which is also logged. */
+TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules, const tornado_settings *settings);
+
+/* Frees it, once its servers are freed. The servers of tornado_application_listen are freed with it. NULL is allowed. */
+TORNADO_API void tornado_application_free(tornado_application *application);
+
+/* Starts a server for the application on a port of the current loop. It belongs to the application. NULL with one clear line in
+   tornado_last_error(), which is also logged. */
+TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *application, int port,
+                                                           const tornado_httpserver_options *options);
+
+/* The delegate to give to a server of one's own; its arg is the application. */
+TORNADO_API const tornado_http_delegate *tornado_application_delegate(void);
+
+/* ---- output. All raise: TORNADO_ERR_STATE after finish, TORNADO_ERR_NOMEM when memory is short. ---- */
+
+/* Adds to the answer's body. A string; bytes; text as printf prints it. Nothing is sent before flush or finish. */
+TORNADO_API void tornado_write(tornado_handler *self, const char *text);
+TORNADO_API void tornado_write_bytes(tornado_handler *self, tornado_bytes data);
+TORNADO_API void tornado_writef(tornado_handler *self, const char *format, ...) TORNADO_PRINTF(2, 3);
+
+/* Adds a JSON object, whose shape the format tells (see the value section), and sets the Content-Type at once. Raises
+   TORNADO_ERR_INVALID for anything but an object, as a list at the top can be stolen by other sites. */
+TORNADO_API void tornado_write_json(tornado_handler *self, const char *format, ...);
+
+/* The status; the reason is the standard's. set_status_reason gives one. Raises TORNADO_ERR_INVALID for a status outside
+   100 to 999 and for one without a standard reason and none given. */
+TORNADO_API void tornado_set_status(tornado_handler *self, int status);
+TORNADO_API void tornado_set_status_reason(tornado_handler *self, int status, const char *reason);
+TORNADO_API int tornado_get_status(const tornado_handler *self);
+
+/* Sets a header, replacing those of that name; adds one; removes all of that name. Name and value are copied. Raise
+   TORNADO_ERR_INVALID for a name that is no token and a value with control characters (RFC 9110 section 5.5). */
+TORNADO_API void tornado_set_header(tornado_handler *self, const char *name, const char *value);
+TORNADO_API void tornado_add_header(tornado_handler *self, const char *name, const char *value);
+TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name);
+
+/* Sends what was written so far, the headers first. Wait for the future to go at the client's pace. It fails with
+   TORNADO_ERR_CLOSED when the client is gone. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_flush(tornado_handler *self);
+
+/* Ends the answer. Called by itself when the verb returns. A second call is TORNADO_ERR_STATE. */
+TORNADO_API void tornado_finish(tornado_handler *self);
+
+/* Discards what was written and set, and sends an error page by way of write_error; after the headers were sent it can only
+   end the answer. */
+TORNADO_API void tornado_send_error(tornado_handler *self, int status);
+
+/* Discards headers, status and body that were set so far. */
+TORNADO_API void tornado_clear(tornado_handler *self);
+
+/* Computes the ETag and sets it; whether the client has that version already. finish does both for a 200. */
+TORNADO_API void tornado_set_etag_header(tornado_handler *self);
+TORNADO_API bool tornado_check_etag_header(tornado_handler *self);
+
+/* ---- input ---- */
+
+/* A header of the request, several of one name joined by ","; NULL when there is none. Raises TORNADO_ERR_NOMEM. */
+TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name);
+
+/* ---- other ---- */
+
+/* Text as printf prints it, in the request's arena. Raises TORNADO_ERR_NOMEM. */
+TORNADO_API char *tornado_format(tornado_handler *self, const char *format, ...) TORNADO_PRINTF(2, 3);
+
+/* Memory of the request's arena, all bits zero. Raises TORNADO_ERR_NOMEM. */
+TORNADO_API void *tornado_alloc(tornado_handler *self, size_t size);
+
+/* Starts a coroutine that keeps the request alive until it ends; it runs in the request's arena. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_handler_spawn(tornado_handler *self, tornado_coroutine_fn fn,
+                                                                   void *arg);
+
+/* Whether finish was called; whether the client is still there. */
+TORNADO_API bool tornado_finished(const tornado_handler *self);
+TORNADO_API bool tornado_connected(const tornado_handler *self);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+#endif /* TORNADO_H */
+
+/*############################################################################
+ *
+ *   IMPLEMENTATION. From here on: private code, bottom-up, the same sections in the same order.
+ *
+ *############################################################################*/
+
+#if defined(TORNADO_IMPLEMENTATION) && !defined(TORNADO__IMPLEMENTED)
+#define TORNADO__IMPLEMENTED
+
+/*============================================================================
+ * section: platform (private)
+ * System headers, compiler differences, allocation hooks, and the three ways to move between stacks.
+ *
+ * A tornado__context is a place to come back to. call() runs a function, on another stack if one is given, having noted
+ * where it was called; jump() goes back to such a place; swap() notes one and goes to another. Boundaries, coroutines
+ * and nothing else are made of these. Both backends below have the same three functions.
+ *============================================================================*/
+
+#ifdef __cplusplus
+#error "tornado.h: the implementation is C11; put it into a .c file and include the header alone from C++"
+#endif
+#if !defined(__STDC_VERSION__) || __STDC_VERSION__ < 201112L
+#error "tornado.h: the implementation needs C11 (-std=c11, -std=gnu11 or later)"
+#endif
+#if defined(__GLIBC__) && !defined(__USE_MISC)
+#error "tornado.h: include the implementation before any libc header, or build it with -std=gnu11"
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <arpa/inet.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/mman.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#endif
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#if defined(TORNADO_MALLOC) != defined(TORNADO_FREE) || defined(TORNADO_MALLOC) != defined(TORNADO_REALLOC)
+#error "tornado.h: define all of TORNADO_MALLOC, TORNADO_REALLOC and TORNADO_FREE, or none"
+#endif
+#ifndef TORNADO_MALLOC
+#define TORNADO_MALLOC(size)           malloc(size)
+#define TORNADO_REALLOC(pointer, size) realloc(pointer, size)
+#define TORNADO_FREE(pointer)          free(pointer)
+#endif
+#ifndef TORNADO_ASSERT
+#define TORNADO_ASSERT(condition) ((void)0)
+#endif
+#ifndef TORNADO_POLLER
+#ifdef __linux__
+#define TORNADO_POLLER "epoll"
+#else
+#define TORNADO_POLLER "poll"
+#endif
+#endif
+#ifndef TORNADO_STACK_SIZE
+#define TORNADO_STACK_SIZE (sizeof(void *) >= 8 ? (size_t)256 * 1024 : (size_t)64 * 1024)
+#endif
+#ifndef TORNADO_MAX_COROUTINES
+#define TORNADO_MAX_COROUTINES 100000
+#endif
+#ifndef TORNADO_MAX_HEADERS
+#define TORNADO_MAX_HEADERS 256
+#endif
+
+#define TORNADO__LIKELY(x)   __builtin_expect(!!(x), 1)
+#define TORNADO__UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define TORNADO__INLINE      inline __attribute__((always_inline))
+#define TORNADO__NOINLINE    __attribute__((noinline))
+#define TORNADO__CONTAINER(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+#define TORNADO__COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+#ifndef TORNADO_STATIC
+const char tornado__abi = 0;
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#define TORNADO__ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TORNADO__ASAN 1
+#endif
+#endif
+#ifdef TORNADO__ASAN
+extern void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
+extern void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old, size_t *size_old);
+#endif
+
+/* A stack for a coroutine: `size` usable bytes from `low` up. */
+typedef struct tornado__stack {
+    char *low;
+    size_t size;
+} tornado__stack;
+
+#if defined(__x86_64__) && !defined(__ILP32__) && !defined(TORNADO_UCONTEXT)
+
+typedef struct tornado__context {
+    void *sp; /* of a frame of: where to go on, rbx, rbp, 128 bytes of red zone */
+} tornado__context;
+
+/* All that a call may change, but rbx and rbp, which the compiler may need for itself and which are pushed instead. */
+#ifdef __AVX512F__
+#define TORNADO__CLOBBER_AVX512                                                                                      \
+    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",      \
+        "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#else
+#define TORNADO__CLOBBER_AVX512
+#endif
+#define TORNADO__CLOBBER                                                                                             \
+    "rax", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",     \
+        "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",                        \
+        TORNADO__CLOBBER_AVX512 "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "cc", "memory"
+
+/* Runs fn(arg), on `stack` or, when that is NULL, on this one. Comes back when fn returns, and when somebody jumps to what
+   `save` then holds: the two ways look alike. The code that follows a switch is reached by a jump, never by a ret: the
+   processor predicts returns by the calls it saw, and would be wrong each time. */
+static TORNADO__INLINE void tornado__context_call(tornado__context *save, const tornado__stack *stack,
+                                                  void (*fn)(void *), void *arg)
+{
+    char *top = stack ? stack->low + stack->size : NULL;
+    __asm__ __volatile__("leaq -128(%%rsp), %%rsp\n\t"
+                         "pushq %%rbp\n\t"
+                         "pushq %%rbx\n\t"
+                         "leaq 1f(%%rip), %%rax\n\t"
+                         "pushq %%rax\n\t"
+                         "movq %%rsp, (%%rsi)\n\t"
+                         "movq %%rsi, %%rbx\n\t"
+                         "testq %%rcx, %%rcx\n\t"
+                         "cmovzq %%rsp, %%rcx\n\t"
+                         "andq $-16, %%rcx\n\t"
+                         "movq %%rcx, %%rsp\n\t"
+                         "callq *%%rdx\n\t"
+                         "movq (%%rbx), %%rsp\n\t"
+                         "popq %%rax\n\t"
+                         "jmpq *%%rax\n"
+                         "1:\n\t"
+                         "popq %%rbx\n\t"
+                         "popq %%rbp\n\t"
+                         "leaq 128(%%rsp), %%rsp"
+                         : "+S"(save), "+D"(arg), "+d"(fn), "+c"(top)
+                         :
+                         : TORNADO__CLOBBER);
+}
+
+/* Notes this place in `save` and goes to `to`. */
+static TORNADO__INLINE void tornado__context_swap(tornado__context *save, const tornado__context *to)
+{
+    void *sp = to->sp;
+    __asm__ __volatile__("leaq -128(%%rsp), %%rsp\n\t"
+                         "pushq %%rbp\n\t"
+                         "pushq %%rbx\n\t"
+                         "leaq 1f(%%rip), %%rax\n\t"
+                         "pushq %%rax\n\t"
+                         "movq %%rsp, (%%rdi)\n\t"
+                         "movq %%rsi, %%rsp\n\t"
+                         "popq %%rax\n\t"
+                         "jmpq *%%rax\n"
+                         "1:\n\t"
+                         "popq %%rbx\n\t"
+                         "popq %%rbp\n\t"
+                         "leaq 128(%%rsp), %%rsp"
+                         : "+D"(save), "+S"(sp)
+                         :
+                         : "rcx", "rdx", TORNADO__CLOBBER);
+}
+
+/* Goes to `to` for good. */
+static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado__context *to)
+{
+    __asm__ __volatile__("movq %0, %%rsp\n\t"
+                         "popq %%rax\n\t"
+                         "jmpq *%%rax"
+                         :
+                         : "r"(to->sp)
+                         : "memory");
+    __builtin_unreachable();
+}
+
+#else /* ucontext */
+
+#include <ucontext.h>
+
+typedef struct tornado__context {
+    ucontext_t uc;
+} tornado__context;
+
+/* makecontext passes ints only; what a new stack starts with travels here. */
+static _Thread_local struct {
+    void (*fn)(void *);
+    void *arg;
+    tornado__context *save;
+} tornado__context_start;
+
+static void tornado__context_entry(void)
+{
+    tornado__context *save = tornado__context_start.save;
+    tornado__context_start.fn(tornado__context_start.arg);
+    setcontext(&save->uc);
+}
+
+static TORNADO__NOINLINE void tornado__context_call(tornado__context *save, const tornado__stack *stack,
+                                                    void (*fn)(void *), void *arg)
+{
+    if (stack) {
+        ucontext_t start;
+        getcontext(&start);
+        start.uc_stack.ss_sp = stack->low;
+        start.uc_stack.ss_size = stack->size;
+        start.uc_link = NULL;
+        makecontext(&start, tornado__context_entry, 0);
+        tornado__context_start.fn = fn;
+        tornado__context_start.arg = arg;
+        tornado__context_start.save = save;
+        swapcontext(&save->uc, &start);
+    } else {
+        volatile bool called = false;
+        getcontext(&save->uc); /* returns again when somebody jumps here */
+        if (!called) {
+            called = true;
+            fn(arg);
+        }
+    }
+}
+
+static TORNADO__INLINE void tornado__context_swap(tornado__context *save, const tornado__context *to)
+{
+    swapcontext(&save->uc, &to->uc);
+}
+
+static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado__context *to)
+{
+    setcontext(&to->uc);
+    abort();
+}
+
+#endif
+
+/* Tells Valgrind of memory that is used as a stack, by its client request for stack registration; does nothing outside
+   Valgrind. */
+static void tornado__valgrind_stack(const char *low, const char *high)
+{
+#if defined(__x86_64__) && !defined(__ILP32__)
+    volatile uint64_t request[6] = {0x1501, (uint64_t)(uintptr_t)low, (uint64_t)(uintptr_t)high, 0, 0, 0};
+    uint64_t result = 0;
+    __asm__ __volatile__("rolq $3, %%rdi\n\trolq $13, %%rdi\n\t"
+                         "rolq $61, %%rdi\n\trolq $51, %%rdi\n\t"
+                         "xchgq %%rbx, %%rbx"
+                         : "+d"(result)
+                         : "a"(&request[0])
+                         : "cc", "memory", "rdi");
+#else
+    (void)low;
+    (void)high;
+#endif
+}
+
+/*============================================================================
+ * section: error (private)
+ * The chain of scopes and the way up it.
+ *
+ * What runs (a coroutine, or what a loop calls on the thread's own stack) is an execution: it has the innermost scope and the
+ * error that was raised last. A boundary is a scope with a context to jump to. Raising pops scopes until
+ * one of them is a boundary, ends each as if it were left, and jumps.
+ *============================================================================*/
+
+typedef struct tornado__deferred {
+    struct tornado__deferred *next;
+    tornado_callback fn;
+    void *arg;
+    uint64_t handle;
+} tornado__deferred;
+
+/* Something a scope lets go of when it ends: embedded in what is held. */
+typedef struct tornado__held {
+    struct tornado__held *next;
+    void (*release)(struct tornado__held *held);
+} tornado__held;
+
+typedef struct tornado__boundary {
+    tornado_scope scope;
+    tornado__context context;
+    unsigned deferring; /* as it was outside */
+    bool raised;
+} tornado__boundary;
+
+typedef struct tornado__execution {
+    tornado_scope *scope;
+    struct tornado__coroutine *coroutine; /* NULL for a loop's own */
+    unsigned deferring; /* deferred functions that run now: they may not wait */
+    tornado_error raised;
+} tornado__execution;
+
+static _Thread_local struct {
+    tornado__execution *running; /* NULL: root */
+    tornado__execution root;
+    uint64_t handles;
+    tornado_error last;
+} tornado__thread;
+
+static TORNADO__INLINE tornado__execution *tornado__running(void)
+{
+    tornado__execution *running = tornado__thread.running;
+    return running ? running : &tornado__thread.root;
+}
+
+static const struct {
+    const char *name, *text;
+} tornado__errors[TORNADO_ERR_COUNT] = {
+    {"TORNADO_OK", "no error"},
+#define TORNADO__ERROR_ROW(name, value, text) [value] = {"TORNADO_ERR_" #name, text},
+    TORNADO_ERRORS(TORNADO__ERROR_ROW)
+#undef TORNADO__ERROR_ROW
+};
+
+TORNADO_API const char *tornado_error_name(int code)
+{
+    return code >= 0 && code < TORNADO_ERR_COUNT ? tornado__errors[code].name : "TORNADO_ERR_UNKNOWN";
+}
+
+static void tornado__error_vset(tornado_error *error, int code, int sys_errno, const char *format, va_list args)
+{
+    error->code = code;
+    error->sys_errno = sys_errno;
+    error->http_status = 0;
+    if (format)
+        vsnprintf(error->message, sizeof error->message, format, args);
+    else
+        snprintf(error->message, sizeof error->message, "%s",
+                 code > 0 && code < TORNADO_ERR_COUNT ? tornado__errors[code].text : "unknown error");
+}
+
+static void tornado__error_set(tornado_error *error, int code, int sys_errno, const char *format, ...)
+    TORNADO_PRINTF(4, 5);
+static void tornado__error_set(tornado_error *error, int code, int sys_errno, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    tornado__error_vset(error, code, sys_errno, format, args);
+    va_end(args);
+}
+
+/* Notes why a function of the library fails, and returns false. */
+static bool tornado__fail(int code, int sys_errno, const char *format, ...) TORNADO_PRINTF(3, 4);
+static bool tornado__fail(int code, int sys_errno, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    tornado__error_vset(&tornado__thread.last, code, sys_errno, format, args);
+    va_end(args);
+    return false;
+}
+
+static bool tornado__nomem(void)
+{
+    static const tornado_error nomem = {TORNADO_ERR_NOMEM, ENOMEM, 0, "out of memory"};
+    tornado__thread.last = nomem;
+    return false;
+}
+
+TORNADO_API const tornado_error *tornado_last_error(void)
+{
+    return &tornado__thread.last;
+}
+
+/* Runs what a scope owes. Each entry is taken off before it runs, so one that raises does not run twice. */
+static TORNADO__NOINLINE void tornado__scope_run(tornado__execution *running, tornado_scope *scope)
+{
+    while (scope->deferred) {
+        tornado__deferred *deferred = scope->deferred;
+        tornado_callback fn = deferred->fn;
+        void *arg = deferred->arg;
+        scope->deferred = deferred->next;
+        TORNADO_FREE(deferred);
+        running->deferring++;
+        fn(arg);
+        running->deferring--;
+    }
+    while (scope->held) {
+        tornado__held *held = scope->held;
+        scope->held = held->next;
+        held->release(held);
+    }
+}
+
+static TORNADO__INLINE void tornado__scope_end(tornado__execution *running, tornado_scope *scope)
+{
+    if (TORNADO__UNLIKELY(scope->deferred || scope->held))
+        tornado__scope_run(running, scope);
+}
+
+static TORNADO_NORETURN void tornado__raise(const tornado_error *error)
+{
+    tornado__execution *running = tornado__running();
+    tornado_error copy = *error; /* deferred functions may fail, or raise and catch, on their own */
+    for (tornado_scope *scope = running->scope; scope; scope = running->scope) {
+        tornado__boundary *boundary = scope->boundary;
+        tornado__scope_end(running, scope);
+        running->scope = scope->prev;
+        if (boundary) {
+            boundary->raised = true;
+            running->deferring = boundary->deferring;
+            running->raised = copy;
+            tornado__context_jump(&boundary->context);
+        }
+    }
+    fprintf(stderr, "tornado.h: %s raised outside any boundary: %s\n", tornado_error_name(copy.code), copy.message);
+    abort();
+}
+
+TORNADO_API TORNADO_NORETURN void tornado_raise_error(const tornado_error *error)
+{
+    tornado__raise(error);
+}
+
+TORNADO_API TORNADO_NORETURN void tornado_raise(int code, const char *format, ...)
+{
+    tornado_error error;
+    va_list args;
+    va_start(args, format);
+    tornado__error_vset(&error, code, 0, format, args);
+    va_end(args);
+    tornado__raise(&error);
+}
+
+TORNADO_API TORNADO_NORETURN void tornado_raise_http_error(int status, const char *format, ...)
+{
+    tornado_error error;
+    va_list args;
+    va_start(args, format);
+    tornado__error_vset(&error, TORNADO_ERR_HTTP, 0, format, args);
+    va_end(args);
+    error.http_status = status;
+    tornado__raise(&error);
+}
+
+TORNADO_API TORNADO_NORETURN void tornado_raise_http_status(int status)
+{
+    tornado_error error = {TORNADO_ERR_HTTP, 0, status, ""};
+    tornado__raise(&error);
+}
+
+static TORNADO__INLINE void tornado__scope_push(tornado__execution *running, tornado_scope *scope, void *boundary)
+{
+    scope->prev = running->scope;
+    scope->held = NULL;
+    scope->deferred = NULL;
+    scope->boundary = boundary;
+    running->scope = scope;
+}
+
+/* Calls fn(arg) inside `boundary`, which must live in the caller's frame or longer. Whether it raised. */
+static TORNADO__INLINE bool tornado__protect(tornado__execution *running, tornado__boundary *boundary,
+                                             tornado_callback fn, void *arg)
+{
+    tornado__scope_push(running, &boundary->scope, boundary);
+    boundary->raised = false;
+    boundary->deferring = running->deferring;
+    tornado__context_call(&boundary->context, NULL, fn, arg);
+    return boundary->raised;
+}
+
+TORNADO_API void tornado_scope_enter(tornado_scope *scope)
+{
+    tornado__scope_push(tornado__running(), scope, NULL);
+}
+
+TORNADO_API void tornado_scope_leave(tornado_scope *scope)
+{
+    tornado__execution *running = tornado__running();
+    if (running->scope != scope)
+        tornado_raise(TORNADO_ERR_STATE, "tornado_scope_leave: this is not the innermost scope");
+    tornado__scope_end(running, scope);
+    running->scope = scope->prev;
+}
+
+typedef struct tornado__try_call {
+    tornado_callback fn;
+    void *arg;
+    tornado__execution *running;
+} tornado__try_call;
+
+/* The scope ends inside its own boundary, so that a deferred function that raises is caught by this try. */
+static void tornado__try_body(void *arg)
+{
+    tornado__try_call *call = arg;
+    call->fn(call->arg);
+    tornado_scope *scope = call->running->scope;
+    tornado__scope_end(call->running, scope);
+    call->running->scope = scope->prev;
+}
+
+TORNADO_API const tornado_error *tornado_try(tornado_callback fn, void *arg)
+{
+    tornado__boundary boundary;
+    tornado__try_call call = {fn, arg, tornado__running()};
+    if (!tornado__protect(call.running, &boundary, tornado__try_body, &call))
+        return NULL;
+    return &call.running->raised;
+}
+
+TORNADO_API uint64_t tornado_defer(tornado_callback fn, void *arg)
+{
+    tornado__execution *running = tornado__running();
+    tornado__deferred *deferred = running->scope ? TORNADO_MALLOC(sizeof *deferred) : NULL;
+    if (!deferred) {
+        static const tornado_error nomem = {TORNADO_ERR_NOMEM, ENOMEM, 0, "out of memory in tornado_defer"};
+        static const tornado_error scope = {TORNADO_ERR_STATE, 0, 0, "tornado_defer: no scope is open here"};
+        const tornado_error *error = running->scope ? &nomem : &scope;
+        fn(arg);
+        tornado__raise(error);
+    }
+    deferred->fn = fn;
+    deferred->arg = arg;
+    deferred->handle = ++tornado__thread.handles;
+    deferred->next = running->scope->deferred;
+    running->scope->deferred = deferred;
+    return deferred->handle;
+}
+
+TORNADO_API bool tornado_run_deferred(uint64_t handle)
+{
+    tornado__execution *running = tornado__running();
+    for (tornado_scope *scope = running->scope; scope; scope = scope->prev)
+        for (tornado__deferred **at = &scope->deferred; *at; at = &(*at)->next)
+            if ((*at)->handle == handle) {
+                tornado__deferred deferred = **at;
+                TORNADO_FREE(*at);
+                *at = deferred.next;
+                running->deferring++;
+                deferred.fn(deferred.arg);
+                running->deferring--;
+                return true;
+            }
+    return false;
+}
+
+/*============================================================================
+ * section: memory (private)
+ * Block pools, arenas, buffers, intrusive lists.
+ *
+ * An arena is a chain of blocks; the newest is bumped. Blocks of the pool's size go back to the pool (a loop has one), so that a
+ * request costs no malloc in steady state; larger ones are chained behind the newest and freed.
+ *============================================================================*/
+
+/* Rings of links: an empty one points to itself. */
+typedef struct tornado__link {
+    struct tornado__link *prev, *next;
+} tornado__link;
+
+static void tornado__link_init(tornado__link *link)
+{
+    link->prev = link->next = link;
+}
+
+/* memset to zero for sizes of some hundred bytes: were the size known to it, gcc would write "rep stos", which is slow to start. */
+static TORNADO__INLINE void tornado__zero(void *memory, size_t size)
+{
+    __asm__("" : "+r"(size));
+    memset(memory, 0, size);
+}
+
+static bool tornado__link_empty(const tornado__link *link)
+{
+    return link->next == link;
+}
+
+static void tornado__link_append(tornado__link *ring, tornado__link *link)
+{
+    link->prev = ring->prev;
+    link->next = ring;
+    ring->prev->next = link;
+    ring->prev = link;
+}
+
+static void tornado__link_remove(tornado__link *link)
+{
+    link->prev->next = link->next;
+    link->next->prev = link->prev;
+    link->prev = link->next = link;
+}
+
+typedef struct tornado__block {
+    struct tornado__block *next;
+    size_t size; /* of the whole block */
+} tornado__block;
+
+typedef struct tornado__pool {
+    tornado__block *free;
+    size_t block_size;
+    unsigned count, limit; /* how many are kept, and at most */
+} tornado__pool;
+
+static TORNADO__INLINE tornado__block *tornado__pool_get(tornado__pool *pool)
+{
+    tornado__block *block = pool->free;
+    if (TORNADO__LIKELY(block != NULL)) {
+        pool->free = block->next;
+        pool->count--;
+        return block;
+    }
+    block = TORNADO_MALLOC(pool->block_size);
+    if (!block) {
+        tornado__nomem();
+        return NULL;
+    }
+    block->size = pool->block_size;
+    return block;
+}
+
+static TORNADO__INLINE void tornado__pool_put(tornado__pool *pool, tornado__block *block)
+{
+    if (TORNADO__LIKELY(pool && block->size == pool->block_size && pool->count < pool->limit)) {
+        block->next = pool->free;
+        pool->free = block;
+        pool->count++;
+    } else {
+        TORNADO_FREE(block);
+    }
+}
+
+static void tornado__pool_clear(tornado__pool *pool)
+{
+    for (tornado__block *block = pool->free, *next; block; block = next) {
+        next = block->next;
+        TORNADO_FREE(block);
+    }
+    pool->free = NULL;
+    pool->count = 0;
+}
+
+#define TORNADO__ALIGN      ((size_t)16)
+#define TORNADO__BLOCK_SIZE ((size_t)4096 - 16) /* with malloc's own header just a page */
+#define TORNADO__BLOCK_HEAD ((sizeof(tornado__block) + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1))
+
+struct tornado_arena {
+    char *at, *end;         /* what is left of the newest block */
+    tornado__block *blocks; /* the newest first */
+    tornado__pool *pool;    /* may be NULL */
+};
+
+/* An arena whose first block is the caller's, with `used` bytes of it taken; the block goes with the arena. */
+static TORNADO__INLINE void tornado__arena_init(tornado_arena *arena, tornado__pool *pool, tornado__block *block,
+                                                size_t used)
+{
+    block->next = NULL;
+    arena->at = (char *)block + ((used + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1));
+    arena->end = (char *)block + block->size;
+    arena->blocks = block;
+    arena->pool = pool;
+}
+
+/* Frees all blocks, in one of which the arena itself may be. */
+static TORNADO__INLINE void tornado__arena_clear(tornado_arena *arena)
+{
+    tornado__pool *pool = arena->pool;
+    for (tornado__block *block = arena->blocks, *next; block; block = next) {
+        next = block->next;
+        tornado__pool_put(pool, block);
+    }
+}
+
+TORNADO_API tornado_arena *tornado_arena_new(void)
+{
+    tornado__block *block = TORNADO_MALLOC(TORNADO__BLOCK_SIZE);
+    if (!block) {
+        tornado__nomem();
+        return NULL;
+    }
+    block->size = TORNADO__BLOCK_SIZE;
+    tornado_arena *arena = (tornado_arena *)(void *)((char *)block + TORNADO__BLOCK_HEAD);
+    tornado__arena_init(arena, NULL, block, TORNADO__BLOCK_HEAD + sizeof *arena);
+    return arena;
+}
+
+TORNADO_API void tornado_arena_free(tornado_arena *arena)
+{
+    if (arena)
+        tornado__arena_clear(arena);
+}
+
+static TORNADO__NOINLINE void *tornado__arena_grow(tornado_arena *arena, size_t size)
+{
+    size_t wanted = arena->pool ? arena->pool->block_size : TORNADO__BLOCK_SIZE;
+    bool large = size > (wanted - TORNADO__BLOCK_HEAD) / 4;
+    tornado__block *block;
+    if (size > SIZE_MAX / 2) {
+        tornado__nomem();
+        return NULL;
+    }
+    if (large) {
+        block = TORNADO_MALLOC(TORNADO__BLOCK_HEAD + size);
+        if (block)
+            block->size = TORNADO__BLOCK_HEAD + size;
+    } else if (arena->pool) {
+        block = tornado__pool_get(arena->pool);
+    } else {
+        block = TORNADO_MALLOC(wanted);
+        if (block)
+            block->size = wanted;
+    }
+    if (!block) {
+        tornado__nomem();
+        return NULL;
+    }
+    char *memory = (char *)block + TORNADO__BLOCK_HEAD;
+    if (large && arena->blocks) { /* goes behind the newest block, which has room left */
+        block->next = arena->blocks->next;
+        arena->blocks->next = block;
+        return memory;
+    }
+    block->next = arena->blocks;
+    arena->blocks = block;
+    arena->at = memory + size;
+    arena->end = (char *)block + block->size;
+    return memory;
+}
+
+static TORNADO__INLINE void *tornado__arena_alloc(tornado_arena *arena, size_t size)
+{
+    size_t rounded = (size + (size == 0) + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
+    if (TORNADO__LIKELY(rounded >= size && rounded <= (size_t)(arena->end - arena->at))) {
+        void *memory = arena->at;
+        arena->at += rounded;
+        return memory;
+    }
+    return tornado__arena_grow(arena, rounded >= size ? rounded : SIZE_MAX);
+}
+
+TORNADO_API void *tornado_arena_alloc(tornado_arena *arena, size_t size)
+{
+    return tornado__arena_alloc(arena, size);
+}
+
+TORNADO_API void *tornado_arena_calloc(tornado_arena *arena, size_t count, size_t size)
+{
+    if (size && count > SIZE_MAX / size) {
+        tornado__nomem();
+        return NULL;
+    }
+    void *memory = tornado__arena_alloc(arena, count * size);
+    return memory ? memset(memory, 0, count * size) : NULL;
+}
+
+TORNADO_API char *tornado_arena_memdup(tornado_arena *arena, const void *data, size_t len)
+{
+    char *copy = len < SIZE_MAX ? tornado__arena_alloc(arena, len + 1) : NULL;
+    if (!copy)
+        return NULL;
+    if (len)
+        memcpy(copy, data, len);
+    copy[len] = '\0';
+    return copy;
+}
+
+TORNADO_API char *tornado_arena_strdup(tornado_arena *arena, const char *string)
+{
+    return tornado_arena_memdup(arena, string, strlen(string));
+}
+
+TORNADO_API char *tornado_arena_vprintf(tornado_arena *arena, const char *format, va_list args)
+{
+    va_list again;
+    va_copy(again, args);
+    size_t room = (size_t)(arena->end - arena->at);
+    int len = vsnprintf(arena->at, room, format, args); /* most fit where they will stay */
+    char *text = NULL;
+    if (len < 0)
+        tornado__fail(TORNADO_ERR_INVALID, errno, "the format \"%.60s\" cannot be printed", format);
+    else
+        text = tornado__arena_alloc(arena, (size_t)len + 1);
+    if (text && (size_t)len + 1 > room)
+        vsnprintf(text, (size_t)len + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+TORNADO_API char *tornado_arena_printf(tornado_arena *arena, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *text = tornado_arena_vprintf(arena, format, args);
+    va_end(args);
+    return text;
+}
+
+static TORNADO__NOINLINE char *tornado__buffer_grow(tornado_buffer *buffer, size_t len)
+{
+    size_t cap = buffer->cap ? buffer->cap : 64;
+    char *data = NULL;
+    if (!buffer->failed && len < SIZE_MAX / 2 - buffer->len) {
+        while (cap < buffer->len + len + 1)
+            cap *= 2;
+        data = TORNADO_REALLOC(buffer->data, cap);
+    }
+    if (!data) {
+        buffer->failed = true;
+        tornado__nomem();
+        return NULL;
+    }
+    buffer->data = data;
+    buffer->cap = cap;
+    return data + buffer->len;
+}
+
+/* As tornado_buffer_reserve, where it must be fast. */
+static TORNADO__INLINE char *tornado__buffer_reserve(tornado_buffer *buffer, size_t len)
+{
+    if (TORNADO__LIKELY(len < buffer->cap - buffer->len && !buffer->failed))
+        return buffer->data + buffer->len;
+    return tornado__buffer_grow(buffer, len);
+}
+
+TORNADO_API char *tornado_buffer_reserve(tornado_buffer *buffer, size_t len)
+{
+    return tornado__buffer_reserve(buffer, len);
+}
+
+TORNADO_API bool tornado_buffer_append(tornado_buffer *buffer, const void *data, size_t len)
+{
+    char *at = tornado__buffer_reserve(buffer, len);
+    if (!at)
+        return false;
+    if (len)
+        memcpy(at, data, len);
+    at[len] = '\0';
+    buffer->len += len;
+    return true;
+}
+
+TORNADO_API bool tornado_buffer_puts(tornado_buffer *buffer, const char *string)
+{
+    return tornado_buffer_append(buffer, string, strlen(string));
+}
+
+TORNADO_API bool tornado_buffer_vprintf(tornado_buffer *buffer, const char *format, va_list args)
+{
+    va_list again;
+    va_copy(again, args);
+    int len = vsnprintf(NULL, 0, format, args);
+    char *at = NULL;
+    if (len < 0)
+        tornado__fail(TORNADO_ERR_INVALID, errno, "the format \"%.60s\" cannot be printed", format);
+    else
+        at = tornado__buffer_reserve(buffer, (size_t)len);
+    if (at) {
+        vsnprintf(at, (size_t)len + 1, format, again);
+        buffer->len += (size_t)len;
+    }
+    va_end(again);
+    return at != NULL;
+}
+
+TORNADO_API bool tornado_buffer_printf(tornado_buffer *buffer, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    bool ok = tornado_buffer_vprintf(buffer, format, args);
+    va_end(args);
+    return ok;
+}
+
+TORNADO_API void tornado_buffer_free(tornado_buffer *buffer)
+{
+    TORNADO_FREE(buffer->data);
+    memset(buffer, 0, sizeof *buffer);
+}
+
+TORNADO_API tornado_bytes tornado_bytes_of(const char *string)
+{
+    tornado_bytes bytes = {string, string ? strlen(string) : 0};
+    return bytes;
+}
+
+TORNADO_API bool tornado_bytes_equal(tornado_bytes a, tornado_bytes b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
+
+/*============================================================================
+ * section: time (private)
+ * Clocks, and a calendar of our own: gmtime and its kin ask for the time zone, and strftime for the locale.
+ *
+ * Inside, a moment is int64_t: nanoseconds of a clock, or seconds since 1970 for dates. Days are counted in years
+ * that begin in March, whose last day is then the leap day, and from the year -400, so that no operand is negative.
+ *============================================================================*/
+
+#define TORNADO__NS_PER_SECOND 1000000000
+#define TORNADO__DAY           86400
+#define TORNADO__YEAR_0        (INT64_C(-719528) * TORNADO__DAY)
+#define TORNADO__YEAR_10000    (INT64_C(2932897) * TORNADO__DAY)
+#define TORNADO__CALENDAR      (719468 + 146097) /* days from March 1, -400 to 1970 */
+
+static int64_t tornado__clock_ns(clockid_t clock)
+{
+    struct timespec now = {0, 0};
+    clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * TORNADO__NS_PER_SECOND + now.tv_nsec;
+}
+
+/* What timers go by. */
+static int64_t tornado__now_ns(void)
+{
+    return tornado__clock_ns(CLOCK_MONOTONIC);
+}
+
+static double tornado__ns_to_seconds(int64_t ns)
+{
+    return (double)ns / TORNADO__NS_PER_SECOND;
+}
+
+/* To the nearest nanosecond, or the nearest there is beyond 292 years. False for NaN. */
+static bool tornado__seconds_to_ns(double seconds, int64_t *out)
+{
+    double ns = seconds * TORNADO__NS_PER_SECOND;
+    if (ns != ns)
+        return false;
+    if (ns >= 9223372036854775807.0)
+        *out = INT64_MAX;
+    else if (ns <= -9223372036854775807.0)
+        *out = INT64_MIN;
+    else
+        *out = (int64_t)(ns < 0 ? ns - 0.5 : ns + 0.5);
+    return true;
+}
+
+TORNADO_API double tornado_time(void)
+{
+    return tornado__ns_to_seconds(tornado__clock_ns(CLOCK_REALTIME));
+}
+
+TORNADO_API double tornado_monotonic(void)
+{
+    return tornado__ns_to_seconds(tornado__now_ns());
+}
+
+/* A moment in UTC as people name it. Months and days of the month count from 1, weekdays from 0, Sunday. */
+typedef struct tornado__civil {
+    int year, month, day, hour, minute, second, weekday;
+} tornado__civil;
+
+static const char tornado__weekdays[7][10] = {"Sunday",   "Monday", "Tuesday", "Wednesday",
+                                              "Thursday", "Friday", "Saturday"};
+static const char tornado__months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                            "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+
+/* For the years 0 to 9999, and some more. */
+static void tornado__civil_from(int64_t when, tornado__civil *civil)
+{
+    int64_t days = when / TORNADO__DAY;
+    int second = (int)(when % TORNADO__DAY);
+    if (second < 0) {
+        second += TORNADO__DAY;
+        days--;
+    }
+    uint32_t day = (uint32_t)(days + TORNADO__CALENDAR);
+    civil->weekday = (int)((day + 3) % 7);
+    uint32_t quarters = 4 * day + 3; /* of days: 146097 in a century, 1461 in a year, with its share of leap days */
+    uint32_t year = quarters / 146097 * 100;
+    quarters = quarters % 146097 | 3;
+    year += quarters / 1461;
+    day = quarters % 1461 / 4;
+    uint32_t month = (5 * day + 2) / 153; /* from March, five months have 153 days */
+    civil->year = (int)year - 400 + (month >= 10);
+    civil->month = (int)month + (month >= 10 ? -9 : 3);
+    civil->day = (int)(day - (153 * month + 2) / 5) + 1;
+    civil->hour = second / 3600;
+    civil->minute = second / 60 % 60;
+    civil->second = second % 60;
+}
+
+/* Days since 1970. Month 13 is the next January. */
+static int64_t tornado__civil_days(int year, int month, int day)
+{
+    int y = year + 400 - (month <= 2);
+    int m = month + (month <= 2 ? 9 : -3);
+    return (int64_t)365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - TORNADO__CALENDAR;
+}
+
+static int64_t tornado__civil_seconds(const tornado__civil *civil)
+{
+    return tornado__civil_days(civil->year, civil->month, civil->day) * TORNADO__DAY + civil->hour * 3600 +
+           civil->minute * 60 + civil->second;
+}
+
+/* The moment that `civil` names in a zone `offset` seconds east of UTC. False where there is none such. A leap
+   second counts as the second after it, and can only be the last of a day in UTC. */
+static bool tornado__civil_time(const tornado__civil *civil, int offset, int64_t *when)
+{
+    if (civil->month < 1 || civil->month > 12 || civil->day < 1 || civil->hour > 23 || civil->minute > 59 ||
+        civil->second > 60)
+        return false;
+    if (tornado__civil_days(civil->year, civil->month, civil->day) >=
+        tornado__civil_days(civil->year, civil->month + 1, 1))
+        return false;
+    int64_t seconds = tornado__civil_seconds(civil) - offset;
+    if (civil->second == 60 && seconds % TORNADO__DAY != 0)
+        return false;
+    *when = seconds;
+    return true;
+}
+
+static TORNADO__INLINE void tornado__put_2_digits(char *out, int number)
+{
+    out[0] = (char)('0' + number / 10);
+    out[1] = (char)('0' + number % 10);
+}
+
+static void tornado__civil_clipped(int64_t when, tornado__civil *civil)
+{
+    if (when < TORNADO__YEAR_0)
+        when = TORNADO__YEAR_0;
+    if (when >= TORNADO__YEAR_10000)
+        when = TORNADO__YEAR_10000 - 1;
+    tornado__civil_from(when, civil);
+}
+
+TORNADO_API char *tornado_format_timestamp(int64_t when, char out[30])
+{
+    tornado__civil civil;
+    tornado__civil_clipped(when, &civil);
+    memcpy(out, "www, dd bbb yyyy hh:mm:ss GMT", 30);
+    memcpy(out, tornado__weekdays[civil.weekday], 3);
+    tornado__put_2_digits(out + 5, civil.day);
+    memcpy(out + 8, tornado__months[civil.month - 1], 3);
+    tornado__put_2_digits(out + 12, civil.year / 100);
+    tornado__put_2_digits(out + 14, civil.year % 100);
+    tornado__put_2_digits(out + 17, civil.hour);
+    tornado__put_2_digits(out + 20, civil.minute);
+    tornado__put_2_digits(out + 23, civil.second);
+    return out;
+}
+
+TORNADO_API char *tornado_format_iso8601(int64_t when, char out[21])
+{
+    tornado__civil civil;
+    tornado__civil_clipped(when, &civil);
+    memcpy(out, "yyyy-nn-ddThh:mm:ssZ", 21);
+    tornado__put_2_digits(out, civil.year / 100);
+    tornado__put_2_digits(out + 2, civil.year % 100);
+    tornado__put_2_digits(out + 5, civil.month);
+    tornado__put_2_digits(out + 8, civil.day);
+    tornado__put_2_digits(out + 11, civil.hour);
+    tornado__put_2_digits(out + 14, civil.minute);
+    tornado__put_2_digits(out + 17, civil.second);
+    return out;
+}
+
+static const char *tornado__date_digits(const char *text, int count, int *number)
+{
+    int value = 0;
+    for (; count; count--, text++) {
+        if (*text < '0' || *text > '9')
+            return NULL;
+        value = value * 10 + (*text - '0');
+    }
+    *number = value;
+    return text;
+}
+
+static const char *tornado__date_weekday(const char *text, bool whole)
+{
+    for (size_t i = 0; i < 7; i++) {
+        size_t len = whole ? strlen(tornado__weekdays[i]) : 3;
+        if (strncmp(text, tornado__weekdays[i], len) == 0)
+            return text + len;
+    }
+    return NULL;
+}
+
+static const char *tornado__date_month(const char *text, int *month)
+{
+    for (int i = 0; i < 12; i++)
+        if (strncmp(text, tornado__months[i], 3) == 0) {
+            *month = i + 1;
+            return text + 3;
+        }
+    return NULL;
+}
+
+/* Reads what a pattern tells: w, l a weekday, short or long, which need not be the right one; d, e a day, 06 or
+   also " 6"; b, n a month, Nov or 11; c, y a year, 1994 or 94; h, m, s the time; anything else itself. Returns
+   what follows, or NULL. */
+static const char *tornado__date_match(const char *text, const char *pattern, tornado__civil *civil)
+{
+    for (; text && *pattern; pattern++) {
+        switch (*pattern) {
+        case 'w':
+        case 'l':
+            text = tornado__date_weekday(text, *pattern == 'l');
+            break;
+        case 'e':
+            text = *text == ' ' ? tornado__date_digits(text + 1, 1, &civil->day)
+                                : tornado__date_digits(text, 2, &civil->day);
+            break;
+        case 'd':
+            text = tornado__date_digits(text, 2, &civil->day);
+            break;
+        case 'b':
+            text = tornado__date_month(text, &civil->month);
+            break;
+        case 'n':
+            text = tornado__date_digits(text, 2, &civil->month);
+            break;
+        case 'c':
+        case 'y':
+            text = tornado__date_digits(text, *pattern == 'c' ? 4 : 2, &civil->year);
+            break;
+        case 'h':
+            text = tornado__date_digits(text, 2, &civil->hour);
+            break;
+        case 'm':
+            text = tornado__date_digits(text, 2, &civil->minute);
+            break;
+        case 's':
+            text = tornado__date_digits(text, 2, &civil->second);
+            break;
+        default:
+            text = *text == *pattern ? text + 1 : NULL;
+        }
+    }
+    return text;
+}
+
+/* Gives a two-digit year its century: the latest that is not more than 50 years after `now`. */
+static void tornado__date_century(tornado__civil *civil, int64_t now)
+{
+    tornado__civil limit;
+    tornado__civil_from(now, &limit);
+    limit.year += 50;
+    civil->year = limit.year - (limit.year - civil->year) % 100;
+    if (tornado__civil_seconds(civil) > tornado__civil_seconds(&limit))
+        civil->year -= 100;
+}
+
+TORNADO_API bool tornado_parse_timestamp(const char *text, int64_t *when)
+{
+    static const char *const patterns[] = {"w, d b c h:m:s GMT", "l, d-b-y h:m:s GMT", "w b e h:m:s c"};
+    for (size_t i = 0; i < TORNADO__COUNT(patterns); i++) {
+        tornado__civil civil = {0, 0, 0, 0, 0, 0, 0};
+        const char *rest = tornado__date_match(text, patterns[i], &civil);
+        if (!rest || *rest)
+            continue;
+        if (i == 1)
+            tornado__date_century(&civil, tornado__clock_ns(CLOCK_REALTIME) / TORNADO__NS_PER_SECOND);
+        if (tornado__civil_time(&civil, 0, when))
+            return true;
+    }
+    return tornado__fail(TORNADO_ERR_PARSE, 0, "not a date as HTTP writes it (RFC 9110 section 5.6.7)");
+}
+
+/* "Z", "+01:00" and the like; NULL for anything else. */
+static const char *tornado__date_zone(const char *text, int *offset)
+{
+    tornado__civil zone = {0, 0, 0, 0, 0, 0, 0};
+    *offset = 0;
+    if (*text == 'Z' || *text == 'z')
+        return text + 1;
+    if (*text != '+' && *text != '-')
+        return NULL;
+    const char *rest = tornado__date_match(text + 1, "h:m", &zone);
+    if (!rest || zone.hour > 23 || zone.minute > 59)
+        return NULL;
+    *offset = (zone.hour * 60 + zone.minute) * (*text == '-' ? -60 : 60);
+    return rest;
+}
+
+static const char *tornado__date_fraction(const char *text)
+{
+    if (*text != '.')
+        return text;
+    const char *end = text + 1;
+    while (*end >= '0' && *end <= '9')
+        end++;
+    return end > text + 1 ? end : NULL;
+}
+
+TORNADO_API bool tornado_parse_iso8601(const char *text, int64_t *when)
+{
+    tornado__civil civil = {0, 0, 0, 0, 0, 0, 0};
+    int offset = 0;
+    const char *rest = tornado__date_match(text, "c-n-d", &civil);
+    if (rest)
+        rest = *rest == 'T' || *rest == 't' || *rest == ' ' ? tornado__date_match(rest + 1, "h:m:s", &civil) : NULL;
+    if (rest)
+        rest = tornado__date_fraction(rest);
+    if (rest)
+        rest = tornado__date_zone(rest, &offset);
+    if (rest && *rest == '\0' && tornado__civil_time(&civil, offset, when))
+        return true;
+    return tornado__fail(TORNADO_ERR_PARSE, 0, "not a date and time as RFC 3339 section 5.6 writes it");
+}
+
+/*============================================================================
+ * section: log (private)
+ * One line, one write. A record is put together on the stack, so logging works when memory is short.
+ *
+ * Levels and the place where lines go are relaxed atomics: any thread may log while another configures.
+ *============================================================================*/
+
+enum { TORNADO__LOG_LINE = 4096 };
+
+static struct {
+    atomic_int levels[TORNADO_LOG_STREAMS]; /* as an offset from WARNING, so that all zero is the default */
+    atomic_int fd;                          /* plus one; 0: standard error */
+    atomic_int color;                       /* a tornado_switch */
+    void (*hook)(const tornado_log_record *record, void *arg);
+    void *arg;
+} tornado__log;
+
+TORNADO_API bool tornado_log_enabled(tornado_log_stream stream, tornado_log_level level)
+{
+    return (int)level >= atomic_load_explicit(&tornado__log.levels[stream], memory_order_relaxed) + TORNADO_LOG_WARNING;
+}
+
+TORNADO_API void tornado_enable_pretty_logging(const tornado_log_options *options)
+{
+    static const tornado_log_options defaults;
+    const tornado_log_options *o = options ? options : &defaults;
+    int common = o->level ? o->level : TORNADO_LOG_INFO;
+    tornado__log.arg = o->arg;
+    tornado__log.hook = o->hook;
+    atomic_store(&tornado__log.fd, o->fd > 0 ? o->fd + 1 : 0);
+    atomic_store(&tornado__log.color, (int)o->color);
+    for (int i = 0; i < TORNADO_LOG_STREAMS; i++)
+        atomic_store(&tornado__log.levels[i], (o->levels[i] ? (int)o->levels[i] : common) - TORNADO_LOG_WARNING);
+}
+
+/* A line under construction; what does not fit is cut. */
+typedef struct tornado__log_line {
+    size_t len;
+    char text[TORNADO__LOG_LINE];
+} tornado__log_line;
+
+static void tornado__log_put(tornado__log_line *line, const char *data, size_t len)
+{
+    size_t room = sizeof line->text - 8 - line->len; /* for the end of the colour, a newline and a NUL */
+    if (len > room)
+        len = room;
+    memcpy(line->text + line->len, data, len);
+    line->len += len;
+}
+
+/* Appends a message such that it cannot be mistaken for other lines: controls and what is not UTF-8 as \xNN, further lines
+   indented. */
+static void tornado__log_message(tornado__log_line *line, const char *message, size_t len)
+{
+    while (len > 0 && (message[len - 1] == '\n' || message[len - 1] == '\r'))
+        len--;
+    for (size_t at = 0; at < len;) {
+        unsigned char byte = (unsigned char)message[at];
+        size_t size = 1;
+        char escaped[5];
+        if (byte >= 0x80) { /* a whole character, or a byte that is none */
+            size = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc2 ? 2 : 0;
+            for (size_t i = 1; i < size; i++)
+                if (at + i >= len || ((unsigned char)message[at + i] & 0xc0) != 0x80)
+                    size = 0;
+            if (size > 0 && byte > 0xf4)
+                size = 0;
+        }
+        if (byte == '\n') {
+            tornado__log_put(line, "\n    ", 5);
+        } else if (size == 0 || (byte < 0x20 && byte != '\t') || byte == 0x7f) {
+            snprintf(escaped, sizeof escaped, "\\x%02x", byte);
+            tornado__log_put(line, escaped, 4);
+        } else {
+            tornado__log_put(line, message + at, size);
+        }
+        at += size ? size : 1;
+    }
+}
+
+static bool tornado__log_colored(int fd)
+{
+    int color = atomic_load_explicit(&tornado__log.color, memory_order_relaxed);
+    if (color != TORNADO_DEFAULT)
+        return color == TORNADO_ON;
+    const char *term = getenv("TERM");
+    return isatty(fd) && term && *term && strcmp(term, "dumb") != 0;
+}
+
+/* "[I 261121 06:54:38 hello:12]", the part that is coloured. */
+static void tornado__log_prefix(tornado__log_line *line, tornado_log_level level, time_t when, const char *file, int number)
+{
+    const char *name = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
+    const char *dot = strrchr(name, '.');
+    struct tm local;
+    char prefix[128];
+    if (!localtime_r(&when, &local))
+        memset(&local, 0, sizeof local);
+    int len = snprintf(prefix, sizeof prefix, "[%c %02d%02d%02d %02d:%02d:%02d %.*s:%d]",
+                       level >= TORNADO_LOG_CRITICAL  ? 'C'
+                       : level >= TORNADO_LOG_ERROR   ? 'E'
+                       : level >= TORNADO_LOG_WARNING ? 'W'
+                       : level >= TORNADO_LOG_INFO    ? 'I'
+                                                      : 'D',
+                       local.tm_year % 100, local.tm_mon + 1, local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec,
+                       (int)(dot && dot > name && dot - name < 60 ? dot - name : (ptrdiff_t)strnlen(name, 60)), name, number);
+    tornado__log_put(line, prefix, (size_t)len < sizeof prefix ? (size_t)len : sizeof prefix - 1);
+}
+
+static void tornado__log_emit(tornado__log_line *line, tornado_log_level level, size_t prefix)
+{
+    int fd = atomic_load_explicit(&tornado__log.fd, memory_order_relaxed), on = fd ? fd - 1 : 2;
+    if (tornado__log_colored(on)) {
+        int color = level >= TORNADO_LOG_ERROR ? 1 : level >= TORNADO_LOG_WARNING ? 3 : level >= TORNADO_LOG_INFO ? 2 : 4;
+        char start[8];
+        size_t len = line->len < sizeof line->text - 16 ? line->len : sizeof line->text - 16;
+        snprintf(start, sizeof start, "\033[3%dm", color);
+        memmove(line->text + prefix + 9, line->text + prefix, len - prefix);
+        memmove(line->text + 5, line->text, prefix);
+        memcpy(line->text, start, 5);
+        memcpy(line->text + 5 + prefix, "\033[0m", 4);
+        line->len = len + 9;
+    }
+    line->text[line->len++] = '\n';
+    for (size_t done = 0; done < line->len;) {
+        ssize_t written = write(on, line->text + done, line->len - done);
+        if (written < 0 && errno != EINTR)
+            break; /* there is nowhere to tell */
+        if (written > 0)
+            done += (size_t)written;
+    }
+}
+
+static void tornado__log_vwrite(tornado_log_stream stream, tornado_log_level level, const char *file, int number,
+                                const tornado_error *error, const char *format, va_list args) TORNADO_PRINTF(6, 0);
+static void tornado__log_vwrite(tornado_log_stream stream, tornado_log_level level, const char *file, int number,
+                                const tornado_error *error, const char *format, va_list args)
+{
+    int saved = errno;
+    tornado__log_line line;
+    char message[3072];
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_REALTIME, &now);
+    int len = vsnprintf(message, sizeof message - 8, format, args);
+    if (len < 0)
+        len = snprintf(message, sizeof message, "(a message that cannot be printed: %.200s)", format);
+    if ((size_t)len >= sizeof message - 8) {
+        len = (int)sizeof message - 9;
+        memcpy(message + len - 3, "...", 3);
+    }
+    if (error)
+        len += snprintf(message + len, sizeof message - (size_t)len, ": %s: %s", tornado_error_name(error->code),
+                        error->message);
+    if ((size_t)len >= sizeof message)
+        len = (int)sizeof message - 1;
+    line.len = 0;
+    tornado__log_prefix(&line, level, now.tv_sec, file, number);
+    size_t prefix = line.len;
+    tornado__log_put(&line, " ", 1);
+    tornado__log_message(&line, message, (size_t)len);
+    line.text[line.len] = '\0';
+    if (tornado__log.hook) {
+        tornado_log_record record = {stream, level, (double)now.tv_sec + (double)now.tv_nsec / 1e9, file, number, message,
+                                     line.text};
+        tornado__log.hook(&record, tornado__log.arg);
+    } else {
+        tornado__log_emit(&line, level, prefix);
+    }
+    errno = saved;
+}
+
+TORNADO_API void tornado_log_write(tornado_log_stream stream, tornado_log_level level, const char *file, int line,
+                                   const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    tornado__log_vwrite(stream, level, file, line, NULL, format, args);
+    va_end(args);
+}
+
+/* Logs text, then an error's name and message. */
+static void tornado__log_error(tornado_log_stream stream, tornado_log_level level, const tornado_error *error,
+                               const char *format, ...) TORNADO_PRINTF(4, 5);
+static void tornado__log_error(tornado_log_stream stream, tornado_log_level level, const tornado_error *error,
+                               const char *format, ...)
+{
+    va_list args;
+    if (!tornado_log_enabled(stream, level))
+        return;
+    va_start(args, format);
+    tornado__log_vwrite(stream, level, __FILE__, __LINE__, error, format, args);
+    va_end(args);
+}
+
+/*============================================================================
+ * section: codec (private)
+ * Hexadecimal, UTF-8, random bytes, and two hashes: one for ETags, and one with a secret key for tables.
+ *============================================================================*/
+
+static TORNADO__INLINE uint64_t tornado__load_le64(const void *data)
+{
+    uint64_t value;
+    memcpy(&value, data, sizeof value);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    return value;
+}
+
+static TORNADO__INLINE uint32_t tornado__load_le32(const void *data)
+{
+    uint32_t value;
+    memcpy(&value, data, sizeof value);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    value = __builtin_bswap32(value);
+#endif
+    return value;
+}
+
+static TORNADO__INLINE void tornado__store_le64(void *out, uint64_t value)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    memcpy(out, &value, sizeof value);
+}
+
+static TORNADO__INLINE uint64_t tornado__rotate(uint64_t value, unsigned count)
+{
+    return value << count | value >> (64 - count);
+}
+
+static const char tornado__hex_pairs[2 * 256 + 1] =
+    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f"
+    "303132333435363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f"
+    "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f808182838485868788898a8b8c8d8e8f"
+    "909192939495969798999a9b9c9d9e9fa0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
+    "c0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdddedfe0e1e2e3e4e5e6e7e8e9eaebecedeeef"
+    "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
+
+TORNADO_API char *tornado_hex_encode(const void *data, size_t len, char *out)
+{
+    const unsigned char *bytes = data;
+    size_t i = 0;
+#ifdef __SSE2__
+    for (; len - i >= 16; i += 16) {
+        __m128i all = _mm_loadu_si128((const __m128i *)(const void *)(bytes + i)), low4 = _mm_set1_epi8(15);
+        __m128i high = _mm_and_si128(_mm_srli_epi16(all, 4), low4), low = _mm_and_si128(all, low4);
+        for (int half = 0; half < 2; half++) {
+            __m128i digits = half ? _mm_unpackhi_epi8(high, low) : _mm_unpacklo_epi8(high, low);
+            __m128i letters = _mm_and_si128(_mm_cmpgt_epi8(digits, _mm_set1_epi8(9)), _mm_set1_epi8('a' - '0' - 10));
+            _mm_storeu_si128((__m128i *)(void *)(out + 2 * i + 16 * half),
+                             _mm_add_epi8(_mm_add_epi8(digits, _mm_set1_epi8('0')), letters));
+        }
+    }
+#endif
+    for (; i < len; i++)
+        memcpy(out + 2 * i, tornado__hex_pairs + 2 * (size_t)bytes[i], 2);
+    out[2 * len] = '\0';
+    return out;
+}
+
+/* A digit's value plus one, so that what is none has zero. */
+static const signed char tornado__hex_values[256] = {
+    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
+    ['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+    ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+};
+
+/* The value of a digit, either case, or -1. */
+static TORNADO__INLINE int tornado__hex_digit(char c)
+{
+    return tornado__hex_values[(unsigned char)c] - 1;
+}
+
+/* The value of two digits, or something negative. */
+static TORNADO__INLINE int tornado__hex_byte(const char *digits)
+{
+    return tornado__hex_digit(digits[0]) * 16 | tornado__hex_digit(digits[1]);
+}
+
+TORNADO_API bool tornado_hex_decode(const char *text, size_t len, void *out)
+{
+    unsigned char *bytes = out;
+    if (len % 2)
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "an odd number of hexadecimal digits");
+    for (size_t i = 0; i < len; i += 2) {
+        int value = tornado__hex_byte(text + i);
+        if (value < 0)
+            return tornado__fail(TORNADO_ERR_PARSE, 0, "no hexadecimal digit at offset %zu",
+                                 i + (tornado__hex_digit(text[i]) >= 0));
+        bytes[i / 2] = (unsigned char)value;
+    }
+    return true;
+}
+
+TORNADO_API size_t tornado_utf8_decode(const char *data, size_t len, uint32_t *code_point)
+{
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *bytes = (const unsigned char *)data;
+    if (len == 0)
+        return 0;
+    uint32_t value = bytes[0];
+    if (value < 0x80) {
+        *code_point = value;
+        return 1;
+    }
+    size_t size = value < 0xe0 ? 2 : value < 0xf0 ? 3 : 4;
+    if (value < 0xc0 || value >= 0xf8 || len < size)
+        return 0;
+    value &= 0x7fu >> size;
+    for (size_t i = 1; i < size; i++) {
+        if ((bytes[i] & 0xc0) != 0x80)
+            return 0;
+        value = value << 6 | (bytes[i] & 0x3f);
+    }
+    if (value < least[size] || (value >= 0xd800 && value <= 0xdfff) || value > 0x10ffff)
+        return 0;
+    *code_point = value;
+    return size;
+}
+
+/* How many bytes at the beginning are whole, valid characters. */
+static size_t tornado__utf8_span(const char *data, size_t len)
+{
+    size_t at = 0;
+    while (at < len) {
+        uint32_t ignored;
+        while (len - at >= 8 && !(tornado__load_le64(data + at) & UINT64_C(0x8080808080808080)))
+            at += 8;
+        size_t size = tornado_utf8_decode(data + at, len - at, &ignored);
+        if (size == 0)
+            break;
+        at += size;
+    }
+    return at;
+}
+
+TORNADO_API bool tornado_utf8_valid(const char *data, size_t len)
+{
+    return tornado__utf8_span(data, len) == len;
+}
+
+TORNADO_API size_t tornado_utf8_encode(uint32_t code_point, char out[4])
+{
+    if ((code_point >= 0xd800 && code_point <= 0xdfff) || code_point > 0x10ffff)
+        return 0;
+    if (code_point < 0x80) {
+        out[0] = (char)code_point;
+        return 1;
+    }
+    size_t size = code_point < 0x800 ? 2 : code_point < 0x10000 ? 3 : 4;
+    for (size_t i = size - 1; i > 0; i--, code_point >>= 6)
+        out[i] = (char)(0x80 | (code_point & 0x3f));
+    out[0] = (char)((0xf00u >> size & 0xff) | code_point); /* as many one bits as bytes */
+    return size;
+}
+
+static bool tornado__random_device(char *out, size_t len)
+{
+    int fd;
+    do
+        fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    while (fd >= 0 && len > 0) {
+        ssize_t got = read(fd, out, len < INT_MAX ? len : INT_MAX);
+        if (got > 0) {
+            out += got;
+            len -= (size_t)got;
+        } else if (got == 0 || errno != EINTR) {
+            errno = got == 0 ? EIO : errno;
+            break;
+        }
+    }
+    int reason = errno;
+    if (fd >= 0)
+        close(fd);
+    return len == 0 || tornado__fail(TORNADO_ERR_SYSTEM, reason, "no random bytes: /dev/urandom cannot be read");
+}
+
+TORNADO_API bool tornado_random_bytes(void *out, size_t len)
+{
+    char *at = out;
+#ifdef SYS_getrandom
+    while (len > 0) { /* a kernel or a sandbox without the call leaves the rest to the device */
+        long got = syscall(SYS_getrandom, at, len < INT_MAX ? len : INT_MAX, 0);
+        if (got > 0) {
+            at += got;
+            len -= (size_t)got;
+        } else if (got == 0 || errno != EINTR) {
+            break;
+        }
+    }
+#endif
+    return len == 0 || tornado__random_device(at, len);
+}
+
+/* The product of two words: its low half; the high one into *high. */
+static TORNADO__INLINE uint64_t tornado__multiply(uint64_t a, uint64_t b, uint64_t *high)
+{
+#ifdef __SIZEOF_INT128__
+    __extension__ typedef unsigned __int128 product_type;
+    product_type product = (product_type)a * b;
+    *high = (uint64_t)(product >> 64);
+    return (uint64_t)product;
+#else
+    uint64_t a0 = (uint32_t)a, a1 = a >> 32, b0 = (uint32_t)b, b1 = b >> 32;
+    uint64_t middle = a1 * b0 + (a0 * b0 >> 32); /* neither this sum nor the next can overflow */
+    uint64_t carry = a0 * b1 + (uint32_t)middle;
+    *high = a1 * b1 + (middle >> 32) + (carry >> 32);
+    return carry << 32 | (uint32_t)(a0 * b0);
+#endif
+}
+
+/* The hash for ETags. The state is two words. A step takes in two more and multiplies each by an odd constant; the
+   high half of one product joins the low half of the other: low halves carry a change upwards, high halves
+   downwards, and a change to one word alone is never lost. Two such lanes run side by side, with constants of
+   their own, lest equal changes cancel out. The value is the same on every machine. It is no defence against a
+   forger, who knows the constants: the fractions of the square roots of 2, 3, 5, 7, 11, 13, 17 and 19. */
+#define TORNADO__HASH_A UINT64_C(0xbb67ae8584caa73b)
+#define TORNADO__HASH_B UINT64_C(0xa54ff53a5f1d36f1)
+#define TORNADO__HASH_C UINT64_C(0x9b05688c2b3e6c1f)
+#define TORNADO__HASH_D UINT64_C(0x5be0cd19137e2179)
+
+static TORNADO__INLINE void tornado__hash_step(uint64_t state[2], uint64_t a, uint64_t b, uint64_t by_a,
+                                               uint64_t by_b)
+{
+    uint64_t high_a, high_b;
+    uint64_t low_a = tornado__multiply(state[0] ^ a, by_a, &high_a);
+    uint64_t low_b = tornado__multiply(state[1] ^ b, by_b, &high_b);
+    state[0] = low_a ^ high_b;
+    state[1] = low_b ^ high_a;
+}
+
+static TORNADO__INLINE void tornado__hash_stir(uint64_t state[2], uint64_t by_a, uint64_t by_b)
+{
+    tornado__hash_step(state, 0, 0, by_a, by_b);
+    state[0] ^= tornado__rotate(state[1], 32);
+    state[1] ^= tornado__rotate(state[0], 29);
+}
+
+/* Takes in 17 bytes or more; the last step overlaps the one before. */
+static TORNADO__INLINE void tornado__hash_long(uint64_t state[2], const unsigned char *at, size_t len)
+{
+    uint64_t other[2] = {UINT64_C(0x510e527fade682d1), UINT64_C(0x1f83d9abfb41bd6b)};
+    const unsigned char *end = at + len;
+    for (; end - at > 32; at += 32) {
+        tornado__hash_step(state, tornado__load_le64(at), tornado__load_le64(at + 8), TORNADO__HASH_A,
+                           TORNADO__HASH_B);
+        tornado__hash_step(other, tornado__load_le64(at + 16), tornado__load_le64(at + 24), TORNADO__HASH_C,
+                           TORNADO__HASH_D);
+    }
+    if (len >= 32)
+        at = end - 32;
+    tornado__hash_step(state, tornado__load_le64(at), tornado__load_le64(at + 8), TORNADO__HASH_A, TORNADO__HASH_B);
+    tornado__hash_step(other, tornado__load_le64(end - 16), tornado__load_le64(end - 8), TORNADO__HASH_C,
+                       TORNADO__HASH_D);
+    state[0] ^= other[1];
+    state[1] ^= other[0];
+}
+
+static void tornado__hash128(const void *data, size_t len, unsigned char out[16])
+{
+    const unsigned char *at = data;
+    uint64_t state[2] = {UINT64_C(0x6a09e667f3bcc908) + (uint64_t)len * TORNADO__HASH_C,
+                         UINT64_C(0x3c6ef372fe94f82b)};
+    if (len > 16) {
+        tornado__hash_long(state, at, len);
+    } else if (len >= 8) {
+        state[0] ^= tornado__load_le64(at);
+        state[1] ^= tornado__load_le64(at + len - 8);
+    } else if (len >= 4) {
+        state[0] ^= tornado__load_le32(at);
+        state[1] ^= tornado__load_le32(at + len - 4);
+    } else if (len > 0) {
+        state[0] ^= at[0] | (uint64_t)at[len / 2] << 8 | (uint64_t)at[len - 1] << 16;
+    }
+    tornado__hash_stir(state, TORNADO__HASH_A, TORNADO__HASH_B);
+    tornado__hash_stir(state, TORNADO__HASH_C, TORNADO__HASH_D);
+    tornado__store_le64(out, state[0]);
+    tornado__store_le64(out + 8, state[1]);
+}
+
+/*============================================================================
+ * section: escape (private)
+ * Text inside HTML and inside URLs.
+ *
+ * Escaping counts first, then writes into exactly as much. Unescaping never makes text longer, and writes at once.
+ *============================================================================*/
+
+/* What the five characters become; the others have index 0. */
+static const unsigned char tornado__xhtml_index[256] = {['&'] = 1, ['<'] = 2, ['>'] = 3, ['"'] = 4, ['\''] = 5};
+static const struct {
+    char text[7];
+    unsigned char len;
+} tornado__xhtml_entities[] = {{"", 1}, {"&amp;", 5}, {"&lt;", 4}, {"&gt;", 4}, {"&quot;", 6}, {"&#39;", 5}};
+
+/* The length of `len` bytes when they are escaped; 64 bits, for it may be more than a size_t can hold. */
+static uint64_t tornado__xhtml_size(const char *text, size_t len)
+{
+    uint64_t size = 0;
+    for (size_t i = 0; i < len; i++)
+        size += tornado__xhtml_entities[tornado__xhtml_index[(unsigned char)text[i]]].len;
+    return size;
+}
+
+/* Writes them, without a NUL, and returns the end of what it wrote. */
+static char *tornado__xhtml_write(char *out, const char *text, size_t len)
+{
+    for (size_t from = 0, at = 0;; at++) {
+        unsigned index = 0;
+        while (at < len && !(index = tornado__xhtml_index[(unsigned char)text[at]]))
+            at++;
+        memcpy(out, text + from, at - from);
+        out += at - from;
+        if (at == len)
+            return out;
+        memcpy(out, tornado__xhtml_entities[index].text, tornado__xhtml_entities[index].len);
+        out += tornado__xhtml_entities[index].len;
+        from = at + 1;
+    }
+}
+
+static char *tornado__escape_alloc(tornado_arena *arena, uint64_t len)
+{
+    if (len < SIZE_MAX)
+        return tornado_arena_alloc(arena, (size_t)len + 1);
+    tornado__nomem();
+    return NULL;
+}
+
+TORNADO_API char *tornado_xhtml_escape(tornado_arena *arena, const char *text)
+{
+    size_t len = strlen(text);
+    uint64_t size = tornado__xhtml_size(text, len);
+    if (size == len)
+        return tornado_arena_memdup(arena, text, len);
+    char *out = tornado__escape_alloc(arena, size);
+    if (out)
+        *tornado__xhtml_write(out, text, len) = '\0';
+    return out;
+}
+
+/* The entities of HTML 4, and apos, which XML adds. Sorted by name, as strcmp does. */
+static const struct {
+    char name[10];
+    uint16_t code_point;
+} tornado__html_entities[] = {
+    {"AElig", 198}, {"Aacute", 193}, {"Acirc", 194}, {"Agrave", 192}, {"Alpha", 913}, {"Aring", 197},
+    {"Atilde", 195}, {"Auml", 196}, {"Beta", 914}, {"Ccedil", 199}, {"Chi", 935}, {"Dagger", 8225},
+    {"Delta", 916}, {"ETH", 208}, {"Eacute", 201}, {"Ecirc", 202}, {"Egrave", 200}, {"Epsilon", 917},
+    {"Eta", 919}, {"Euml", 203}, {"Gamma", 915}, {"Iacute", 205}, {"Icirc", 206}, {"Igrave", 204},
+    {"Iota", 921}, {"Iuml", 207}, {"Kappa", 922}, {"Lambda", 923}, {"Mu", 924}, {"Ntilde", 209}, {"Nu", 925},
+    {"OElig", 338}, {"Oacute", 211}, {"Ocirc", 212}, {"Ograve", 210}, {"Omega", 937}, {"Omicron", 927},
+    {"Oslash", 216}, {"Otilde", 213}, {"Ouml", 214}, {"Phi", 934}, {"Pi", 928}, {"Prime", 8243}, {"Psi", 936},
+    {"Rho", 929}, {"Scaron", 352}, {"Sigma", 931}, {"THORN", 222}, {"Tau", 932}, {"Theta", 920},
+    {"Uacute", 218}, {"Ucirc", 219}, {"Ugrave", 217}, {"Upsilon", 933}, {"Uuml", 220}, {"Xi", 926},
+    {"Yacute", 221}, {"Yuml", 376}, {"Zeta", 918}, {"aacute", 225}, {"acirc", 226}, {"acute", 180},
+    {"aelig", 230}, {"agrave", 224}, {"alefsym", 8501}, {"alpha", 945}, {"amp", 38}, {"and", 8743},
+    {"ang", 8736}, {"apos", 39}, {"aring", 229}, {"asymp", 8776}, {"atilde", 227}, {"auml", 228},
+    {"bdquo", 8222}, {"beta", 946}, {"brvbar", 166}, {"bull", 8226}, {"cap", 8745}, {"ccedil", 231},
+    {"cedil", 184}, {"cent", 162}, {"chi", 967}, {"circ", 710}, {"clubs", 9827}, {"cong", 8773}, {"copy", 169},
+    {"crarr", 8629}, {"cup", 8746}, {"curren", 164}, {"dArr", 8659}, {"dagger", 8224}, {"darr", 8595},
+    {"deg", 176}, {"delta", 948}, {"diams", 9830}, {"divide", 247}, {"eacute", 233}, {"ecirc", 234},
+    {"egrave", 232}, {"empty", 8709}, {"emsp", 8195}, {"ensp", 8194}, {"epsilon", 949}, {"equiv", 8801},
+    {"eta", 951}, {"eth", 240}, {"euml", 235}, {"euro", 8364}, {"exist", 8707}, {"fnof", 402}, {"forall", 8704},
+    {"frac12", 189}, {"frac14", 188}, {"frac34", 190}, {"frasl", 8260}, {"gamma", 947}, {"ge", 8805},
+    {"gt", 62}, {"hArr", 8660}, {"harr", 8596}, {"hearts", 9829}, {"hellip", 8230}, {"iacute", 237},
+    {"icirc", 238}, {"iexcl", 161}, {"igrave", 236}, {"image", 8465}, {"infin", 8734}, {"int", 8747},
+    {"iota", 953}, {"iquest", 191}, {"isin", 8712}, {"iuml", 239}, {"kappa", 954}, {"lArr", 8656},
+    {"lambda", 955}, {"lang", 9001}, {"laquo", 171}, {"larr", 8592}, {"lceil", 8968}, {"ldquo", 8220},
+    {"le", 8804}, {"lfloor", 8970}, {"lowast", 8727}, {"loz", 9674}, {"lrm", 8206}, {"lsaquo", 8249},
+    {"lsquo", 8216}, {"lt", 60}, {"macr", 175}, {"mdash", 8212}, {"micro", 181}, {"middot", 183},
+    {"minus", 8722}, {"mu", 956}, {"nabla", 8711}, {"nbsp", 160}, {"ndash", 8211}, {"ne", 8800}, {"ni", 8715},
+    {"not", 172}, {"notin", 8713}, {"nsub", 8836}, {"ntilde", 241}, {"nu", 957}, {"oacute", 243},
+    {"ocirc", 244}, {"oelig", 339}, {"ograve", 242}, {"oline", 8254}, {"omega", 969}, {"omicron", 959},
+    {"oplus", 8853}, {"or", 8744}, {"ordf", 170}, {"ordm", 186}, {"oslash", 248}, {"otilde", 245},
+    {"otimes", 8855}, {"ouml", 246}, {"para", 182}, {"part", 8706}, {"permil", 8240}, {"perp", 8869},
+    {"phi", 966}, {"pi", 960}, {"piv", 982}, {"plusmn", 177}, {"pound", 163}, {"prime", 8242}, {"prod", 8719},
+    {"prop", 8733}, {"psi", 968}, {"quot", 34}, {"rArr", 8658}, {"radic", 8730}, {"rang", 9002}, {"raquo", 187},
+    {"rarr", 8594}, {"rceil", 8969}, {"rdquo", 8221}, {"real", 8476}, {"reg", 174}, {"rfloor", 8971},
+    {"rho", 961}, {"rlm", 8207}, {"rsaquo", 8250}, {"rsquo", 8217}, {"sbquo", 8218}, {"scaron", 353},
+    {"sdot", 8901}, {"sect", 167}, {"shy", 173}, {"sigma", 963}, {"sigmaf", 962}, {"sim", 8764},
+    {"spades", 9824}, {"sub", 8834}, {"sube", 8838}, {"sum", 8721}, {"sup", 8835}, {"sup1", 185}, {"sup2", 178},
+    {"sup3", 179}, {"supe", 8839}, {"szlig", 223}, {"tau", 964}, {"there4", 8756}, {"theta", 952},
+    {"thetasym", 977}, {"thinsp", 8201}, {"thorn", 254}, {"tilde", 732}, {"times", 215}, {"trade", 8482},
+    {"uArr", 8657}, {"uacute", 250}, {"uarr", 8593}, {"ucirc", 251}, {"ugrave", 249}, {"uml", 168},
+    {"upsih", 978}, {"upsilon", 965}, {"uuml", 252}, {"weierp", 8472}, {"xi", 958}, {"yacute", 253},
+    {"yen", 165}, {"yuml", 255}, {"zeta", 950}, {"zwj", 8205}, {"zwnj", 8204},
+};
+
+/* The character of a name, or 0. */
+static uint32_t tornado__html_named(const char *name, size_t len)
+{
+    size_t low = 0, high = TORNADO__COUNT(tornado__html_entities);
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strncmp(tornado__html_entities[middle].name, name, len);
+        if (order == 0 && tornado__html_entities[middle].name[len] == '\0')
+            return tornado__html_entities[middle].code_point;
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return 0;
+}
+
+/* The character of "#39" or "#x27", or 0. */
+static uint32_t tornado__html_numbered(const char *number, size_t len)
+{
+    bool hex = len > 1 && (number[1] == 'x' || number[1] == 'X');
+    size_t at = hex ? 2 : 1;
+    uint32_t value = 0;
+    for (; at < len; at++) {
+        int digit = tornado__hex_digit(number[at]);
+        if (digit < 0 || (!hex && digit > 9))
+            return 0;
+        value = value * (hex ? 16 : 10) + (uint32_t)digit;
+        if (value > 0x10ffff)
+            return 0;
+    }
+    return value;
+}
+
+/* Reads a reference, which begins at "&", and writes its character to *out, which it moves on. Returns how much it
+   read, 0 when this is no reference. */
+static size_t tornado__html_reference(const char *text, char **out)
+{
+    size_t len = 1 + (text[1] == '#');
+    while ((text[len] >= '0' && text[len] <= '9') || ((text[len] | 32) >= 'a' && (text[len] | 32) <= 'z'))
+        len++;
+    if (text[len] != ';')
+        return 0;
+    uint32_t code_point = text[1] == '#' ? tornado__html_numbered(text + 1, len - 1)
+                                         : tornado__html_named(text + 1, len - 1);
+    size_t written = code_point ? tornado_utf8_encode(code_point, *out) : 0;
+    *out += written;
+    return written ? len + 1 : 0;
+}
+
+TORNADO_API char *tornado_xhtml_unescape(tornado_arena *arena, const char *text)
+{
+    size_t len = strlen(text);
+    char *copy = tornado__escape_alloc(arena, len);
+    char *out = copy;
+    while (copy && len > 0) {
+        const char *amp = memchr(text, '&', len);
+        size_t plain = amp ? (size_t)(amp - text) : len;
+        memcpy(out, text, plain);
+        out += plain;
+        text += plain;
+        len -= plain;
+        if (len > 0) {
+            size_t taken = tornado__html_reference(text, &out);
+            if (taken == 0) {
+                *out++ = '&';
+                taken = 1;
+            }
+            text += taken;
+            len -= taken;
+        }
+    }
+    if (copy)
+        *out = '\0';
+    return copy;
+}
+
+/* One bit for each character that stands for itself: letters, digits and "-._~". */
+static const uint32_t tornado__url_plain[8] = {0, 0x03ff6000, 0x87fffffe, 0x47fffffe, 0, 0, 0, 0};
+
+/* How a character appears in a URL: as itself, or as what this returns, or, when that is "%", as three. */
+static TORNADO__INLINE char tornado__url_char(unsigned char c, bool plus)
+{
+    if (tornado__url_plain[c >> 5] >> (c & 31) & 1)
+        return (char)c;
+    if (plus)
+        return c == ' ' ? '+' : '%';
+    return c == '/' ? '/' : '%';
+}
+
+TORNADO_API char *tornado_url_escape(tornado_arena *arena, const char *text, bool plus)
+{
+    uint64_t size = 0;
+    for (const char *at = text; *at; at++)
+        size += tornado__url_char((unsigned char)*at, plus) == '%' ? 3 : 1;
+    char *escaped = tornado__escape_alloc(arena, size);
+    if (!escaped)
+        return NULL;
+    char *out = escaped;
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        *out = tornado__url_char(c, plus);
+        if (*out++ == '%') {
+            *out++ = "0123456789ABCDEF"[c >> 4];
+            *out++ = "0123456789ABCDEF"[c & 15];
+        }
+    }
+    *out = '\0';
+    return escaped;
+}
+
+TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_bytes text, bool plus)
+{
+    char *out = tornado__escape_alloc(arena, text.len);
+    tornado_bytes result = {out, 0};
+    if (!out)
+        return result;
+    for (size_t at = 0; at < text.len; at++) {
+        char c = text.data[at];
+        int value = c == '%' && text.len - at > 2 ? tornado__hex_byte(text.data + at + 1) : -1;
+        if (value >= 0) {
+            c = (char)value;
+            at += 2;
+        } else if (c == '+' && plus) {
+            c = ' ';
+        }
+        *out++ = c;
+    }
+    *out = '\0';
+    result.len = (size_t)(out - result.data);
+    return result;
+}
+
+/*============================================================================
+ * section: value (private)
+ * The JSON writer: one pass over the format, straight into the buffer.
+ *============================================================================*/
+
+enum { TORNADO__JSON_DEPTH = 64 };
+
+typedef struct tornado__packer {
+    tornado_buffer *out;
+    const char *format, *at;
+    va_list args;
+} tornado__packer;
+
+/* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '/' behind a backslash when it follows "<", else
+   behind a backslash always. */
+static const char tornado__json_escapes[128] = {
+    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b', 't', 'n', 'u', 'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u',
+    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\', ['/'] = '/'};
+
+static TORNADO__INLINE char tornado__json_kind(char c)
+{
+    return (unsigned char)c < 0x80 ? tornado__json_escapes[(unsigned char)c] : 'x';
+}
+
+/* The length of the run at the start that is written as it is. */
+static TORNADO__INLINE size_t tornado__json_plain(const char *text, size_t len)
+{
+    size_t at = 0;
+#ifdef __SSE2__
+    const __m128i control = _mm_set1_epi8(0x1f), quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('/'),
+                  backslash = _mm_set1_epi8('\\');
+    for (; len - at >= 16; at += 16) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(text + at));
+        __m128i found = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(bytes, quote), _mm_cmpeq_epi8(bytes, backslash)),
+                                     _mm_or_si128(_mm_cmpeq_epi8(bytes, slash),
+                                                  _mm_cmpeq_epi8(_mm_max_epu8(bytes, control), control)));
+        unsigned mask = (unsigned)(_mm_movemask_epi8(found) | _mm_movemask_epi8(bytes)); /* the latter: not ASCII */
+        if (mask)
+            return at + (unsigned)__builtin_ctz(mask);
+    }
+#endif
+    while (at < len && !tornado__json_kind(text[at]))
+        at++;
+    return at;
+}
+
+static char *tornado__json_unicode(char *out, uint32_t unit)
+{
+    static const char digits[] = "0123456789abcdef";
+    *out++ = '\\';
+    *out++ = 'u';
+    for (int shift = 12; shift >= 0; shift -= 4)
+        *out++ = digits[unit >> shift & 15];
+    return out;
+}
+
+/* How many bytes at `text`, which begin no valid character, stand for one that is broken: as many as could have begun one. */
+static size_t tornado__utf8_broken(const char *text, size_t len)
+{
+    const unsigned char *bytes = (const unsigned char *)text;
+    unsigned char lead = bytes[0];
+    size_t want = lead >= 0xf0 && lead <= 0xf4 ? 4 : lead >= 0xe0 && lead < 0xf0 ? 3 : lead >= 0xc2 && lead < 0xe0 ? 2 : 1;
+    unsigned char low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80, high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    size_t at = 1;
+    for (; at < want && at < len && bytes[at] >= low && bytes[at] <= high; at++) {
+        low = 0x80;
+        high = 0xbf;
+    }
+    return at;
+}
+
+/* Writes one character that needs it, and returns how many bytes it was. */
+static size_t tornado__json_escape(char **out, const char *text, size_t at, size_t len)
+{
+    char kind = tornado__json_kind(text[at]);
+    if (kind == 'x') {
+        uint32_t code_point;
+        size_t size = tornado_utf8_decode(text + at, len - at, &code_point);
+        if (size == 0) {
+            *out = tornado__json_unicode(*out, 0xfffd);
+            return tornado__utf8_broken(text + at, len - at);
+        }
+        if (code_point >= 0x10000) {
+            *out = tornado__json_unicode(*out, 0xd800 + ((code_point - 0x10000) >> 10));
+            code_point = 0xdc00 + (code_point & 0x3ff);
+        }
+        *out = tornado__json_unicode(*out, code_point);
+        return size;
+    }
+    if (kind == 'u') {
+        *out = tornado__json_unicode(*out, (unsigned char)text[at]);
+        return 1;
+    }
+    if (kind != '/' || (at > 0 && text[at - 1] == '<'))
+        *(*out)++ = '\\';
+    *(*out)++ = kind;
+    return 1;
+}
+
+static bool tornado__json_string(tornado_buffer *buffer, const char *text, size_t len)
+{
+    char *out = tornado__buffer_reserve(buffer, len < SIZE_MAX / 8 ? len + 16 : SIZE_MAX);
+    if (!out)
+        return false;
+    *out++ = '"';
+    for (size_t at = 0; at < len;) {
+        size_t run = tornado__json_plain(text + at, len - at);
+        memcpy(out, text + at, run);
+        out += run;
+        at += run;
+        if (at == len)
+            break;
+        buffer->len = (size_t)(out - buffer->data);
+        out = tornado__buffer_reserve(buffer, len - at + 16); /* at most 12 bytes for what comes, and the rest */
+        if (!out)
+            return false;
+        at += tornado__json_escape(&out, text, at, len);
+    }
+    *out++ = '"';
+    buffer->len = (size_t)(out - buffer->data);
+    return true;
+}
+
+static bool tornado__json_raw(tornado_buffer *buffer, const char *text, size_t len)
+{
+    char *out = tornado__buffer_reserve(buffer, len);
+    if (!out)
+        return false;
+    memcpy(out, text, len);
+    buffer->len += len;
+    return true;
+}
+#define TORNADO__JSON_RAW(buffer, literal) tornado__json_raw(buffer, literal, sizeof(literal) - 1)
+
+static bool tornado__json_integer(tornado_buffer *buffer, uint64_t magnitude, bool negative)
+{
+    char digits[24], *at = digits + sizeof digits;
+    do
+        *--at = (char)('0' + magnitude % 10);
+    while ((magnitude /= 10) != 0);
+    if (negative)
+        *--at = '-';
+    return tornado__json_raw(buffer, at, (size_t)(digits + sizeof digits - at));
+}
+
+/* As Python's repr: the fewest digits that give the number back, an exponent below 1e-4 and from 1e16 on. */
+static bool tornado__json_double(tornado_buffer *buffer, double number)
+{
+    char scientific[40], digits[20], text[48], *out = text;
+    int count = 0, exponent;
+    if (!(number - number == 0)) /* neither infinite nor NaN */
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "a number that is not finite cannot be written as JSON");
+    /* fifteen digits, cut of zeros, are the fewest for most numbers; those below the normal ones have fewer */
+    int least = number < 2.3e-308 && number > -2.3e-308 ? 0 : 14;
+    for (int precision = least; precision <= 16; precision++) {
+        snprintf(scientific, sizeof scientific, "%.*e", precision, number);
+        if (strtod(scientific, NULL) == number)
+            break;
+    }
+    char *mark = strchr(scientific, 'e');
+    exponent = atoi(mark + 1);
+    for (const char *at = scientific; at < mark; at++)
+        if (*at >= '0' && *at <= '9') /* the decimal point may be any character: that is the locale's */
+            digits[count++] = *at;
+    while (count > 1 && digits[count - 1] == '0')
+        count--;
+    if (scientific[0] == '-')
+        *out++ = '-';
+    if (exponent < -4 || exponent >= 16) {
+        *out++ = digits[0];
+        if (count > 1)
+            *out++ = '.';
+        memcpy(out, digits + 1, (size_t)count - 1);
+        out += count - 1;
+        out += snprintf(out, 8, "e%c%02d", exponent < 0 ? '-' : '+', exponent < 0 ? -exponent : exponent);
+    } else {
+        if (exponent < 0)
+            *out++ = '0';
+        for (int place = exponent < 0 ? 0 : exponent; place >= 0 && exponent >= 0; place--)
+            *out++ = exponent - place < count ? digits[exponent - place] : '0';
+        *out++ = '.';
+        for (int zeros = exponent; zeros < -1; zeros++)
+            *out++ = '0';
+        int from = exponent < 0 ? 0 : exponent + 1;
+        if (from >= count)
+            *out++ = '0';
+        for (; from < count; from++)
+            *out++ = digits[from];
+    }
+    return tornado__json_raw(buffer, text, (size_t)(out - text));
+}
+
+static bool tornado__pack_problem(tornado__packer *packer, const char *what)
+{
+    return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_json_pack: %s at character %d of \"%.80s\"", what,
+                         (int)(packer->at - packer->format) + 1, packer->format);
+}
+
+static TORNADO__INLINE void tornado__pack_space(tornado__packer *packer)
+{
+    while (*packer->at == ' ' || *packer->at == '\n' || *packer->at == '\t' || *packer->at == '\r')
+        packer->at++;
+}
+
+static bool tornado__pack_scalar(tornado__packer *packer, char letter)
+{
+    tornado_buffer *out = packer->out;
+    switch (letter) {
+    case 's':
+    case 'j': {
+        const char *text = va_arg(packer->args, const char *);
+        if (!text)
+            return TORNADO__JSON_RAW(out, "null");
+        return letter == 's' ? tornado__json_string(out, text, strlen(text)) : tornado__json_raw(out, text, strlen(text));
+    }
+    case 'z': {
+        tornado_bytes bytes = va_arg(packer->args, tornado_bytes);
+        return bytes.data ? tornado__json_string(out, bytes.data, bytes.len) : TORNADO__JSON_RAW(out, "null");
+    }
+    case 'i': {
+        int number = va_arg(packer->args, int);
+        return tornado__json_integer(out, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
+    }
+    case 'I': {
+        int64_t number = va_arg(packer->args, int64_t);
+        return tornado__json_integer(out, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
+    }
+    case 'U':
+        return tornado__json_integer(out, va_arg(packer->args, uint64_t), false);
+    case 'f':
+        return tornado__json_double(out, va_arg(packer->args, double));
+    case 'b':
+        return va_arg(packer->args, int) ? TORNADO__JSON_RAW(out, "true") : TORNADO__JSON_RAW(out, "false");
+    case 'n':
+        return TORNADO__JSON_RAW(out, "null");
+    default:
+        packer->at--;
+        return tornado__pack_problem(packer, "a letter that means nothing");
+    }
+}
+
+/* "name:" or "s:", with the name written. */
+static bool tornado__pack_key(tornado__packer *packer)
+{
+    const char *start = packer->at;
+    while ((*packer->at >= 'a' && *packer->at <= 'z') || (*packer->at >= 'A' && *packer->at <= 'Z') ||
+           (*packer->at >= '0' && *packer->at <= '9') || *packer->at == '_' || *packer->at == '-')
+        packer->at++;
+    size_t len = (size_t)(packer->at - start);
+    if (len == 0)
+        return tornado__pack_problem(packer, "a key is missing");
+    const char *key = len == 1 && *start == 's' ? va_arg(packer->args, const char *) : start;
+    if (!key)
+        return tornado__pack_problem(packer, "a key is NULL");
+    tornado__pack_space(packer);
+    if (*packer->at != ':')
+        return tornado__pack_problem(packer, "a \":\" is missing");
+    packer->at++;
+    return tornado__json_string(packer->out, key, key == start ? len : strlen(key)) && TORNADO__JSON_RAW(packer->out, ": ");
+}
+
+static bool tornado__pack(tornado__packer *packer)
+{
+    char closers[TORNADO__JSON_DEPTH];
+    int depth = 0;
+    bool first = true; /* in the innermost object or array */
+    do {
+        tornado__pack_space(packer);
+        if (depth && *packer->at == closers[depth - 1]) {
+            packer->at++;
+            if (!tornado__json_raw(packer->out, &closers[--depth], 1))
+                return false;
+            first = false;
+            continue;
+        }
+        if (!first) {
+            if (*packer->at != ',')
+                return tornado__pack_problem(packer, "a \",\" or the end is missing");
+            packer->at++;
+            tornado__pack_space(packer);
+            if (!TORNADO__JSON_RAW(packer->out, ", "))
+                return false;
+        }
+        if (depth && closers[depth - 1] == '}' && !tornado__pack_key(packer))
+            return false;
+        tornado__pack_space(packer);
+        char letter = *packer->at;
+        if (letter == '{' || letter == '[') {
+            if (depth == TORNADO__JSON_DEPTH)
+                return tornado__pack_problem(packer, "too deep");
+            packer->at++;
+            closers[depth++] = letter == '{' ? '}' : ']';
+            first = true;
+            if (!tornado__json_raw(packer->out, &letter, 1))
+                return false;
+        } else {
+            if (!letter)
+                return tornado__pack_problem(packer, "a value is missing");
+            packer->at++;
+            first = false;
+            if (!tornado__pack_scalar(packer, letter))
+                return false;
+        }
+    } while (depth);
+    tornado__pack_space(packer);
+    return !*packer->at || tornado__pack_problem(packer, "something follows the end");
+}
+
+TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_list args)
+{
+    tornado__packer packer;
+    size_t before = out->len;
+    if (out->failed)
+        return tornado__nomem();
+    packer.out = out;
+    packer.format = packer.at = format;
+    va_copy(packer.args, args);
+    bool ok = tornado__pack(&packer);
+    va_end(packer.args);
+    if (!ok) {
+        out->len = before;
+        out->failed = false;
+    }
+    if (out->data)
+        out->data[out->len] = '\0';
+    return ok;
+}
+
+TORNADO_API bool tornado_json_pack(tornado_buffer *out, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    bool ok = tornado_json_vpack(out, format, args);
+    va_end(args);
+    return ok;
+}
+
+TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, ...)
+{
+    tornado_buffer buffer = {NULL, 0, 0, false};
+    va_list args;
+    va_start(args, format);
+    bool ok = tornado_json_vpack(&buffer, format, args);
+    va_end(args);
+    char *text = ok ? tornado_arena_memdup(arena, buffer.data, buffer.len) : NULL;
+    TORNADO_FREE(buffer.data);
+    return text;
+}
+
+/*============================================================================
+ * section: ioloop (private)
+ * Pollers side by side, then the loop: tasks, timers, descriptors, other threads, signals, shutdown.
+ *
+ * Tasks are intrusive: what can wait embeds one, so scheduling it cannot fail. Timers are intrusive too: the heap holds keys
+ * and pointers. A timer that is set later than its key stays where it is and moves when its key comes up, so re-arming an idle
+ * timeout is one store. A descriptor's slot counts its registrations: events of an earlier one are told by the
+ * count in the key and dropped.
+ *
+ * All user code runs under one boundary, that of tornado_ioloop_start: what raises is logged, and the next turn begins.
+ * Everything a turn works on is taken off its list before it runs, so nothing runs twice.
+ *============================================================================*/
+
+
+#ifdef __linux__
+typedef struct tornado__epoll {
+    int fd;
+    struct epoll_event events[256];
+} tornado__epoll;
+
+static void *tornado__epoll_open(void)
+{
+    tornado__epoll *state = TORNADO_MALLOC(sizeof *state);
+    if (!state) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    state->fd = epoll_create1(EPOLL_CLOEXEC);
+    if (state->fd < 0) {
+        int saved = errno;
+        TORNADO_FREE(state);
+        errno = saved;
+        return NULL;
+    }
+    return state;
+}
+
+static void tornado__epoll_close(void *state)
+{
+    close(((tornado__epoll *)state)->fd);
+    TORNADO_FREE(state);
+}
+
+/* The loop's event bits are those of epoll and of poll. */
+static int tornado__epoll_control(void *state, int operation, int fd, unsigned events, uint64_t key)
+{
+    struct epoll_event event;
+    memset(&event, 0, sizeof event);
+    event.events = events;
+    event.data.u64 = key;
+    return epoll_ctl(((tornado__epoll *)state)->fd, operation, fd, &event) == 0 ? 0 : errno;
+}
+
+static int tornado__epoll_add(void *state, int fd, unsigned events, uint64_t key)
+{
+    return tornado__epoll_control(state, EPOLL_CTL_ADD, fd, events, key);
+}
+
+static int tornado__epoll_modify(void *state, int fd, unsigned events, uint64_t key)
+{
+    return tornado__epoll_control(state, EPOLL_CTL_MOD, fd, events, key);
+}
+
+static int tornado__epoll_remove(void *state, int fd)
+{
+    return tornado__epoll_control(state, EPOLL_CTL_DEL, fd, 0, 0);
+}
+
+static int tornado__timeout_ms(int64_t ns)
+{
+    if (ns < 0)
+        return -1;
+    return ns > (int64_t)INT_MAX * 1000000 - 1000000 ? INT_MAX : (int)((ns + 999999) / 1000000); /* never too early */
+}
+
+static int tornado__epoll_wait(void *opaque, tornado_poller_event *events, int max, int64_t timeout_ns)
+{
+    tornado__epoll *state = opaque;
+    int room = max < (int)TORNADO__COUNT(state->events) ? max : (int)TORNADO__COUNT(state->events);
+    int count = epoll_wait(state->fd, state->events, room, tornado__timeout_ms(timeout_ns));
+    if (count < 0)
+        return errno == EINTR ? 0 : -1;
+    for (int i = 0; i < count; i++) {
+        events[i].key = state->events[i].data.u64;
+        events[i].events = state->events[i].events;
+    }
+    return count;
+}
+
+static const tornado_poller tornado__poller_epoll = {"epoll", tornado__epoll_open, tornado__epoll_close,
+                                                     tornado__epoll_add, tornado__epoll_modify, tornado__epoll_remove,
+                                                     tornado__epoll_wait};
+#else
+static int tornado__timeout_ms(int64_t ns)
+{
+    if (ns < 0)
+        return -1;
+    return ns > (int64_t)INT_MAX * 1000000 - 1000000 ? INT_MAX : (int)((ns + 999999) / 1000000);
+}
+#endif
+
+/* poll: dense arrays, and for each fd its place in them plus one. */
+typedef struct tornado__poll {
+    struct pollfd *fds;
+    uint64_t *keys;
+    int *places;
+    int count, capacity, places_capacity;
+    int start; /* where the next scan begins, so that a full event array starves nobody */
+} tornado__poll;
+
+static void *tornado__poll_open(void)
+{
+    tornado__poll *state = TORNADO_MALLOC(sizeof *state);
+    if (state)
+        memset(state, 0, sizeof *state);
+    else
+        errno = ENOMEM;
+    return state;
+}
+
+static void tornado__poll_close(void *opaque)
+{
+    tornado__poll *state = opaque;
+    TORNADO_FREE(state->fds);
+    TORNADO_FREE(state->keys);
+    TORNADO_FREE(state->places);
+    TORNADO_FREE(state);
+}
+
+/* Grows an array to hold at least `wanted` objects, the new ones all zero. False when memory is short. */
+static bool tornado__grow(void **array, int *capacity, int wanted, size_t size)
+{
+    int bigger = *capacity ? *capacity : 16;
+    if (wanted <= *capacity)
+        return true;
+    while (bigger < wanted) {
+        if (bigger > INT_MAX / 2)
+            return tornado__nomem();
+        bigger *= 2;
+    }
+    if ((size_t)bigger > SIZE_MAX / size)
+        return tornado__nomem();
+    void *memory = TORNADO_REALLOC(*array, (size_t)bigger * size);
+    if (!memory)
+        return tornado__nomem();
+    memset((char *)memory + (size_t)*capacity * size, 0, (size_t)(bigger - *capacity) * size);
+    *array = memory;
+    *capacity = bigger;
+    return true;
+}
+
+static int tornado__poll_add(void *opaque, int fd, unsigned events, uint64_t key)
+{
+    tornado__poll *state = opaque;
+    int keys_capacity = state->capacity;
+    void *fds = state->fds, *keys = state->keys, *places = state->places;
+    bool room = tornado__grow(&places, &state->places_capacity, fd + 1, sizeof *state->places);
+    state->places = places;
+    room = room && tornado__grow(&keys, &keys_capacity, state->count + 1, sizeof *state->keys);
+    state->keys = keys;
+    room = room && tornado__grow(&fds, &state->capacity, state->count + 1, sizeof *state->fds);
+    state->fds = fds;
+    if (!room)
+        return ENOMEM;
+    if (fcntl(fd, F_GETFD) < 0)
+        return errno;
+    int place = state->count++;
+    state->fds[place].fd = fd;
+    state->fds[place].events = (short)events;
+    state->fds[place].revents = 0;
+    state->keys[place] = key;
+    state->places[fd] = place + 1;
+    return 0;
+}
+
+static int tornado__poll_modify(void *opaque, int fd, unsigned events, uint64_t key)
+{
+    tornado__poll *state = opaque;
+    if (fd >= state->places_capacity || !state->places[fd])
+        return ENOENT;
+    state->fds[state->places[fd] - 1].events = (short)events;
+    state->keys[state->places[fd] - 1] = key;
+    return 0;
+}
+
+static int tornado__poll_remove(void *opaque, int fd)
+{
+    tornado__poll *state = opaque;
+    if (fd >= state->places_capacity || !state->places[fd])
+        return ENOENT;
+    int place = state->places[fd] - 1, last = --state->count;
+    state->places[fd] = 0;
+    if (place != last) {
+        state->fds[place] = state->fds[last];
+        state->keys[place] = state->keys[last];
+        state->places[state->fds[place].fd] = place + 1;
+    }
+    return 0;
+}
+
+static int tornado__poll_wait(void *opaque, tornado_poller_event *events, int max, int64_t timeout_ns)
+{
+    tornado__poll *state = opaque;
+    int ready = poll(state->fds, (nfds_t)state->count, tornado__timeout_ms(timeout_ns)), count = 0;
+    if (ready < 0)
+        return errno == EINTR ? 0 : -1;
+    for (int i = 0; i < state->count && count < ready && count < max; i++) {
+        int place = (state->start + i) % state->count;
+        unsigned happened = (unsigned)state->fds[place].revents;
+        if (!happened)
+            continue;
+        if (happened & POLLNVAL)
+            happened = TORNADO_IOLOOP_ERROR;
+        events[count].key = state->keys[place];
+        events[count++].events = happened;
+    }
+    state->start = state->count && ready > max ? (state->start + 1) % state->count : 0;
+    return count;
+}
+
+static const tornado_poller tornado__poller_poll = {"poll", tornado__poll_open, tornado__poll_close,
+                                                    tornado__poll_add, tornado__poll_modify, tornado__poll_remove,
+                                                    tornado__poll_wait};
+
+typedef struct tornado__select {
+    fd_set read, write, error; /* error: every fd; select itself tells of errors as readable or writable */
+    int top;                   /* one above the highest fd */
+    int start;
+    uint64_t keys[FD_SETSIZE];
+} tornado__select;
+
+static void *tornado__select_open(void)
+{
+    tornado__select *state = TORNADO_MALLOC(sizeof *state);
+    if (state)
+        memset(state, 0, sizeof *state);
+    else
+        errno = ENOMEM;
+    return state;
+}
+
+static void tornado__select_close(void *state)
+{
+    TORNADO_FREE(state);
+}
+
+static int tornado__select_modify(void *opaque, int fd, unsigned events, uint64_t key)
+{
+    tornado__select *state = opaque;
+    if (events & TORNADO_IOLOOP_READ)
+        FD_SET(fd, &state->read);
+    else
+        FD_CLR(fd, &state->read);
+    if (events & TORNADO_IOLOOP_WRITE)
+        FD_SET(fd, &state->write);
+    else
+        FD_CLR(fd, &state->write);
+    FD_SET(fd, &state->error);
+    state->keys[fd] = key;
+    return 0;
+}
+
+static int tornado__select_add(void *opaque, int fd, unsigned events, uint64_t key)
+{
+    tornado__select *state = opaque;
+    if (fd >= FD_SETSIZE)
+        return EMFILE; /* select cannot hold it */
+    if (fcntl(fd, F_GETFD) < 0)
+        return errno;
+    if (fd >= state->top)
+        state->top = fd + 1;
+    return tornado__select_modify(opaque, fd, events, key);
+}
+
+static int tornado__select_remove(void *opaque, int fd)
+{
+    tornado__select *state = opaque;
+    FD_CLR(fd, &state->read);
+    FD_CLR(fd, &state->write);
+    FD_CLR(fd, &state->error);
+    while (state->top > 0 && !FD_ISSET(state->top - 1, &state->error))
+        state->top--;
+    return 0;
+}
+
+/* One of the descriptors was closed while it was registered: say which, or select would fail for ever. */
+static int tornado__select_find_closed(tornado__select *state, tornado_poller_event *events, int max)
+{
+    int count = 0;
+    for (int fd = 0; fd < state->top && count < max; fd++)
+        if (FD_ISSET(fd, &state->error) && fcntl(fd, F_GETFD) < 0) {
+            events[count].key = state->keys[fd];
+            events[count++].events = TORNADO_IOLOOP_ERROR;
+        }
+    return count;
+}
+
+static int tornado__select_wait(void *opaque, tornado_poller_event *events, int max, int64_t timeout_ns)
+{
+    tornado__select *state = opaque;
+    fd_set readable = state->read, writable = state->write;
+    int ms = tornado__timeout_ms(timeout_ns), count = 0;
+    struct timeval timeout = {ms / 1000, (ms % 1000) * 1000};
+    int ready = select(state->top, &readable, &writable, NULL, ms < 0 ? NULL : &timeout);
+    if (ready < 0)
+        return errno == EINTR ? 0 : errno == EBADF ? tornado__select_find_closed(state, events, max) : -1;
+    for (int i = 0; ready > 0 && i < state->top && count < max; i++) {
+        int fd = (state->start + i) % state->top;
+        unsigned happened = (FD_ISSET(fd, &readable) ? (unsigned)TORNADO_IOLOOP_READ : 0) |
+                            (FD_ISSET(fd, &writable) ? (unsigned)TORNADO_IOLOOP_WRITE : 0);
+        if (happened) {
+            events[count].key = state->keys[fd];
+            events[count++].events = happened;
+        }
+    }
+    state->start = count == max && state->top ? (state->start + 1) % state->top : 0;
+    return count;
+}
+
+static const tornado_poller tornado__poller_select = {"select", tornado__select_open, tornado__select_close,
+                                                      tornado__select_add, tornado__select_modify,
+                                                      tornado__select_remove, tornado__select_wait};
+
+static const tornado_poller *const tornado__pollers[] = {
+#ifdef __linux__
+    &tornado__poller_epoll,
+#endif
+    &tornado__poller_poll,
+    &tornado__poller_select,
+};
+
+/* ---- the loop ---- */
+
+typedef struct tornado__task {
+    struct tornado__task *next; /* in the loop's queue; a task is in it once at most */
+    /* Does the work. When the loop is closed it only lets go of what it holds. */
+    void (*run)(struct tornado__task *task, tornado_ioloop *loop);
+} tornado__task;
+
+/* First in, first out. `last` is only meaningful while there is a first. */
+typedef struct tornado__queue {
+    tornado__task *first, *last;
+} tornado__queue;
+
+static TORNADO__INLINE void tornado__queue_push(tornado__queue *queue, tornado__task *task)
+{
+    task->next = NULL;
+    if (queue->first)
+        queue->last->next = task;
+    else
+        queue->first = task;
+    queue->last = task;
+}
+
+static TORNADO__INLINE tornado__task *tornado__queue_pop(tornado__queue *queue)
+{
+    tornado__task *task = queue->first;
+    if (task)
+        queue->first = task->next;
+    return task;
+}
+
+typedef struct tornado__timer {
+    int64_t when; /* nanoseconds; may be later than the key in the heap */
+    void (*fire)(struct tornado__timer *timer, tornado_ioloop *loop);
+    uint32_t place; /* in the heap, plus one; 0: not set */
+} tornado__timer;
+
+typedef struct tornado__heap_entry {
+    int64_t when;
+    uint64_t order;
+    tornado__timer *timer;
+} tornado__heap_entry;
+
+typedef struct tornado__user_timer {
+    tornado__timer timer;
+    uint32_t generation, index;
+    tornado_callback callback;
+    void *arg;
+    struct tornado__user_timer *next_free;
+} tornado__user_timer;
+
+#define TORNADO__TIMERS_PER_CHUNK 64u
+
+typedef struct tornado__callback {
+    tornado__task task;
+    tornado_callback callback;
+    void *arg;
+} tornado__callback;
+
+typedef struct tornado__fd_slot {
+    tornado_fd_handler handler; /* NULL: free */
+    void *arg;
+    uint32_t generation;
+    unsigned events;
+} tornado__fd_slot;
+
+typedef struct tornado__signal_slot {
+    atomic_int state; /* 0 free, 1 being written, 2 in use for good */
+    tornado_callback callback;
+    void *arg;
+    atomic_int count;
+} tornado__signal_slot;
+
+/* Something that has to end before the loop may: a server. */
+typedef struct tornado__service {
+    tornado__link link;
+    void (*stop)(struct tornado__service *service);    /* accept nothing more, close what is idle */
+    size_t (*busy)(const struct tornado__service *service); /* how much still runs */
+} tornado__service;
+
+/* What an upper section keeps on a loop, and how it goes. */
+typedef struct tornado__attachment {
+    struct tornado__attachment *next;
+    void (*free)(struct tornado__attachment *attachment);
+} tornado__attachment;
+
+enum { TORNADO__EVENTS_PER_WAIT = 256, TORNADO__SIGNAL_SLOTS = 64, TORNADO__SCRATCH_SIZE = 65536 };
+
+struct tornado_ioloop {
+    int64_t now; /* the clock as of the last wait */
+    tornado__queue tasks, batch; /* batch: those that the turn under way took from tasks */
+    tornado__queue before_wait;
+    const tornado_poller *poller;
+    void *poller_state;
+    tornado__fd_slot *fds;
+    int fds_capacity;
+    bool running, stopping, closed;
+    int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
+    tornado__heap_entry *heap;
+    int heap_count, heap_capacity;
+    uint64_t timer_order;
+    tornado__user_timer **timer_chunks;
+    int timer_chunks_count, timer_chunks_capacity;
+    tornado__user_timer *free_timers;
+    tornado__pool blocks, chunks; /* requests' arenas; outgoing data */
+    char *scratch;                /* where streams receive to */
+    tornado__callback *free_callbacks;
+    unsigned free_callbacks_count;
+    tornado__execution execution; /* of what runs on the loop's own stack */
+    tornado__boundary boundary;
+    tornado__link services;
+    tornado__attachment *attachments;
+    size_t stack_size;
+    int max_coroutines;
+    struct tornado__stacks *stacks; /* the coroutine section's */
+    size_t (*coroutines_alive)(const tornado_ioloop *loop);
+    void (*cancel_coroutines)(tornado_ioloop *loop);
+    tornado__timer shutdown_timer;
+    const void *owner; /* the address of its thread's own variables */
+    int wake[2];
+    atomic_int references;
+    atomic_int is_closed; /* `closed`, for other threads */
+    _Atomic(tornado__callback *) remote; /* newest first */
+    tornado__signal_slot signals[TORNADO__SIGNAL_SLOTS];
+    atomic_int signalled;
+    tornado_poller_event events[TORNADO__EVENTS_PER_WAIT];
+};
+
+static _Thread_local tornado_ioloop *tornado__current_loop;
+
+static struct {
+    _Atomic(const tornado_poller *) poller; /* tornado_ioloop_configure's */
+    _Atomic(tornado_ioloop *) shutdown_loop;
+    double shutdown_grace;
+} tornado__ioloop_process;
+
+static const tornado_poller *tornado__poller_named(const char *name)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__pollers); i++)
+        if (strcmp(tornado__pollers[i]->name, name) == 0)
+            return tornado__pollers[i];
+    tornado__fail(TORNADO_ERR_INVALID, 0, "there is no poller \"%.40s\" here", name);
+    return NULL;
+}
+
+TORNADO_API bool tornado_ioloop_configure(const char *poller)
+{
+    const tornado_poller *found = tornado__poller_named(poller);
+    if (found)
+        atomic_store(&tornado__ioloop_process.poller, found);
+    return found != NULL;
+}
+
+/* ---- tasks ---- */
+
+static TORNADO__INLINE void tornado__ioloop_schedule(tornado_ioloop *loop, tornado__task *task)
+{
+    tornado__queue_push(&loop->tasks, task);
+}
+
+/* The same for what has to happen before the loop waits: answers leave then. */
+static TORNADO__INLINE void tornado__ioloop_before_wait(tornado_ioloop *loop, tornado__task *task)
+{
+    tornado__queue_push(&loop->before_wait, task);
+}
+
+/* Ends the scope that callbacks on the loop's stack share, when one of them used it. */
+static TORNADO__INLINE void tornado__ioloop_settle(tornado_ioloop *loop)
+{
+    tornado__scope_end(&loop->execution, &loop->boundary.scope);
+}
+
+static void tornado__callback_run(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__callback *node = TORNADO__CONTAINER(task, tornado__callback, task);
+    tornado_callback callback = node->callback;
+    void *arg = node->arg;
+    if (loop->closed || loop->free_callbacks_count >= 1024) {
+        TORNADO_FREE(node);
+    } else {
+        node->task.next = loop->free_callbacks ? &loop->free_callbacks->task : NULL;
+        loop->free_callbacks = node;
+        loop->free_callbacks_count++;
+    }
+    if (!loop->closed)
+        callback(arg);
+}
+
+static void tornado__ioloop_wake(tornado_ioloop *loop)
+{
+    int saved = errno;
+    ssize_t ignored = write(loop->wake[1], "", 1); /* a full pipe wakes as well */
+    (void)ignored;
+    errno = saved;
+}
+
+static tornado__callback *tornado__callback_new(tornado_ioloop *loop, tornado_callback callback, void *arg)
+{
+    tornado__callback *node = loop ? loop->free_callbacks : NULL;
+    if (node) {
+        loop->free_callbacks =
+            node->task.next ? TORNADO__CONTAINER(node->task.next, tornado__callback, task) : NULL;
+        loop->free_callbacks_count--;
+    } else {
+        node = TORNADO_MALLOC(sizeof *node);
+        if (!node) {
+            tornado__nomem();
+            return NULL;
+        }
+    }
+    node->task.run = tornado__callback_run;
+    node->callback = callback;
+    node->arg = arg;
+    return node;
+}
+
+TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callback callback, void *arg)
+{
+    bool own = loop->owner == &tornado__thread;
+    if (atomic_load_explicit(&loop->is_closed, memory_order_acquire))
+        return false;
+    tornado__callback *node = tornado__callback_new(own ? loop : NULL, callback, arg);
+    if (!node)
+        return false;
+    if (own) {
+        tornado__ioloop_schedule(loop, &node->task);
+        return true;
+    }
+    tornado__callback *head = atomic_load_explicit(&loop->remote, memory_order_relaxed);
+    do
+        node->task.next = head ? &head->task : NULL;
+    while (!atomic_compare_exchange_weak(&loop->remote, &head, node));
+    if (!head) /* whoever found the list empty wakes the loop, for all who come until it looks */
+        tornado__ioloop_wake(loop);
+    return true;
+}
+
+TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback, void *arg)
+{
+    for (int i = 0; i < TORNADO__SIGNAL_SLOTS; i++) {
+        tornado__signal_slot *slot = &loop->signals[i];
+        int free_state = 0;
+        if (atomic_compare_exchange_strong(&slot->state, &free_state, 1)) {
+            slot->callback = callback;
+            slot->arg = arg;
+            atomic_store(&slot->state, 2);
+        } else if (free_state != 2 || slot->callback != callback || slot->arg != arg) {
+            continue;
+        }
+        atomic_fetch_add(&slot->count, 1);
+        if (atomic_exchange(&loop->signalled, 1) == 0)
+            tornado__ioloop_wake(loop);
+        return true;
+    }
+    return false;
+}
+
+/* Queues what other threads and signal handlers have added. */
+static void tornado__ioloop_collect(int fd, unsigned events, void *arg)
+{
+    tornado_ioloop *loop = arg;
+    char drain[64];
+    (void)events;
+    while (read(fd, drain, sizeof drain) == (ssize_t)sizeof drain) {
+    }
+    tornado__callback *node = atomic_exchange(&loop->remote, NULL);
+    tornado__task *oldest = NULL;
+    for (tornado__task *task = node ? &node->task : NULL, *next; task; task = next) {
+        next = task->next;
+        task->next = oldest;
+        oldest = task;
+    }
+    for (tornado__task *task = oldest, *next; task; task = next) {
+        next = task->next;
+        tornado__ioloop_schedule(loop, task);
+    }
+    if (!atomic_exchange(&loop->signalled, 0))
+        return;
+    for (int i = 0; i < TORNADO__SIGNAL_SLOTS && atomic_load(&loop->signals[i].state) == 2; i++) {
+        tornado__signal_slot *slot = &loop->signals[i];
+        for (int count = atomic_exchange(&slot->count, 0); count > 0; count--) {
+            tornado__callback *pending = tornado__callback_new(loop, slot->callback, slot->arg);
+            if (!pending) { /* keep the rest for the next turn */
+                atomic_fetch_add(&slot->count, count);
+                atomic_store(&loop->signalled, 1);
+                tornado__ioloop_wake(loop);
+                return;
+            }
+            tornado__ioloop_schedule(loop, &pending->task);
+        }
+    }
+}
+
+/* ---- timers: a heap of four children a node, which is flatter and kinder to the cache than two ---- */
+
+static TORNADO__INLINE bool tornado__heap_less(const tornado__heap_entry *a, const tornado__heap_entry *b)
+{
+    return a->when != b->when ? a->when < b->when : a->order < b->order;
+}
+
+static TORNADO__INLINE void tornado__heap_put(tornado_ioloop *loop, int at, tornado__heap_entry entry)
+{
+    loop->heap[at] = entry;
+    entry.timer->place = (uint32_t)at + 1;
+}
+
+static void tornado__heap_up(tornado_ioloop *loop, int at, tornado__heap_entry entry)
+{
+    while (at > 0) {
+        int parent = (at - 1) / 4;
+        if (!tornado__heap_less(&entry, &loop->heap[parent]))
+            break;
+        tornado__heap_put(loop, at, loop->heap[parent]);
+        at = parent;
+    }
+    tornado__heap_put(loop, at, entry);
+}
+
+static void tornado__heap_down(tornado_ioloop *loop, int at, tornado__heap_entry entry)
+{
+    for (;;) {
+        int first = at * 4 + 1, least = first;
+        if (first >= loop->heap_count)
+            break;
+        for (int child = first + 1; child < first + 4 && child < loop->heap_count; child++)
+            if (tornado__heap_less(&loop->heap[child], &loop->heap[least]))
+                least = child;
+        if (!tornado__heap_less(&loop->heap[least], &entry))
+            break;
+        tornado__heap_put(loop, at, loop->heap[least]);
+        at = least;
+    }
+    tornado__heap_put(loop, at, entry);
+}
+
+static void tornado__timer_clear(tornado_ioloop *loop, tornado__timer *timer)
+{
+    if (!timer->place)
+        return;
+    int at = (int)timer->place - 1;
+    timer->place = 0;
+    tornado__heap_entry last = loop->heap[--loop->heap_count];
+    if (last.timer == timer)
+        return;
+    if (at > 0 && tornado__heap_less(&last, &loop->heap[(at - 1) / 4]))
+        tornado__heap_up(loop, at, last);
+    else
+        tornado__heap_down(loop, at, last);
+}
+
+static TORNADO__NOINLINE bool tornado__timer_place(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
+{
+    tornado__heap_entry entry = {when, ++loop->timer_order, timer};
+    timer->when = when;
+    if (timer->place) {
+        if (when < loop->heap[timer->place - 1].when)
+            tornado__heap_up(loop, (int)timer->place - 1, entry);
+        return true;
+    }
+    void *heap = loop->heap;
+    if (!tornado__grow(&heap, &loop->heap_capacity, loop->heap_count + 1, sizeof *loop->heap))
+        return false;
+    loop->heap = heap;
+    tornado__heap_up(loop, loop->heap_count++, entry);
+    return true;
+}
+
+/* Sets a timer to go off at `when`, or moves it there. Can fail only for one that is not set. One that moves to a later time stays
+   where it is, until its key comes up. */
+static TORNADO__INLINE bool tornado__timer_set(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
+{
+    if (TORNADO__LIKELY(timer->place && when >= timer->when)) {
+        timer->when = when;
+        return true;
+    }
+    return tornado__timer_place(loop, timer, when);
+}
+
+/* Runs the timers that are due, but none that was set meanwhile. */
+static void tornado__ioloop_run_timers(tornado_ioloop *loop)
+{
+    uint64_t until = loop->timer_order;
+    while (loop->heap_count && loop->heap[0].when <= loop->now && loop->heap[0].order <= until) {
+        tornado__heap_entry entry = loop->heap[0];
+        if (entry.timer->when > entry.when) {
+            entry.when = entry.timer->when;
+            entry.order = ++loop->timer_order;
+            until++;
+            tornado__heap_down(loop, 0, entry);
+            continue;
+        }
+        tornado__timer_clear(loop, entry.timer);
+        entry.timer->fire(entry.timer, loop);
+        tornado__ioloop_settle(loop);
+    }
+}
+
+static void tornado__user_timer_free(tornado_ioloop *loop, tornado__user_timer *timer)
+{
+    timer->generation++;
+    timer->next_free = loop->free_timers;
+    loop->free_timers = timer;
+}
+
+static void tornado__user_timer_fire(tornado__timer *base, tornado_ioloop *loop)
+{
+    tornado__user_timer *timer = TORNADO__CONTAINER(base, tornado__user_timer, timer);
+    tornado_callback callback = timer->callback;
+    void *arg = timer->arg;
+    tornado__user_timer_free(loop, timer);
+    callback(arg);
+}
+
+static bool tornado__user_timers_grow(tornado_ioloop *loop)
+{
+    void *chunks = loop->timer_chunks;
+    if (!tornado__grow(&chunks, &loop->timer_chunks_capacity, loop->timer_chunks_count + 1, sizeof(void *)))
+        return false;
+    loop->timer_chunks = chunks;
+    tornado__user_timer *chunk = TORNADO_MALLOC(TORNADO__TIMERS_PER_CHUNK * sizeof *chunk);
+    if (!chunk)
+        return tornado__nomem();
+    memset(chunk, 0, TORNADO__TIMERS_PER_CHUNK * sizeof *chunk);
+    uint32_t base = (uint32_t)loop->timer_chunks_count * TORNADO__TIMERS_PER_CHUNK;
+    loop->timer_chunks[loop->timer_chunks_count++] = chunk;
+    for (uint32_t i = TORNADO__TIMERS_PER_CHUNK; i-- > 0;) {
+        chunk[i].index = base + i;
+        chunk[i].generation = 1;
+        chunk[i].timer.fire = tornado__user_timer_fire;
+        chunk[i].next_free = loop->free_timers;
+        loop->free_timers = &chunk[i];
+    }
+    return true;
+}
+
+static tornado_timeout tornado__ioloop_set_timeout(tornado_ioloop *loop, int64_t when, tornado_callback callback,
+                                                   void *arg)
+{
+    if (loop->closed)
+        return 0;
+    if (!loop->free_timers && !tornado__user_timers_grow(loop))
+        return 0;
+    tornado__user_timer *timer = loop->free_timers;
+    if (!tornado__timer_set(loop, &timer->timer, when))
+        return 0;
+    loop->free_timers = timer->next_free;
+    timer->callback = callback;
+    timer->arg = arg;
+    return (uint64_t)timer->generation << 32 | timer->index;
+}
+
+static int64_t tornado__add_ns(int64_t a, int64_t b)
+{
+    if (b > 0 && a > INT64_MAX - b)
+        return INT64_MAX;
+    if (b < 0 && a < INT64_MIN - b)
+        return INT64_MIN;
+    return a + b;
+}
+
+TORNADO_API tornado_timeout tornado_ioloop_call_later(tornado_ioloop *loop, double delay, tornado_callback callback,
+                                                      void *arg)
+{
+    int64_t ns;
+    if (!tornado__seconds_to_ns(delay, &ns))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_call_later: the delay is not a number");
+    return tornado__ioloop_set_timeout(loop, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0), callback, arg);
+}
+
+TORNADO_API tornado_timeout tornado_ioloop_call_at(tornado_ioloop *loop, double when, tornado_callback callback,
+                                                   void *arg)
+{
+    int64_t ns;
+    if (!tornado__seconds_to_ns(when, &ns))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_call_at: the time is not a number");
+    return tornado__ioloop_set_timeout(loop, ns, callback, arg);
+}
+
+TORNADO_API bool tornado_ioloop_remove_timeout(tornado_ioloop *loop, tornado_timeout timeout)
+{
+    uint32_t index = (uint32_t)timeout, generation = (uint32_t)(timeout >> 32);
+    if (!generation || index / TORNADO__TIMERS_PER_CHUNK >= (uint32_t)loop->timer_chunks_count)
+        return false;
+    tornado__user_timer *timer =
+        &loop->timer_chunks[index / TORNADO__TIMERS_PER_CHUNK][index % TORNADO__TIMERS_PER_CHUNK];
+    if (timer->generation != generation)
+        return false;
+    tornado__timer_clear(loop, &timer->timer);
+    tornado__user_timer_free(loop, timer);
+    return true;
+}
+
+/* ---- descriptors ---- */
+
+static uint64_t tornado__fd_key(const tornado_ioloop *loop, int fd)
+{
+    return (uint64_t)loop->fds[fd].generation << 32 | (uint32_t)fd;
+}
+
+TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornado_fd_handler handler, void *arg,
+                                            unsigned events)
+{
+    void *fds = loop->fds;
+    if (fd < 0 || fd == INT_MAX || !handler)
+        return tornado__fail(TORNADO_ERR_INVALID, EBADF, "tornado_ioloop_add_handler: not a file descriptor: %d", fd);
+    if (loop->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_add_handler: the loop is closed");
+    if (!tornado__grow(&fds, &loop->fds_capacity, fd + 1, sizeof *loop->fds))
+        return false;
+    loop->fds = fds;
+    tornado__fd_slot *slot = &loop->fds[fd];
+    if (slot->handler)
+        return tornado__fail(TORNADO_ERR_STATE, EEXIST, "tornado_ioloop_add_handler: fd %d has a handler already", fd);
+    slot->generation++;
+    int error = loop->poller->add(loop->poller_state, fd, events | TORNADO_IOLOOP_ERROR, tornado__fd_key(loop, fd));
+    if (error)
+        return tornado__fail(error == ENOMEM ? TORNADO_ERR_NOMEM : TORNADO_ERR_SYSTEM, error,
+                             "tornado_ioloop_add_handler: fd %d: %s", fd, strerror(error));
+    slot->handler = handler;
+    slot->arg = arg;
+    slot->events = events;
+    return true;
+}
+
+static bool tornado__fd_registered(const tornado_ioloop *loop, int fd, const char *what)
+{
+    if (fd >= 0 && fd < loop->fds_capacity && loop->fds[fd].handler)
+        return true;
+    return tornado__fail(TORNADO_ERR_STATE, ENOENT, "%s: fd %d has no handler", what, fd);
+}
+
+TORNADO_API bool tornado_ioloop_update_handler(tornado_ioloop *loop, int fd, unsigned events)
+{
+    if (!tornado__fd_registered(loop, fd, "tornado_ioloop_update_handler"))
+        return false;
+    if (loop->fds[fd].events == events)
+        return true;
+    int error = loop->poller->modify(loop->poller_state, fd, events | TORNADO_IOLOOP_ERROR, tornado__fd_key(loop, fd));
+    if (error)
+        return tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_ioloop_update_handler: fd %d: %s", fd, strerror(error));
+    loop->fds[fd].events = events;
+    return true;
+}
+
+TORNADO_API bool tornado_ioloop_remove_handler(tornado_ioloop *loop, int fd)
+{
+    if (!tornado__fd_registered(loop, fd, "tornado_ioloop_remove_handler")) {
+        tornado_gen_log(TORNADO_LOG_DEBUG, "%s", tornado_last_error()->message);
+        return false;
+    }
+    int error = loop->poller->remove(loop->poller_state, fd);
+    if (error)
+        tornado_gen_log(TORNADO_LOG_DEBUG, "tornado_ioloop_remove_handler: fd %d: %s", fd, strerror(error));
+    loop->fds[fd].handler = NULL;
+    loop->fds[fd].generation++;
+    return true;
+}
+
+static void tornado__ioloop_run_events(tornado_ioloop *loop, int count)
+{
+    for (int i = 0; i < count; i++) {
+        uint32_t fd = (uint32_t)loop->events[i].key;
+        tornado__fd_slot *slot = &loop->fds[fd];
+        if (TORNADO__UNLIKELY(slot->generation != (uint32_t)(loop->events[i].key >> 32) || !slot->handler))
+            continue;
+        slot->handler((int)fd, loop->events[i].events, slot->arg);
+        tornado__ioloop_settle(loop);
+    }
+}
+
+/* ---- turns ---- */
+
+/* How long the loop may wait. The clock is read only when a timer is near: for one that is farther than a second, half of
+   what the last reading says is early enough. */
+static int64_t tornado__ioloop_patience(tornado_ioloop *loop)
+{
+    if (loop->tasks.first || loop->stopping)
+        return 0;
+    if (!loop->heap_count)
+        return -1;
+    int64_t left = tornado__add_ns(loop->heap[0].when, -loop->now);
+    if (left > 1000000000)
+        return left / 2;
+    left = tornado__add_ns(loop->heap[0].when, -tornado__now_ns());
+    return left > 0 ? left : 0;
+}
+
+static void tornado__ioloop_check_shutdown(tornado_ioloop *loop);
+
+static void tornado__ioloop_run_queue(tornado_ioloop *loop, tornado__queue *queue)
+{
+    for (tornado__task *task; (task = tornado__queue_pop(queue)) != NULL;) {
+        task->run(task, loop);
+        tornado__ioloop_settle(loop);
+    }
+}
+
+static void tornado__ioloop_turn(tornado_ioloop *loop)
+{
+    if (loop->tasks.first || loop->batch.first) {
+        if (!loop->batch.first) { /* else something raised in the middle of one */
+            loop->batch = loop->tasks;
+            loop->tasks.first = NULL;
+        }
+        tornado__ioloop_run_queue(loop, &loop->batch);
+        if (loop->heap_count)
+            loop->now = tornado__now_ns();
+    }
+    if (loop->heap_count && loop->heap[0].when <= loop->now)
+        tornado__ioloop_run_timers(loop);
+    tornado__ioloop_run_queue(loop, &loop->before_wait);
+    if (loop->shutdown_phase)
+        tornado__ioloop_check_shutdown(loop);
+    int count = loop->poller->wait(loop->poller_state, loop->events, TORNADO__EVENTS_PER_WAIT,
+                                   tornado__ioloop_patience(loop));
+    loop->now = tornado__now_ns();
+    if (count < 0) {
+        tornado_gen_log(TORNADO_LOG_CRITICAL, "the poller %s failed: %s", loop->poller->name, strerror(errno));
+        loop->stopping = true;
+    } else {
+        tornado__ioloop_run_events(loop, count);
+    }
+    tornado__ioloop_run_queue(loop, &loop->before_wait);
+}
+
+static void tornado__ioloop_turns(void *arg)
+{
+    tornado_ioloop *loop = arg;
+    while (!loop->stopping)
+        tornado__ioloop_turn(loop);
+}
+
+TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
+{
+    if (loop->running || loop->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_start: the loop is %s",
+                             loop->closed ? "closed" : "running already");
+    tornado_ioloop *outer_loop = tornado__current_loop;
+    tornado__execution *outer = tornado__thread.running;
+    tornado_ioloop_retain(loop);
+    tornado_ioloop_make_current(loop);
+    tornado__thread.running = &loop->execution;
+    loop->owner = &tornado__thread;
+    loop->running = true;
+    loop->now = tornado__now_ns();
+    while (tornado__protect(&loop->execution, &loop->boundary, tornado__ioloop_turns, loop))
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, &loop->execution.raised, "Exception in callback");
+    loop->execution.scope = NULL;
+    loop->running = loop->stopping = false;
+    tornado__thread.running = outer;
+    if (outer_loop && outer_loop != loop)
+        tornado_ioloop_make_current(outer_loop);
+    tornado_ioloop_release(loop);
+    return true;
+}
+
+TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop)
+{
+    loop->stopping = true;
+}
+
+/* ---- life ---- */
+
+TORNADO_API tornado_ioloop *tornado_ioloop_retain(tornado_ioloop *loop)
+{
+    atomic_fetch_add(&loop->references, 1);
+    return loop;
+}
+
+TORNADO_API void tornado_ioloop_release(tornado_ioloop *loop)
+{
+    if (atomic_fetch_sub(&loop->references, 1) == 1)
+        TORNADO_FREE(loop);
+}
+
+TORNADO_API void tornado_ioloop_clear_current(void)
+{
+    tornado_ioloop *loop = tornado__current_loop;
+    tornado__current_loop = NULL;
+    if (loop)
+        tornado_ioloop_release(loop);
+}
+
+TORNADO_API void tornado_ioloop_make_current(tornado_ioloop *loop)
+{
+    if (loop == tornado__current_loop)
+        return;
+    if (loop)
+        tornado_ioloop_retain(loop);
+    tornado_ioloop_clear_current();
+    tornado__current_loop = loop;
+}
+
+static bool tornado__set_flags(int fd)
+{
+    int status = fcntl(fd, F_GETFL), descriptor = fcntl(fd, F_GETFD);
+    return status >= 0 && descriptor >= 0 && fcntl(fd, F_SETFL, status | O_NONBLOCK) == 0 &&
+           fcntl(fd, F_SETFD, descriptor | FD_CLOEXEC) == 0;
+}
+
+static bool tornado__ioloop_open(tornado_ioloop *loop)
+{
+    loop->poller_state = loop->poller->open();
+    if (!loop->poller_state)
+        return tornado__fail(errno == ENOMEM ? TORNADO_ERR_NOMEM : TORNADO_ERR_SYSTEM, errno,
+                             "tornado_ioloop_new: the poller %s: %s", loop->poller->name, strerror(errno));
+    if (pipe(loop->wake) != 0) {
+        loop->wake[0] = loop->wake[1] = -1;
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_new: pipe: %s", strerror(errno));
+    }
+    if (!tornado__set_flags(loop->wake[0]) || !tornado__set_flags(loop->wake[1]))
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_new: fcntl: %s", strerror(errno));
+    return tornado_ioloop_add_handler(loop, loop->wake[0], tornado__ioloop_collect, loop, TORNADO_IOLOOP_READ);
+}
+
+static void tornado__ioloop_free_resources(tornado_ioloop *loop)
+{
+    loop->closed = true;
+    atomic_store(&loop->is_closed, 1);
+    for (tornado__callback *node = atomic_exchange(&loop->remote, NULL); node;) {
+        tornado__task *next = node->task.next;
+        TORNADO_FREE(node);
+        node = next ? TORNADO__CONTAINER(next, tornado__callback, task) : NULL;
+    }
+    tornado__ioloop_run_queue(loop, &loop->batch); /* closed: each only lets go of what it holds */
+    tornado__ioloop_run_queue(loop, &loop->tasks);
+    tornado__ioloop_run_queue(loop, &loop->before_wait);
+    while (loop->attachments) {
+        tornado__attachment *attachment = loop->attachments;
+        loop->attachments = attachment->next;
+        attachment->free(attachment);
+    }
+    while (loop->free_callbacks) {
+        tornado__callback *node = loop->free_callbacks;
+        loop->free_callbacks =
+            node->task.next ? TORNADO__CONTAINER(node->task.next, tornado__callback, task) : NULL;
+        TORNADO_FREE(node);
+    }
+    for (int i = 0; i < loop->heap_count; i++)
+        loop->heap[i].timer->place = 0; /* what outlives the loop may still clear its timer */
+    for (int i = 0; i < loop->timer_chunks_count; i++)
+        TORNADO_FREE(loop->timer_chunks[i]);
+    loop->timer_chunks_count = loop->heap_count = 0;
+    TORNADO_FREE(loop->timer_chunks);
+    TORNADO_FREE(loop->heap);
+    loop->heap = NULL;
+    loop->heap_capacity = 0;
+    TORNADO_FREE(loop->fds);
+    TORNADO_FREE(loop->scratch);
+    loop->fds = NULL;
+    loop->fds_capacity = 0;
+    loop->scratch = NULL;
+    tornado__pool_clear(&loop->blocks);
+    tornado__pool_clear(&loop->chunks);
+    loop->blocks.limit = loop->chunks.limit = 0; /* what comes back late is freed */
+    if (loop->wake[0] >= 0)
+        close(loop->wake[0]);
+    if (loop->wake[1] >= 0)
+        close(loop->wake[1]);
+    if (loop->poller_state)
+        loop->poller->close(loop->poller_state);
+}
+
+TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *options)
+{
+    static const tornado_ioloop_options defaults;
+    const tornado_ioloop_options *o = options ? options : &defaults;
+    const tornado_poller *poller = o->custom ? o->custom : NULL;
+    if (!poller && o->poller)
+        poller = tornado__poller_named(o->poller);
+    else if (!poller && !(poller = atomic_load(&tornado__ioloop_process.poller)))
+        poller = tornado__poller_named(TORNADO_POLLER);
+    if (!poller)
+        return NULL;
+    tornado_ioloop *loop = TORNADO_MALLOC(sizeof *loop);
+    if (!loop) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(loop, 0, sizeof *loop);
+    loop->poller = poller;
+    loop->blocks.block_size = TORNADO__BLOCK_SIZE;
+    loop->blocks.limit = 256;
+    loop->chunks.block_size = 16384 - 16;
+    loop->chunks.limit = 64;
+    loop->wake[0] = loop->wake[1] = -1;
+    loop->owner = &tornado__thread;
+    loop->now = tornado__now_ns();
+    atomic_init(&loop->references, 1);
+    tornado__link_init(&loop->services);
+    if (!tornado__ioloop_open(loop)) {
+        tornado__ioloop_free_resources(loop);
+        TORNADO_FREE(loop);
+        return NULL;
+    }
+    loop->stack_size = o->stack_size ? o->stack_size : TORNADO_STACK_SIZE;
+    loop->max_coroutines = o->max_coroutines > 0 ? o->max_coroutines : TORNADO_MAX_COROUTINES;
+    if (!tornado__current_loop || tornado__current_loop->closed)
+        tornado_ioloop_make_current(loop);
+    return loop;
+}
+
+TORNADO_API tornado_ioloop *tornado_ioloop_current(void)
+{
+    if (TORNADO__UNLIKELY(!tornado__current_loop || tornado__current_loop->closed))
+        return tornado_ioloop_new(NULL);
+    return tornado__current_loop;
+}
+
+TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
+{
+    if (loop->running)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_close: the loop is running; stop it first");
+    if (loop->closed)
+        return true;
+    tornado_ioloop *expected = loop;
+    atomic_compare_exchange_strong(&tornado__ioloop_process.shutdown_loop, &expected, NULL);
+    for (int fd = 0; all_fds && fd < loop->fds_capacity; fd++)
+        if (loop->fds[fd].handler && fd != loop->wake[0]) {
+            tornado_ioloop_remove_handler(loop, fd);
+            close(fd);
+        }
+    tornado__ioloop_free_resources(loop);
+    tornado_ioloop_release(loop);
+    return true;
+}
+
+TORNADO_API const char *tornado_ioloop_poller(const tornado_ioloop *loop)
+{
+    return loop->poller->name;
+}
+
+TORNADO_API double tornado_ioloop_time(const tornado_ioloop *loop)
+{
+    (void)loop;
+    return tornado_monotonic();
+}
+
+/* ---- periodic callbacks ---- */
+
+struct tornado_periodic_callback {
+    tornado_ioloop *loop; /* held while it runs */
+    tornado_timeout timeout;
+    tornado_callback callback;
+    void *arg;
+    int64_t interval, next; /* ns */
+    double jitter;
+    bool calling, freed;
+};
+
+TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new(tornado_callback callback, void *arg,
+                                                                     double callback_time, double jitter)
+{
+    int64_t interval;
+    if (!tornado__seconds_to_ns(callback_time / 1000, &interval) || interval <= 0 || !(jitter >= 0 && jitter <= 1)) {
+        tornado__fail(TORNADO_ERR_INVALID, 0,
+                      "tornado_periodic_callback_new: callback_time must be positive, jitter from 0 to 1");
+        return NULL;
+    }
+    tornado_periodic_callback *periodic = TORNADO_MALLOC(sizeof *periodic);
+    if (!periodic) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(periodic, 0, sizeof *periodic);
+    periodic->callback = callback;
+    periodic->arg = arg;
+    periodic->interval = interval;
+    periodic->jitter = jitter;
+    return periodic;
+}
+
+static void tornado__periodic_run(void *arg);
+
+/* The next slot after `now`: missed ones are skipped, and without jitter the phase is kept. */
+static bool tornado__periodic_schedule(tornado_periodic_callback *periodic, int64_t now)
+{
+    int64_t interval = periodic->interval;
+    if (periodic->jitter > 0) {
+        uint32_t random = 0;
+        tornado_random_bytes(&random, sizeof random);
+        interval += (int64_t)((double)interval * periodic->jitter * ((double)random / 4294967296.0 - 0.5));
+    }
+    if (periodic->next <= now)
+        periodic->next = tornado__add_ns(periodic->next, ((now - periodic->next) / interval + 1) * interval);
+    periodic->timeout =
+        tornado__ioloop_set_timeout(periodic->loop, periodic->next, tornado__periodic_run, periodic);
+    return periodic->timeout != 0;
+}
+
+static void tornado__periodic_call(void *arg)
+{
+    tornado_periodic_callback *periodic = arg;
+    periodic->callback(periodic->arg);
+}
+
+static void tornado__periodic_run(void *arg)
+{
+    tornado_periodic_callback *periodic = arg;
+    periodic->timeout = 0;
+    periodic->calling = true;
+    const tornado_error *error = tornado_try(tornado__periodic_call, periodic);
+    periodic->calling = false;
+    if (error)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Exception in periodic callback");
+    if (periodic->freed)
+        TORNADO_FREE(periodic);
+    else if (periodic->loop && !periodic->timeout && !tornado__periodic_schedule(periodic, tornado__now_ns()))
+        tornado_gen_log(TORNADO_LOG_ERROR, "a periodic callback ends: %s", tornado_last_error()->message);
+}
+
+TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *periodic)
+{
+    if (periodic->loop)
+        return true;
+    tornado_ioloop *loop = tornado_ioloop_current();
+    if (!loop)
+        return false;
+    periodic->loop = tornado_ioloop_retain(loop);
+    periodic->next = tornado__now_ns();
+    if (tornado__periodic_schedule(periodic, periodic->next))
+        return true;
+    tornado_periodic_callback_stop(periodic);
+    return false;
+}
+
+TORNADO_API void tornado_periodic_callback_stop(tornado_periodic_callback *periodic)
+{
+    if (!periodic->loop)
+        return;
+    tornado_ioloop_remove_timeout(periodic->loop, periodic->timeout);
+    tornado_ioloop_release(periodic->loop);
+    periodic->loop = NULL;
+    periodic->timeout = 0;
+}
+
+TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_callback *periodic)
+{
+    return periodic->loop != NULL;
+}
+
+TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *periodic)
+{
+    if (!periodic)
+        return;
+    tornado_periodic_callback_stop(periodic);
+    if (periodic->calling)
+        periodic->freed = true;
+    else
+        TORNADO_FREE(periodic);
+}
+
+/* ---- orderly end ---- */
+
+static size_t tornado__ioloop_busy(const tornado_ioloop *loop)
+{
+    size_t busy = 0;
+    for (tornado__link *link = loop->services.next; link != &loop->services; link = link->next) {
+        tornado__service *service = TORNADO__CONTAINER(link, tornado__service, link);
+        busy += service->busy(service);
+    }
+    return busy;
+}
+
+static void tornado__shutdown_second_phase(tornado_ioloop *loop)
+{
+    loop->shutdown_phase = 2;
+    if (loop->cancel_coroutines)
+        loop->cancel_coroutines(loop);
+    if (!tornado__timer_set(loop, &loop->shutdown_timer, tornado__now_ns() + 1000000000))
+        loop->stopping = true;
+}
+
+static void tornado__shutdown_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)timer;
+    if (loop->shutdown_phase == 1) {
+        tornado_gen_log(TORNADO_LOG_WARNING, "shutdown: the time is up, cancelling what still runs");
+        tornado__shutdown_second_phase(loop);
+    } else {
+        loop->stopping = true;
+    }
+}
+
+static void tornado__ioloop_check_shutdown(tornado_ioloop *loop)
+{
+    if (loop->shutdown_phase == 1 && tornado__ioloop_busy(loop) == 0)
+        tornado__shutdown_second_phase(loop);
+    if (loop->shutdown_phase == 2 && (!loop->coroutines_alive || loop->coroutines_alive(loop) == 0))
+        loop->stopping = true;
+    if (loop->stopping)
+        tornado__timer_clear(loop, &loop->shutdown_timer);
+}
+
+TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace)
+{
+    int64_t ns = 0;
+    if (loop->shutdown_phase) {
+        loop->stopping = true;
+        return;
+    }
+    tornado__seconds_to_ns(grace, &ns);
+    loop->shutdown_phase = 1;
+    loop->shutdown_timer.fire = tornado__shutdown_late;
+    for (tornado__link *link = loop->services.next, *next; link != &loop->services; link = next) {
+        next = link->next;
+        tornado__service *service = TORNADO__CONTAINER(link, tornado__service, link);
+        service->stop(service);
+    }
+    if (!tornado__timer_set(loop, &loop->shutdown_timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0)))
+        loop->stopping = true;
+}
+
+static void tornado__shutdown_signalled(void *arg)
+{
+    tornado_ioloop *loop = arg;
+    tornado_gen_log(TORNADO_LOG_INFO, loop->shutdown_phase ? "stopping at once" : "shutting down");
+    tornado_ioloop_shutdown(loop, tornado__ioloop_process.shutdown_grace);
+}
+
+static void tornado__shutdown_handler(int number)
+{
+    tornado_ioloop *loop = atomic_load(&tornado__ioloop_process.shutdown_loop);
+    (void)number;
+    if (loop)
+        tornado_ioloop_add_callback_from_signal(loop, tornado__shutdown_signalled, loop);
+}
+
+TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double grace)
+{
+    struct sigaction action;
+    int64_t ns;
+    if (!tornado__seconds_to_ns(grace, &ns) || ns < 0)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_shutdown_on_signals: the time is not valid");
+    memset(&action, 0, sizeof action);
+    action.sa_handler = tornado__shutdown_handler;
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    tornado__ioloop_process.shutdown_grace = grace;
+    atomic_store(&tornado__ioloop_process.shutdown_loop, loop);
+    if (sigaction(SIGINT, &action, NULL) != 0 || sigaction(SIGTERM, &action, NULL) != 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_shutdown_on_signals: %s", strerror(errno));
+    return true;
+}
+
+/*============================================================================
+ * section: future (private)
+ * A counted result and those who wait for it.
+ *
+ * Waiters are intrusive; resolving schedules the task of each, in order. Sections above embed a future in a struct of
+ * their own by giving tornado__future_alloc a size and a finalizer. Two futures are immortal and never
+ * written to: the one that stands for "out of memory", and the one for what was done at once and has no result.
+ *============================================================================*/
+
+typedef struct tornado__waiter {
+    tornado__task task;
+    struct tornado__waiter *next;
+} tornado__waiter;
+
+enum { TORNADO__PENDING, TORNADO__SUCCEEDED, TORNADO__FAILED };
+enum { TORNADO__POINTER, TORNADO__INTEGER, TORNADO__BYTES };
+
+struct tornado_future {
+    unsigned references;
+    unsigned char state, kind;
+    bool immortal, observed, visited;
+    bool owns;       /* the result's memory goes with the future */
+    bool held_in_use;
+    tornado_ioloop *loop;
+    union {
+        void *pointer;
+        int64_t integer;
+        tornado_bytes bytes;
+    } value;
+    tornado_callback destroy;
+    const tornado_error *error; /* allocated, or one of the static ones */
+    tornado__waiter *waiters, *last_waiter;
+    tornado__held held;
+    tornado_arena *arena; /* a coroutine's, in which its result may be */
+    struct tornado__coroutine *coroutine;
+    void (*finalize)(struct tornado_future *future);
+};
+
+static const tornado_error tornado__error_nomem = {TORNADO_ERR_NOMEM, ENOMEM, 0, "out of memory"};
+static const tornado_error tornado__error_cancelled = {TORNADO_ERR_CANCELLED, ECANCELED, 0,
+                                                       "the coroutine was cancelled"};
+static tornado_future tornado__future_nomem = {
+    .state = TORNADO__FAILED, .immortal = true, .observed = true, .error = &tornado__error_nomem};
+
+static tornado_future tornado__future_done = {.state = TORNADO__SUCCEEDED, .immortal = true};
+
+/* A pending future at the start of `size` bytes, of which the rest is zero; NULL when memory is short. */
+static tornado_future *tornado__future_alloc(tornado_ioloop *loop, size_t size, void (*finalize)(tornado_future *))
+{
+    tornado_future *future = TORNADO_MALLOC(size);
+    if (!future) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(future, 0, size);
+    future->references = 1;
+    future->loop = loop;
+    future->finalize = finalize;
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_future_new(void)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_future *future = loop ? tornado__future_alloc(loop, sizeof *future, NULL) : NULL;
+    return future ? future : &tornado__future_nomem;
+}
+
+TORNADO_API tornado_future *tornado_future_retain(tornado_future *future)
+{
+    if (!future->immortal)
+        future->references++;
+    return future;
+}
+
+static void tornado__future_free(tornado_future *future)
+{
+    if (future->state == TORNADO__FAILED && !future->observed && future->error->code != TORNADO_ERR_CANCELLED)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, future->error, "Future exception was never retrieved");
+    if (future->finalize)
+        future->finalize(future);
+    if (future->destroy)
+        future->destroy(future->value.pointer);
+    tornado_arena_free(future->arena);
+    if (future->error && future->error != &tornado__error_nomem && future->error != &tornado__error_cancelled)
+        TORNADO_FREE((void *)(uintptr_t)future->error);
+    TORNADO_FREE(future);
+}
+
+TORNADO_API void tornado_future_release(tornado_future *future)
+{
+    if (future && !future->immortal && --future->references == 0)
+        tornado__future_free(future);
+}
+
+static void tornado__future_resolve(tornado_future *future, int state)
+{
+    future->state = (unsigned char)state;
+    for (tornado__waiter *waiter = future->waiters, *next; waiter; waiter = next) {
+        next = waiter->next;
+        tornado__ioloop_schedule(future->loop, &waiter->task);
+    }
+    future->waiters = NULL;
+}
+
+/* Whether a future may still be resolved. */
+static bool tornado__future_open(tornado_future *future)
+{
+    if (future->state == TORNADO__PENDING)
+        return true;
+    if (!future->immortal) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "a future was resolved twice");
+        tornado_app_log(TORNADO_LOG_ERROR, "%s", tornado_last_error()->message);
+    }
+    return false;
+}
+
+TORNADO_API bool tornado_future_set_result(tornado_future *future, void *result, tornado_callback destroy)
+{
+    if (!tornado__future_open(future)) {
+        if (destroy)
+            destroy(result);
+        return false;
+    }
+    future->value.pointer = result;
+    future->destroy = destroy;
+    future->owns = destroy != NULL;
+    tornado__future_resolve(future, TORNADO__SUCCEEDED);
+    return true;
+}
+
+TORNADO_API bool tornado_future_set_integer(tornado_future *future, int64_t result)
+{
+    if (!tornado__future_open(future))
+        return false;
+    future->kind = TORNADO__INTEGER;
+    future->value.integer = result;
+    tornado__future_resolve(future, TORNADO__SUCCEEDED);
+    return true;
+}
+
+TORNADO_API bool tornado_future_set_bytes(tornado_future *future, tornado_bytes result)
+{
+    if (!tornado__future_open(future))
+        return false;
+    future->kind = TORNADO__BYTES;
+    future->value.bytes = result;
+    tornado__future_resolve(future, TORNADO__SUCCEEDED);
+    return true;
+}
+
+TORNADO_API bool tornado_future_set_error(tornado_future *future, const tornado_error *error)
+{
+    if (!tornado__future_open(future))
+        return false;
+    tornado_error *copy = TORNADO_MALLOC(sizeof *copy);
+    if (copy)
+        *copy = *error;
+    future->error = copy                                   ? copy
+                    : error->code == TORNADO_ERR_CANCELLED ? &tornado__error_cancelled
+                                                           : &tornado__error_nomem;
+    tornado__future_resolve(future, TORNADO__FAILED);
+    return true;
+}
+
+TORNADO_API tornado_future *tornado_future_resolved(void *result)
+{
+    tornado_future *future = tornado_future_new();
+    if (!future->immortal)
+        tornado_future_set_result(future, result, NULL);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_future_failed(const tornado_error *error)
+{
+    tornado_error copy = *error; /* it may be the last error, which changes */
+    tornado_future *future = tornado_future_new();
+    if (!future->immortal)
+        tornado_future_set_error(future, &copy);
+    return future;
+}
+
+TORNADO_API bool tornado_future_done(const tornado_future *future)
+{
+    return future->state != TORNADO__PENDING;
+}
+
+static bool tornado__future_has(const tornado_future *future, int kind)
+{
+    return future->state == TORNADO__SUCCEEDED && future->kind == kind;
+}
+
+TORNADO_API void *tornado_future_result(const tornado_future *future)
+{
+    return tornado__future_has(future, TORNADO__POINTER) ? future->value.pointer : NULL;
+}
+
+TORNADO_API int64_t tornado_future_integer(const tornado_future *future)
+{
+    return tornado__future_has(future, TORNADO__INTEGER) ? future->value.integer : 0;
+}
+
+TORNADO_API tornado_bytes tornado_future_bytes(const tornado_future *future)
+{
+    tornado_bytes none = {NULL, 0};
+    return tornado__future_has(future, TORNADO__BYTES) ? future->value.bytes : none;
+}
+
+TORNADO_API const tornado_error *tornado_future_error(tornado_future *future)
+{
+    if (future->state != TORNADO__FAILED)
+        return NULL;
+    if (!future->immortal)
+        future->observed = true;
+    return future->error;
+}
+
+/* Has the waiter's task scheduled on `loop` when the future is done. The future must be held until then. */
+static void tornado__future_wait(tornado_future *future, tornado_ioloop *loop, tornado__waiter *waiter)
+{
+    waiter->next = NULL;
+    if (future->state != TORNADO__PENDING) {
+        tornado__ioloop_schedule(loop, &waiter->task);
+    } else if (future->waiters) {
+        future->last_waiter->next = waiter;
+        future->last_waiter = waiter;
+    } else {
+        future->waiters = future->last_waiter = waiter;
+    }
+}
+
+/* Takes a waiter back; does nothing when it has been scheduled already. */
+static void tornado__future_unwait(tornado_future *future, tornado__waiter *waiter)
+{
+    for (tornado__waiter *at = future->waiters, *before = NULL; at; before = at, at = at->next)
+        if (at == waiter) {
+            if (before)
+                before->next = waiter->next;
+            else
+                future->waiters = waiter->next;
+            if (future->last_waiter == waiter)
+                future->last_waiter = before;
+            return;
+        }
+}
+
+static void tornado__future_let_go(tornado__held *held)
+{
+    tornado_future *future = TORNADO__CONTAINER(held, tornado_future, held);
+    future->held_in_use = false;
+    tornado_future_release(future);
+}
+
+typedef struct tornado__done_callback {
+    tornado__waiter waiter;
+    tornado__held held;
+    tornado_future *future;
+    tornado_future_callback callback;
+    void *arg;
+} tornado__done_callback;
+
+static void tornado__done_callback_let_go(tornado__held *held)
+{
+    tornado__done_callback *node = TORNADO__CONTAINER(held, tornado__done_callback, held);
+    tornado_future_release(node->future);
+    TORNADO_FREE(node);
+}
+
+static void tornado__done_callback_run(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__done_callback *node = TORNADO__CONTAINER(task, tornado__done_callback, waiter.task);
+    tornado_scope *scope = loop->execution.scope;
+    if (loop->closed || !scope) {
+        tornado__done_callback_let_go(&node->held);
+        return;
+    }
+    node->held.next = scope->held; /* goes when the callback's scope ends, so also when it raises */
+    scope->held = &node->held;
+    node->callback(node->future, node->arg);
+}
+
+TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future *future,
+                                           tornado_future_callback callback, void *arg)
+{
+    tornado__done_callback *node = TORNADO_MALLOC(sizeof *node);
+    if (!node)
+        return tornado__nomem();
+    node->waiter.task.run = tornado__done_callback_run;
+    node->held.release = tornado__done_callback_let_go;
+    node->future = tornado_future_retain(future);
+    node->callback = callback;
+    node->arg = arg;
+    tornado__future_wait(future, loop, &node->waiter);
+    return true;
+}
+
+TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornado_future_callback callback, void *arg)
+{
+    tornado_ioloop *loop = future->loop ? future->loop : tornado_ioloop_current();
+    return loop && tornado_ioloop_add_future(loop, future, callback, arg);
+}
+
+/*============================================================================
+ * section: coroutine (private)
+ * Stacks in slabs, the coroutine at the top of its stack, waiting.
+ *
+ *   low  [guard page][ ... the stack grows down ... ][tornado__coroutine] high
+ *
+ * A slab is one mapping of many stacks; free ones are chained and reused last in, first out, while they are warm. Tops are
+ * staggered by cache lines, or every coroutine's frame would fall into the same sets of the cache. A guard is a
+ * lightweight one (MADV_GUARD_INSTALL) where the kernel has it; else a PROT_NONE page, which costs mappings, of which the kernel
+ * has 65,530; beyond that a canary at the low end, checked at each switch.
+ *
+ * A coroutine is resumed only by the loop's tasks, or started by sections above when no user code is on the stack; it always
+ * comes back to whoever resumed it.
+ *============================================================================*/
+
+enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_DONE };
+
+#define TORNADO__CANARY        0x746f726e61646f21u
+#define TORNADO__GUARD_MAX     25000 /* PROT_NONE guards in a process: each costs two mappings */
+#define TORNADO__READY_WAITS   64
+#define TORNADO__MADV_GUARD    102 /* MADV_GUARD_INSTALL, Linux 6.13 */
+
+typedef struct tornado__coroutine {
+    tornado__execution execution;
+    tornado__boundary base;
+    tornado__context self, caller;
+    tornado__stack stack;
+    tornado_ioloop *loop;
+    tornado__waiter waiter;
+    tornado_future *waiting; /* for what; a reference of its own */
+    tornado_future *future;  /* of its result; may be NULL */
+    tornado_arena *arena;
+    bool arena_is_lent; /* it is somebody else's: a request's */
+    bool cancelled, failed, canary;
+    unsigned char state;
+    unsigned ready_waits;
+    tornado_coroutine_fn fn;
+    void *arg, *result;
+    const char *name;
+    tornado__link link; /* in the loop's ring of those alive */
+    void (*on_done)(struct tornado__coroutine *co); /* its scope has ended, its stack is about to be reused; may be NULL */
+    void *owner; /* on_done's */
+    void (*recover)(struct tornado__coroutine *co); /* called with what nobody caught in raised, on the unwound stack; may wait; may be NULL */
+    struct tornado__coroutine *next_free;
+    void *fake_stack; /* AddressSanitizer's */
+    const void *caller_low;
+    size_t caller_size;
+} tornado__coroutine;
+
+typedef struct tornado__slab {
+    struct tornado__slab *next;
+    char *memory;
+    size_t size;
+} tornado__slab;
+
+typedef struct tornado__stacks {
+    tornado__attachment attachment;
+    tornado_ioloop *loop;
+    tornado__link alive;
+    tornado__coroutine *free;
+    tornado__slab *slabs;
+    size_t stack_size;
+    size_t count, made; /* alive; stacks in all slabs */
+} tornado__stacks;
+
+static atomic_int tornado__guard_pages; /* PROT_NONE guards of the process so far */
+
+/* Guards the low end of a stack. False: it must have a canary instead. */
+static bool tornado__stack_guard(char *low, size_t page)
+{
+#ifdef __linux__
+    if (madvise(low, page, TORNADO__MADV_GUARD) == 0)
+        return true;
+#endif
+    if (atomic_fetch_add(&tornado__guard_pages, 1) < TORNADO__GUARD_MAX && mprotect(low, page, PROT_NONE) == 0)
+        return true;
+    atomic_fetch_sub(&tornado__guard_pages, 1);
+    return false;
+}
+
+/* Cuts a suspended coroutine's ties, as its stack is about to go. What it holds is lost. */
+static void tornado__coroutine_abandon(tornado__coroutine *co)
+{
+    tornado_gen_log(TORNADO_LOG_WARNING, "the loop closes while the coroutine %s is suspended: abandoned", co->name);
+    if (co->waiting) {
+        tornado__future_unwait(co->waiting, &co->waiter);
+        tornado_future_release(co->waiting);
+    }
+    if (co->future) {
+        co->future->coroutine = NULL;
+        tornado_future_release(co->future);
+    }
+}
+
+static void tornado__stacks_free(tornado__attachment *attachment)
+{
+    tornado__stacks *stacks = TORNADO__CONTAINER(attachment, tornado__stacks, attachment);
+    for (tornado__link *link = stacks->alive.next; link != &stacks->alive; link = link->next)
+        tornado__coroutine_abandon(TORNADO__CONTAINER(link, tornado__coroutine, link));
+    for (tornado__slab *slab = stacks->slabs, *next; slab; slab = next) {
+        next = slab->next;
+        munmap(slab->memory, slab->size);
+        TORNADO_FREE(slab);
+    }
+    stacks->loop->stacks = NULL;
+    TORNADO_FREE(stacks);
+}
+
+/* Slabs double, so that a hundred thousand stacks are a few dozen mappings. */
+static bool tornado__stacks_grow(tornado__stacks *stacks)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), count = stacks->made < 16 ? 16 : stacks->made;
+    if (count > 4096)
+        count = 4096;
+    if (count > (size_t)stacks->loop->max_coroutines - stacks->made)
+        count = (size_t)stacks->loop->max_coroutines - stacks->made;
+    tornado__slab *slab = TORNADO_MALLOC(sizeof *slab);
+    if (!slab)
+        return tornado__nomem();
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#ifdef MAP_NORESERVE
+    flags |= MAP_NORESERVE;
+#endif
+#ifdef MAP_STACK
+    flags |= MAP_STACK;
+#endif
+    slab->size = count * stacks->stack_size;
+    slab->memory = mmap(NULL, slab->size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (slab->memory == MAP_FAILED) {
+        int error = errno;
+        TORNADO_FREE(slab);
+        return tornado__fail(TORNADO_ERR_NOMEM, error, "no memory for more coroutine stacks: %s", strerror(error));
+    }
+#ifdef MADV_NOHUGEPAGE
+    madvise(slab->memory, slab->size, MADV_NOHUGEPAGE); /* one touched page must stay one page */
+#endif
+    slab->next = stacks->slabs;
+    stacks->slabs = slab;
+    for (size_t i = 0; i < count; i++) {
+        char *low = slab->memory + i * stacks->stack_size;
+        size_t stagger = (stacks->made + i) % 16 * 64;
+        tornado__coroutine *co = (tornado__coroutine *)(void *)(low + stacks->stack_size - stagger -
+                                                                ((sizeof *co + 63) & ~(size_t)63));
+        bool guarded = tornado__stack_guard(low, page);
+        co->canary = !guarded;
+        co->stack.low = guarded ? low + page : low;
+        co->stack.size = (size_t)((char *)co - co->stack.low);
+        if (co->canary)
+            *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
+        tornado__valgrind_stack(co->stack.low, low + stacks->stack_size);
+        co->next_free = stacks->free;
+        stacks->free = co;
+    }
+    stacks->made += count;
+    return true;
+}
+
+static void tornado__coroutines_cancel(tornado_ioloop *loop);
+
+static size_t tornado__coroutines_count(const tornado_ioloop *loop)
+{
+    return loop->stacks ? loop->stacks->count : 0;
+}
+
+TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
+{
+    return tornado__coroutines_count(loop);
+}
+
+static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    tornado__stacks *stacks = TORNADO_MALLOC(sizeof *stacks);
+    if (!stacks) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(stacks, 0, sizeof *stacks);
+    stacks->stack_size = (loop->stack_size < 4 * page ? 4 * page : loop->stack_size + page - 1) / page * page;
+    stacks->loop = loop;
+    tornado__link_init(&stacks->alive);
+    stacks->attachment.free = tornado__stacks_free;
+    stacks->attachment.next = loop->attachments;
+    loop->attachments = &stacks->attachment;
+    loop->stacks = stacks;
+    loop->coroutines_alive = tornado__coroutines_count;
+    loop->cancel_coroutines = tornado__coroutines_cancel;
+    return stacks;
+}
+
+static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop);
+
+/* A coroutine that has not started, or NULL: TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM. */
+static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop *loop, tornado_coroutine_fn fn,
+                                                                  void *arg, const char *name)
+{
+    tornado__stacks *stacks = loop->stacks;
+    if (TORNADO__UNLIKELY(!stacks || !stacks->free)) {
+        if (!stacks && !(stacks = tornado__stacks_new(loop)))
+            return NULL;
+        if (stacks->made >= (size_t)loop->max_coroutines) {
+            tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
+            return NULL;
+        }
+        if (!tornado__stacks_grow(stacks))
+            return NULL;
+    }
+    tornado__coroutine *co = stacks->free;
+    stacks->free = co->next_free;
+    stacks->count++;
+    co->execution.scope = NULL;
+    co->execution.coroutine = co;
+    co->execution.deferring = 0;
+    co->loop = loop;
+    co->waiter.task.run = tornado__coroutine_wake;
+    co->waiting = co->future = NULL;
+    co->on_done = NULL;
+    co->recover = NULL;
+    co->arena = NULL;
+    co->arena_is_lent = co->cancelled = co->failed = false;
+    co->state = TORNADO__CO_NEW;
+    co->ready_waits = 0;
+    co->fn = fn;
+    co->arg = arg;
+    co->result = NULL;
+    co->name = name;
+    tornado__link_append(&stacks->alive, &co->link);
+    return co;
+}
+
+static TORNADO__INLINE void tornado__coroutine_free(tornado__coroutine *co)
+{
+    tornado__stacks *stacks = co->loop->stacks;
+    if (co->arena && !co->arena_is_lent)
+        tornado_arena_free(co->arena);
+    tornado__link_remove(&co->link);
+    co->next_free = stacks->free;
+    stacks->free = co;
+    stacks->count--;
+}
+
+static void tornado__coroutine_body(void *arg)
+{
+    tornado__coroutine *co = arg;
+    co->result = co->fn(co->arg);
+    tornado__scope_end(&co->execution, &co->base.scope);
+    co->execution.scope = NULL;
+}
+
+static void tornado__coroutine_recover(void *arg)
+{
+    tornado__coroutine *co = arg;
+    co->recover(co);
+    tornado__scope_end(&co->execution, &co->base.scope);
+    co->execution.scope = NULL;
+}
+
+#ifdef TORNADO__ASAN
+static void tornado__asan_leave(void **fake_stack, const void *low, size_t size)
+{
+    __sanitizer_start_switch_fiber(fake_stack, low, size);
+}
+static void tornado__asan_arrive(void *fake_stack, const void **low, size_t *size)
+{
+    __sanitizer_finish_switch_fiber(fake_stack, low, size);
+}
+#else
+#define tornado__asan_leave(fake_stack, low, size)  ((void)0)
+#define tornado__asan_arrive(fake_stack, low, size) ((void)0)
+#endif
+
+/* The first function on a stack. Its boundary is where what nobody caught ends. */
+static void tornado__coroutine_entry(void *arg)
+{
+    tornado__coroutine *co = arg;
+    tornado__asan_arrive(NULL, &co->caller_low, &co->caller_size);
+    co->failed = tornado__protect(&co->execution, &co->base, tornado__coroutine_body, co);
+    if (TORNADO__UNLIKELY(co->failed && co->recover))
+        co->failed = tornado__protect(&co->execution, &co->base, tornado__coroutine_recover, co);
+    co->state = TORNADO__CO_DONE;
+    tornado__asan_leave(NULL, co->caller_low, co->caller_size);
+}
+
+static TORNADO__NOINLINE TORNADO_NORETURN void tornado__stack_overflowed(const tornado__coroutine *co)
+{
+    fprintf(stderr, "tornado.h: the stack of the coroutine %s overflowed (%zu bytes)\n", co->name, co->stack.size);
+    abort();
+}
+
+/* Hands the outcome to whoever waits for it. */
+static void tornado__coroutine_finish(tornado__coroutine *co)
+{
+    tornado_future *future = co->future;
+    if (future) {
+        future->coroutine = NULL;
+        if (co->failed) {
+            tornado_future_set_error(future, &co->execution.raised);
+        } else {
+            if (co->result && co->arena && !co->arena_is_lent) {
+                future->arena = co->arena;
+                co->arena = NULL;
+            }
+            tornado_future_set_result(future, co->result, NULL);
+            future->owns = future->arena != NULL;
+        }
+        tornado_future_release(future);
+    }
+    if (co->on_done)
+        co->on_done(co);
+    tornado__coroutine_free(co);
+}
+
+/* Runs a coroutine, from its beginning or from where it waits, until it waits or ends. Whether it ended: it is gone then. */
+static TORNADO__INLINE bool tornado__coroutine_continue(tornado__coroutine *co)
+{
+    tornado__execution *outer = tornado__thread.running;
+#ifdef TORNADO__ASAN
+    void *fake_stack = NULL;
+#endif
+    bool fresh = co->state == TORNADO__CO_NEW;
+    co->state = TORNADO__CO_RUNNING;
+    tornado__thread.running = &co->execution;
+    tornado__asan_leave(&fake_stack, co->stack.low, co->stack.size);
+    if (fresh)
+        tornado__context_call(&co->caller, &co->stack, tornado__coroutine_entry, co);
+    else
+        tornado__context_swap(&co->caller, &co->self);
+    tornado__asan_arrive(fake_stack, NULL, NULL);
+    tornado__thread.running = outer;
+    if (TORNADO__UNLIKELY(co->canary && *(volatile uint64_t *)(void *)co->stack.low != TORNADO__CANARY))
+        tornado__stack_overflowed(co);
+    if (co->state != TORNADO__CO_DONE)
+        return false;
+    tornado__coroutine_finish(co);
+    return true;
+}
+
+/* Leaves the running coroutine for whoever resumed it. */
+static TORNADO__NOINLINE void tornado__coroutine_suspend(tornado__coroutine *co)
+{
+    co->state = TORNADO__CO_SUSPENDED;
+    tornado__asan_leave(&co->fake_stack, co->caller_low, co->caller_size);
+    tornado__context_swap(&co->self, &co->caller);
+    tornado__asan_arrive(co->fake_stack, &co->caller_low, &co->caller_size);
+}
+
+static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__coroutine *co = TORNADO__CONTAINER(task, tornado__coroutine, waiter.task);
+    if (loop->closed) {
+        if (co->state == TORNADO__CO_NEW) {
+            co->failed = true;
+            co->execution.raised = tornado__error_cancelled;
+            if (co->future)
+                co->future->observed = true;
+            tornado__coroutine_finish(co);
+        }
+        return;
+    }
+    if (co->state == TORNADO__CO_NEW && co->cancelled) {
+        co->failed = true;
+        co->execution.raised = tornado__error_cancelled;
+        tornado__coroutine_finish(co);
+        return;
+    }
+    tornado__coroutine_continue(co);
+}
+
+static bool tornado__coroutine_cancel(tornado__coroutine *co)
+{
+    if (co->state == TORNADO__CO_DONE)
+        return false;
+    co->cancelled = true;
+    if (co->state == TORNADO__CO_SUSPENDED && co->waiting && co->waiting->state == TORNADO__PENDING) {
+        tornado__future_unwait(co->waiting, &co->waiter);
+        tornado_future_release(co->waiting);
+        co->waiting = NULL;
+        tornado__ioloop_schedule(co->loop, &co->waiter.task);
+    }
+    return true;
+}
+
+static void tornado__coroutines_cancel(tornado_ioloop *loop)
+{
+    tornado__stacks *stacks = loop->stacks;
+    for (tornado__link *link = stacks ? stacks->alive.next : NULL; stacks && link != &stacks->alive; link = link->next)
+        tornado__coroutine_cancel(TORNADO__CONTAINER(link, tornado__coroutine, link));
+}
+
+TORNADO_API bool tornado_cancel(tornado_future *future)
+{
+    return future->coroutine && tornado__coroutine_cancel(future->coroutine);
+}
+
+static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name)
+{
+    tornado_future *future = tornado__future_alloc(loop, sizeof *future, NULL);
+    tornado__coroutine *co = future ? tornado__coroutine_new(loop, fn, arg, name ? name : "coroutine") : NULL;
+    if (!co) {
+        tornado_error error = *tornado_last_error();
+        TORNADO_FREE(future);
+        return error.code == TORNADO_ERR_NOMEM ? &tornado__future_nomem : tornado_future_failed(&error);
+    }
+    co->future = tornado_future_retain(future);
+    future->coroutine = co;
+    tornado__ioloop_schedule(loop, &co->waiter.task);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
+                                               const tornado_spawn_options *options)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    return loop ? tornado__spawn(loop, fn, arg, options ? options->name : NULL) : &tornado__future_nomem;
+}
+
+TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
+{
+    return tornado_spawn_with(fn, arg, NULL);
+}
+
+TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
+{
+    tornado_future *future = tornado__spawn(loop, fn, arg, NULL);
+    bool started = future->state == TORNADO__PENDING;
+    if (!started && !future->immortal)
+        tornado__thread.last = *tornado_future_error(future);
+    tornado_future_release(future);
+    return started;
+}
+
+TORNADO_API tornado_arena *tornado_current_arena(void)
+{
+    tornado__coroutine *co = tornado__running()->coroutine;
+    if (!co)
+        return NULL;
+    if (!co->arena)
+        co->arena = tornado_arena_new();
+    return co->arena;
+}
+
+/* ---- waiting ---- */
+
+/* Notes a failure as the running execution's and uses up the reference. */
+static const tornado_error *tornado__wait_failed(tornado__execution *running, tornado_future *future,
+                                                 const tornado_error *error)
+{
+    running->raised = *error;
+    if (!future->immortal)
+        future->observed = true;
+    tornado_future_release(future);
+    return &running->raised;
+}
+
+/* Waits until the future is done. NULL: it has succeeded, and the reference is still the caller's. */
+static const tornado_error *tornado__wait(tornado_future *future)
+{
+    static const tornado_error outside = {TORNADO_ERR_STATE, 0, 0, "waiting outside a coroutine: use tornado_spawn"};
+    static const tornado_error deferring = {TORNADO_ERR_STATE, 0, 0, "waiting in a deferred function"};
+    tornado__execution *running = tornado__running();
+    tornado__coroutine *co = running->coroutine;
+    if (TORNADO__UNLIKELY(!co || running->deferring)) {
+        const tornado_error *error = co ? &deferring : &outside;
+        tornado_app_log(TORNADO_LOG_ERROR, "%s", error->message);
+        running->raised = *error;
+        tornado_future_release(future);
+        return &running->raised;
+    }
+    if (future->state == TORNADO__PENDING && !co->cancelled) {
+        co->waiting = future;
+        tornado__future_wait(future, co->loop, &co->waiter);
+        co->ready_waits = 0;
+        tornado__coroutine_suspend(co);
+        if (!co->waiting) { /* cancelled, which has let go of the future */
+            running->raised = tornado__error_cancelled;
+            return &running->raised;
+        }
+        co->waiting = NULL;
+    } else if (!co->cancelled && ++co->ready_waits >= TORNADO__READY_WAITS) {
+        co->ready_waits = 0;
+        tornado__ioloop_schedule(co->loop, &co->waiter.task);
+        tornado__coroutine_suspend(co);
+    }
+    if (TORNADO__UNLIKELY(co->cancelled))
+        return tornado__wait_failed(running, future, &tornado__error_cancelled);
+    if (future->state == TORNADO__FAILED)
+        return tornado__wait_failed(running, future, future->error);
+    return NULL;
+}
+
+typedef struct tornado__held_reference {
+    tornado__held held;
+    tornado_future *future;
+} tornado__held_reference;
+
+static void tornado__reference_let_go(tornado__held *held)
+{
+    tornado__held_reference *node = TORNADO__CONTAINER(held, tornado__held_reference, held);
+    tornado_future_release(node->future);
+    TORNADO_FREE(node);
+}
+
+/* Gives the reference to the innermost scope when the result's memory is the future's; else lets go of it. False when
+   memory is short, which only a future that two scopes hold can meet. */
+static bool tornado__wait_keep(tornado_future *future)
+{
+    tornado_scope *scope = tornado__running()->scope;
+    tornado__held *held = &future->held;
+    if (!future->owns) {
+        tornado_future_release(future);
+        return true;
+    }
+    if (future->held_in_use) {
+        tornado__held_reference *node = TORNADO_MALLOC(sizeof *node);
+        if (!node) {
+            tornado_future_release(future);
+            return tornado__nomem();
+        }
+        node->future = future;
+        held = &node->held;
+        held->release = tornado__reference_let_go;
+    } else {
+        future->held_in_use = true;
+        held->release = tornado__future_let_go;
+    }
+    held->next = scope->held;
+    scope->held = held;
+    return true;
+}
+
+/* Waits, and copies a result of the kind that was asked for; a pointer is also asked for where no result matters. */
+static const tornado_error *tornado__wait_value(tornado_future *future, int kind, void *out)
+{
+    static const tornado_error mismatch = {TORNADO_ERR_INVALID, 0, 0,
+                                           "the future's result is of another kind than was waited for"};
+    const tornado_error *error = tornado__wait(future);
+    if (error)
+        return error;
+    if (future->kind != kind && kind != TORNADO__POINTER)
+        return tornado__wait_failed(tornado__running(), future, &mismatch);
+    if (out && future->kind == kind) {
+        if (kind == TORNADO__POINTER)
+            *(void **)out = future->value.pointer;
+        else if (kind == TORNADO__INTEGER)
+            *(int64_t *)out = future->value.integer;
+        else
+            *(tornado_bytes *)out = future->value.bytes;
+    }
+    return tornado__wait_keep(future) ? NULL : tornado_last_error();
+}
+
+TORNADO_API const tornado_error *tornado_wait(tornado_future *future)
+{
+    return tornado__wait_value(future, TORNADO__POINTER, NULL);
+}
+
+TORNADO_API const tornado_error *tornado_wait_result(tornado_future *future, void **result)
+{
+    return tornado__wait_value(future, TORNADO__POINTER, result);
+}
+
+TORNADO_API const tornado_error *tornado_wait_integer(tornado_future *future, int64_t *result)
+{
+    return tornado__wait_value(future, TORNADO__INTEGER, result);
+}
+
+TORNADO_API const tornado_error *tornado_wait_bytes(tornado_future *future, tornado_bytes *result)
+{
+    return tornado__wait_value(future, TORNADO__BYTES, result);
+}
+
+TORNADO_API void *tornado_await(tornado_future *future)
+{
+    void *result = NULL;
+    const tornado_error *error = tornado__wait_value(future, TORNADO__POINTER, &result);
+    if (error)
+        tornado__raise(error);
+    return result;
+}
+
+TORNADO_API int64_t tornado_await_integer(tornado_future *future)
+{
+    int64_t result = 0;
+    const tornado_error *error = tornado__wait_value(future, TORNADO__INTEGER, &result);
+    if (error)
+        tornado__raise(error);
+    return result;
+}
+
+TORNADO_API tornado_bytes tornado_await_bytes(tornado_future *future)
+{
+    tornado_bytes result = {NULL, 0};
+    const tornado_error *error = tornado__wait_value(future, TORNADO__BYTES, &result);
+    if (error)
+        tornado__raise(error);
+    return result;
+}
+
+/* ---- from outside ---- */
+
+static void tornado__run_sync_done(tornado_future *future, void *arg)
+{
+    (void)future;
+    tornado_ioloop_stop(arg);
+}
+
+static void tornado__run_sync_late(void *arg)
+{
+    tornado_cancel(arg);
+}
+
+static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const double *timeout)
+{
+    tornado_timeout timer = 0;
+    if (loop->running || loop->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_run_sync: the loop is %s",
+                             loop->closed ? "closed" : "running already");
+    tornado_ioloop *outer = tornado__current_loop;
+    if (outer)
+        tornado_ioloop_retain(outer);
+    tornado_ioloop_make_current(loop);
+    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync");
+    bool ok = future->state == TORNADO__PENDING && tornado_ioloop_add_future(loop, future, tornado__run_sync_done, loop);
+    if (ok && timeout) {
+        timer = tornado_ioloop_call_later(loop, *timeout, tornado__run_sync_late, future);
+        ok = timer != 0;
+    }
+    if (!ok && future->state == TORNADO__PENDING)
+        tornado_cancel(future); /* it never runs */
+    if (ok || future->state == TORNADO__PENDING)
+        tornado_ioloop_start(loop);
+    bool late = timer && !tornado_ioloop_remove_timeout(loop, timer);
+    const tornado_error *error = tornado_future_error(future);
+    if (future->state == TORNADO__PENDING) {
+        ok = tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_run_sync: the loop was stopped before the function ended");
+    } else if (error && late && error->code == TORNADO_ERR_CANCELLED) {
+        ok = tornado__fail(TORNADO_ERR_TIMEOUT, 0, "Operation timed out after %g seconds", *timeout);
+    } else if (error) {
+        tornado__thread.last = *error;
+        ok = false;
+    }
+    tornado_future_release(future);
+    if (outer) {
+        tornado_ioloop_make_current(outer);
+        tornado_ioloop_release(outer);
+    }
+    return ok;
+}
+
+TORNADO_API bool tornado_ioloop_run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
+{
+    return tornado__run_sync(loop, fn, arg, NULL);
+}
+
+TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
+                                                 double timeout)
+{
+    return tornado__run_sync(loop, fn, arg, &timeout);
+}
+
+/*============================================================================
+ * section: gen (private)
+ * Futures made of timers and of other futures. Each is one allocation: the future and what it needs.
+ *============================================================================*/
+
+typedef struct tornado__sleep {
+    tornado_future future;
+    tornado__timer timer;
+} tornado__sleep;
+
+static void tornado__sleep_finalize(tornado_future *future)
+{
+    tornado__sleep *sleep = (tornado__sleep *)future;
+    if (sleep->timer.place)
+        tornado__timer_clear(future->loop, &sleep->timer);
+}
+
+static void tornado__sleep_fire(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)loop;
+    tornado_future_set_result(&TORNADO__CONTAINER(timer, tornado__sleep, timer)->future, NULL, NULL);
+}
+
+TORNADO_API tornado_future *tornado_sleep(double seconds)
+{
+    int64_t ns;
+    tornado_ioloop *loop = tornado_ioloop_current();
+    if (!tornado__seconds_to_ns(seconds, &ns)) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_sleep: the time is not a number");
+        return tornado_future_failed(tornado_last_error());
+    }
+    tornado__sleep *sleep =
+        loop ? (tornado__sleep *)(void *)tornado__future_alloc(loop, sizeof *sleep, tornado__sleep_finalize) : NULL;
+    if (!sleep)
+        return &tornado__future_nomem;
+    sleep->timer.fire = tornado__sleep_fire;
+    if (!tornado__timer_set(loop, &sleep->timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0))) {
+        tornado_future_release(&sleep->future);
+        return &tornado__future_nomem;
+    }
+    return &sleep->future;
+}
+
+typedef struct tornado__moment {
+    tornado_future future;
+    tornado__task task; /* holds a reference */
+} tornado__moment;
+
+static void tornado__moment_run(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__moment *moment = TORNADO__CONTAINER(task, tornado__moment, task);
+    if (!loop->closed)
+        tornado_future_set_result(&moment->future, NULL, NULL);
+    tornado_future_release(&moment->future);
+}
+
+TORNADO_API tornado_future *tornado_moment(void)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado__moment *moment =
+        loop ? (tornado__moment *)(void *)tornado__future_alloc(loop, sizeof *moment, NULL) : NULL;
+    if (!moment)
+        return &tornado__future_nomem;
+    tornado_future_retain(&moment->future);
+    moment->task.run = tornado__moment_run;
+    tornado__ioloop_schedule(loop, &moment->task);
+    return &moment->future;
+}
+
+typedef struct tornado__multi_child {
+    tornado__waiter waiter;
+    struct tornado__multi *multi;
+    tornado_future *future;
+} tornado__multi_child;
+
+typedef struct tornado__multi {
+    tornado_future future;
+    size_t count, pending;
+    void **results;
+    tornado__multi_child children[];
+} tornado__multi;
+
+static void tornado__multi_finalize(tornado_future *future)
+{
+    tornado__multi *multi = (tornado__multi *)(void *)future;
+    for (size_t i = 0; i < multi->count; i++)
+        if (multi->children[i].future) {
+            tornado__future_unwait(multi->children[i].future, &multi->children[i].waiter);
+            tornado_future_release(multi->children[i].future);
+        }
+}
+
+static void tornado__multi_resolve(tornado__multi *multi)
+{
+    const tornado_error *first = NULL;
+    for (size_t i = 0; i < multi->count; i++) {
+        tornado_future *child = multi->children[i].future;
+        const tornado_error *error = child ? tornado_future_error(child) : NULL;
+        if (error && first)
+            tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "multiple exceptions in tornado_multi");
+        else if (error)
+            first = error;
+        if (child)
+            multi->results[i] = child->kind == TORNADO__POINTER   ? tornado_future_result(child)
+                                : child->kind == TORNADO__INTEGER ? (void *)&child->value.integer
+                                                                  : (void *)&child->value.bytes;
+    }
+    if (first) {
+        tornado_future_set_error(&multi->future, first);
+    } else {
+        tornado_future_set_result(&multi->future, multi->results, NULL);
+        multi->future.owns = true;
+    }
+}
+
+static void tornado__multi_child_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__multi *multi = TORNADO__CONTAINER(task, tornado__multi_child, waiter.task)->multi;
+    if (!loop->closed && --multi->pending == 0)
+        tornado__multi_resolve(multi);
+    tornado_future_release(&multi->future); /* each child that is waited for holds it */
+}
+
+TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t count)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado__multi *multi = NULL;
+    size_t each = sizeof *multi->children + sizeof *multi->results;
+    if (loop && count <= (SIZE_MAX / 2 - sizeof *multi) / each)
+        multi = (tornado__multi *)(void *)tornado__future_alloc(loop, sizeof *multi + count * each,
+                                                                tornado__multi_finalize);
+    /* of a future that stands there several times one reference is taken over, and the others are added */
+    for (size_t i = 0; i < count; i++)
+        if (futures[i] && !futures[i]->immortal) {
+            if (futures[i]->visited)
+                tornado_future_retain(futures[i]);
+            futures[i]->visited = true;
+        }
+    for (size_t i = 0; i < count; i++)
+        if (futures[i] && !futures[i]->immortal)
+            futures[i]->visited = false;
+    if (!multi) {
+        for (size_t i = 0; i < count; i++)
+            tornado_future_release(futures[i]);
+        return &tornado__future_nomem;
+    }
+    multi->count = count;
+    multi->results = (void **)(void *)&multi->children[count];
+    for (size_t i = 0; i < count; i++) {
+        tornado__multi_child *child = &multi->children[i];
+        child->multi = multi;
+        child->future = futures[i];
+        child->waiter.task.run = tornado__multi_child_done;
+        if (futures[i] && futures[i]->state == TORNADO__PENDING) {
+            multi->pending++;
+            tornado_future_retain(&multi->future);
+            tornado__future_wait(futures[i], loop, &child->waiter);
+        }
+    }
+    if (multi->pending == 0)
+        tornado__multi_resolve(multi);
+    return &multi->future;
+}
+
+typedef struct tornado__with_timeout {
+    tornado_future future;
+    tornado__timer timer;
+    tornado__waiter waiter; /* holds a reference to this and to the other */
+    tornado_future *other;
+    tornado_bytes bytes;
+} tornado__with_timeout;
+
+static void tornado__with_timeout_finalize(tornado_future *future)
+{
+    tornado__with_timeout *self = (tornado__with_timeout *)future;
+    if (self->timer.place)
+        tornado__timer_clear(future->loop, &self->timer);
+    tornado_future_release(self->other);
+}
+
+static void tornado__with_timeout_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__with_timeout *self = TORNADO__CONTAINER(task, tornado__with_timeout, waiter.task);
+    tornado_future *other = self->other;
+    if (!loop->closed && self->future.state == TORNADO__PENDING) {
+        if (self->timer.place)
+            tornado__timer_clear(loop, &self->timer);
+        if (other->state == TORNADO__FAILED) {
+            tornado_future_set_error(&self->future, tornado_future_error(other));
+        } else {
+            self->future.value = other->value;
+            self->future.kind = other->kind;
+            self->future.owns = other->owns;
+            tornado__future_resolve(&self->future, TORNADO__SUCCEEDED);
+        }
+    }
+    tornado_future_release(&self->future);
+}
+
+static void tornado__with_timeout_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    static const tornado_error timeout = {TORNADO_ERR_TIMEOUT, ETIMEDOUT, 0, "Timeout"};
+    (void)loop;
+    tornado_future_set_error(&TORNADO__CONTAINER(timer, tornado__with_timeout, timer)->future, &timeout);
+}
+
+TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future *future)
+{
+    int64_t ns = 0;
+    bool valid = tornado__seconds_to_ns(seconds, &ns);
+    tornado_ioloop *loop = future->loop;
+    if (future->state != TORNADO__PENDING)
+        return future;
+    if (!valid) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_with_timeout: the time is not a number");
+        tornado_future_release(future);
+        return tornado_future_failed(tornado_last_error());
+    }
+    tornado__with_timeout *self = (tornado__with_timeout *)(void *)tornado__future_alloc(
+        loop, sizeof *self, tornado__with_timeout_finalize);
+    if (!self) {
+        tornado_future_release(future);
+        return &tornado__future_nomem;
+    }
+    self->other = future;
+    self->timer.fire = tornado__with_timeout_late;
+    if (!tornado__timer_set(loop, &self->timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0))) {
+        tornado_future_release(&self->future);
+        return &tornado__future_nomem;
+    }
+    self->waiter.task.run = tornado__with_timeout_done;
+    tornado_future_retain(&self->future);
+    tornado__future_wait(future, loop, &self->waiter);
+    return &self->future;
+}
+
+/*============================================================================
+ * section: address (private)
+ * A sockaddr in a value, and text for it.
+ *============================================================================*/
+
+static struct sockaddr *tornado__sockaddr(const tornado_address *address)
+{
+    return (struct sockaddr *)(void *)(uintptr_t)address->sockaddr.bytes;
+}
+
+TORNADO_API bool tornado_is_valid_ip(const char *ip)
+{
+    unsigned char bytes[16];
+    return ip && *ip && (inet_pton(AF_INET, ip, bytes) == 1 || inet_pton(AF_INET6, ip, bytes) == 1);
+}
+
+TORNADO_API bool tornado_address_ip(tornado_address *address, const char *ip, int port)
+{
+    struct addrinfo hints, *found = NULL;
+    memset(&hints, 0, sizeof hints);
+    memset(address, 0, sizeof *address);
+    hints.ai_flags = AI_NUMERICHOST; /* reads the scope of an IPv6 address, too */
+    hints.ai_socktype = SOCK_STREAM;
+    if (port < 0 || port > 65535)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a port: %d", port);
+    if (!ip || !*ip || getaddrinfo(ip, NULL, &hints, &found) != 0 || found->ai_addrlen > sizeof address->sockaddr) {
+        if (found)
+            freeaddrinfo(found);
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not an IP address: \"%.60s\"", ip ? ip : "");
+    }
+    memcpy(address->sockaddr.bytes, found->ai_addr, found->ai_addrlen);
+    address->len = (unsigned)found->ai_addrlen;
+    if (found->ai_family == AF_INET)
+        ((struct sockaddr_in *)(void *)tornado__sockaddr(address))->sin_port = htons((uint16_t)port);
+    else
+        ((struct sockaddr_in6 *)(void *)tornado__sockaddr(address))->sin6_port = htons((uint16_t)port);
+    freeaddrinfo(found);
+    return true;
+}
+
+TORNADO_API bool tornado_address_unix(tornado_address *address, const char *path)
+{
+    struct sockaddr_un *un = (struct sockaddr_un *)(void *)tornado__sockaddr(address);
+    size_t len = path ? strlen(path) : 0;
+    bool abstract = len > 1 && path[0] == '@';
+    memset(address, 0, sizeof *address);
+    if (len == 0 || len + !abstract > sizeof un->sun_path || (len == 1 && *path == '@'))
+        return tornado__fail(TORNADO_ERR_INVALID, len ? ENAMETOOLONG : 0, "not a path for a unix socket: \"%.80s\"",
+                             path ? path : "");
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, len);
+    if (abstract)
+        un->sun_path[0] = '\0';
+    address->len = (unsigned)(offsetof(struct sockaddr_un, sun_path) + len + !abstract);
+    return true;
+}
+
+TORNADO_API int tornado_address_port(const tornado_address *address)
+{
+    const struct sockaddr *sockaddr = tornado__sockaddr(address);
+    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family == AF_INET)
+        return ntohs(((const struct sockaddr_in *)(const void *)sockaddr)->sin_port);
+    if (address->len >= sizeof(struct sockaddr_in6) && sockaddr->sa_family == AF_INET6)
+        return ntohs(((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_port);
+    return 0;
+}
+
+TORNADO_API char *tornado_address_format(const tornado_address *address, char out[TORNADO_ADDRESS_MAX])
+{
+    const struct sockaddr *sockaddr = tornado__sockaddr(address);
+    char ip[INET6_ADDRSTRLEN + 32];
+    size_t head = offsetof(struct sockaddr_un, sun_path);
+    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family != AF_UNIX &&
+        getnameinfo(sockaddr, (socklen_t)address->len, ip, sizeof ip, NULL, 0, NI_NUMERICHOST) == 0) {
+        snprintf(out, TORNADO_ADDRESS_MAX, sockaddr->sa_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
+                 tornado_address_port(address));
+    } else if (address->len > head && sockaddr->sa_family == AF_UNIX) {
+        const char *path = ((const struct sockaddr_un *)(const void *)sockaddr)->sun_path;
+        int len = (int)(address->len - head);
+        snprintf(out, TORNADO_ADDRESS_MAX, *path ? "unix:%.*s" : "unix:@%.*s", *path ? len : len - 1, *path ? path : path + 1);
+    } else {
+        snprintf(out, TORNADO_ADDRESS_MAX, "%s", address->len && sockaddr->sa_family == AF_UNIX ? "unix:" : "(none)");
+    }
+    return out;
+}
+
+static bool tornado__address_of(tornado_address *address, int fd, int (*get)(int, struct sockaddr *, socklen_t *),
+                                const char *what)
+{
+    socklen_t len = sizeof address->sockaddr;
+    memset(address, 0, sizeof *address);
+    if (get(fd, tornado__sockaddr(address), &len) != 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "%s of fd %d: %s", what, fd, strerror(errno));
+    address->len = len < sizeof address->sockaddr ? (unsigned)len : (unsigned)sizeof address->sockaddr;
+    return true;
+}
+
+static int tornado__getsockname(int fd, struct sockaddr *sockaddr, socklen_t *len)
+{
+    return getsockname(fd, sockaddr, len);
+}
+
+static int tornado__getpeername(int fd, struct sockaddr *sockaddr, socklen_t *len)
+{
+    return getpeername(fd, sockaddr, len);
+}
+
+TORNADO_API bool tornado_address_local(tornado_address *address, int fd)
+{
+    return tornado__address_of(address, fd, tornado__getsockname, "the local address");
+}
+
+TORNADO_API bool tornado_address_peer(tornado_address *address, int fd)
+{
+    return tornado__address_of(address, fd, tornado__getpeername, "the peer");
+}
+
+/* The IP address as text, as a request shows it: IPv4 that came over IPv6 as IPv4; "0.0.0.0" where there is none. */
+static char *tornado__address_host(const tornado_address *address, char out[46])
+{
+    const struct sockaddr *sockaddr = tornado__sockaddr(address);
+    const void *ip = NULL;
+    int family = AF_INET;
+    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family == AF_INET) {
+        ip = &((const struct sockaddr_in *)(const void *)sockaddr)->sin_addr;
+    } else if (address->len >= sizeof(struct sockaddr_in6) && sockaddr->sa_family == AF_INET6) {
+        const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_addr;
+        bool mapped = IN6_IS_ADDR_V4MAPPED(six);
+        family = mapped ? AF_INET : AF_INET6;
+        ip = mapped ? six->s6_addr + 12 : six->s6_addr;
+    }
+    if (!ip || !inet_ntop(family, ip, out, 46))
+        strcpy(out, "0.0.0.0");
+    return out;
+}
+
+/*============================================================================
+ * section: iostream (private)
+ * A small core that moves bytes and hands them to its owner; the reads and writes of the public half are one such owner,
+ * an HTTP connection is another.
+ *
+ * Receiving: an idle stream has no buffer. Bytes arrive in the loop's scratch and are handed to the owner there; what it
+ * leaves is copied into a buffer of the stream's own, and while that holds anything, bytes arrive behind it.
+ * Sending: a queue of chunks, sent together, from the loop's pool; a drained stream holds none. The owner decides when to flush:
+ * that is how pipelined answers leave in one send.
+ *
+ * A pending read keeps its state in tornado__stream_io, which only streams with a user have. What a read gave stays where it
+ * is, with a NUL put behind it (the byte there is kept aside), until the next read: so nothing is received between reads.
+ *============================================================================*/
+
+#include <sys/ioctl.h>
+
+typedef struct tornado__inbuf {
+    size_t start, end, cap; /* unread bytes: [start, end) */
+    char bytes[];
+} tornado__inbuf;
+
+typedef struct tornado__chunk {
+    tornado__block block; /* first: chunks come from a pool of blocks */
+    struct tornado__chunk *next, *last; /* last: in the first chunk of a queue only */
+    char *start, *end, *limit;
+    void *owned; /* memory to free, when the bytes are not behind this struct */
+} tornado__chunk;
+
+/* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the stream, and must
+   then return anything. `closed` is called once. `drained`, which may be NULL, after everything queued was sent. `free`
+   frees the memory that the stream is in. */
+typedef struct tornado__stream_owner {
+    size_t (*data)(tornado_iostream *stream, char *data, size_t len);
+    void (*closed)(tornado_iostream *stream, const tornado_error *cause); /* NULL: no error */
+    void (*drained)(tornado_iostream *stream);
+    bool (*wants_end)(const tornado_iostream *stream); /* whether to close at the peer's end while paused; NULL: always */
+    void (*free)(tornado_iostream *stream);
+} tornado__stream_owner;
+
+struct tornado_iostream {
+    tornado_ioloop *loop;
+    const tornado__stream_owner *owner;
+    tornado__inbuf *in;
+    tornado__chunk *out;
+    struct tornado__stream_io *io;
+    int fd;
+    unsigned references;
+    bool watched;    /* the loop has it */
+    bool connecting;
+    bool closed;
+    bool paused;     /* the owner does not want data now */
+    bool unbuffered_ready; /* the kernel holds bytes that were reported and left there */
+};
+
+/* ---- the loop's side ---- */
+
+static void tornado__iostream_event(int fd, unsigned events, void *arg);
+
+/* Watches for what the stream wants now. A system call only when that changed. */
+static bool tornado__iostream_watch(tornado_iostream *stream)
+{
+    unsigned events = 0;
+    if (stream->closed)
+        return false;
+    if (!stream->connecting && !(stream->paused && stream->unbuffered_ready)) /* while paused, for the end */
+        events |= TORNADO_IOLOOP_READ;
+    if (stream->connecting || stream->out)
+        events |= TORNADO_IOLOOP_WRITE;
+    if (stream->watched)
+        return tornado_ioloop_update_handler(stream->loop, stream->fd, events);
+    stream->watched = tornado_ioloop_add_handler(stream->loop, stream->fd, tornado__iostream_event, stream, events);
+    return stream->watched;
+}
+
+static void tornado__iostream_retain(tornado_iostream *stream)
+{
+    stream->references++;
+}
+
+static void tornado__chunk_free(tornado_ioloop *loop, tornado__chunk *chunk)
+{
+    TORNADO_FREE(chunk->owned);
+    tornado__pool_put(&loop->chunks, &chunk->block);
+}
+
+static void tornado__iostream_drop_out(tornado_iostream *stream)
+{
+    for (tornado__chunk *chunk = stream->out, *next; chunk; chunk = next) {
+        next = chunk->next;
+        tornado__chunk_free(stream->loop, chunk);
+    }
+    stream->out = NULL;
+}
+
+/* Closes the descriptor and tells the owner. */
+static void tornado__iostream_shut(tornado_iostream *stream, const tornado_error *cause)
+{
+    if (stream->closed)
+        return;
+    if (stream->watched)
+        tornado_ioloop_remove_handler(stream->loop, stream->fd);
+    close(stream->fd);
+    stream->closed = true;
+    stream->watched = stream->connecting = false;
+    stream->fd = -1;
+    tornado__iostream_drop_out(stream);
+    stream->owner->closed(stream, cause);
+}
+
+static void tornado__iostream_release(tornado_iostream *stream)
+{
+    if (--stream->references > 0)
+        return;
+    stream->references++; /* closing may retain and release it again */
+    tornado__iostream_shut(stream, NULL);
+    if (--stream->references > 0)
+        return;
+    TORNADO_FREE(stream->in);
+    stream->owner->free(stream);
+}
+
+/* ---- sending ---- */
+
+/* Appends a chunk with room for `len` bytes. */
+static tornado__chunk *tornado__iostream_chunk(tornado_iostream *stream, size_t len)
+{
+    tornado__pool *pool = &stream->loop->chunks;
+    tornado__chunk *chunk;
+    if (len <= pool->block_size - sizeof *chunk) {
+        chunk = (tornado__chunk *)(void *)tornado__pool_get(pool);
+    } else if (len > SIZE_MAX / 2) {
+        chunk = NULL;
+    } else if ((chunk = TORNADO_MALLOC(sizeof *chunk + len)) != NULL) {
+        chunk->block.size = sizeof *chunk + len;
+    }
+    if (!chunk) {
+        tornado__nomem();
+        return NULL;
+    }
+    chunk->next = NULL;
+    chunk->start = chunk->end = (char *)(chunk + 1);
+    chunk->limit = (char *)chunk + chunk->block.size;
+    chunk->owned = NULL;
+    if (stream->out) {
+        stream->out->last->next = chunk;
+        stream->out->last = chunk;
+    } else {
+        stream->out = chunk->last = chunk;
+    }
+    return chunk;
+}
+
+/* Room for `len` bytes at the end of what is to be sent; the caller writes them and then adds to chunk->end. */
+static TORNADO__INLINE tornado__chunk *tornado__iostream_reserve(tornado_iostream *stream, size_t len)
+{
+    tornado__chunk *last = stream->out ? stream->out->last : NULL;
+    if (TORNADO__LIKELY(last && len <= (size_t)(last->limit - last->end)))
+        return last;
+    return tornado__iostream_chunk(stream, len);
+}
+
+static bool tornado__iostream_queue(tornado_iostream *stream, const void *data, size_t len)
+{
+    if (len == 0)
+        return true;
+    tornado__chunk *chunk = tornado__iostream_reserve(stream, len);
+    if (!chunk)
+        return false;
+    memcpy(chunk->end, data, len);
+    chunk->end += len;
+    return true;
+}
+
+/* Queues bytes in memory from TORNADO_MALLOC, which becomes the stream's; it is freed, too, when this fails. */
+static bool tornado__iostream_adopt(tornado_iostream *stream, void *memory, size_t len)
+{
+    tornado__chunk *chunk = tornado__iostream_chunk(stream, 0);
+    if (!chunk) {
+        TORNADO_FREE(memory);
+        return false;
+    }
+    chunk->owned = chunk->start = memory;
+    chunk->end = chunk->limit = chunk->start + len;
+    return true;
+}
+
+static size_t tornado__iostream_queued(const tornado_iostream *stream)
+{
+    size_t queued = 0;
+    for (const tornado__chunk *chunk = stream->out; chunk; chunk = chunk->next)
+        queued += (size_t)(chunk->end - chunk->start);
+    return queued;
+}
+
+/* Takes `sent` bytes off the queue. */
+static void tornado__iostream_sent(tornado_iostream *stream, size_t sent)
+{
+    while (stream->out) {
+        tornado__chunk *chunk = stream->out;
+        size_t len = (size_t)(chunk->end - chunk->start);
+        if (sent < len) {
+            chunk->start += sent;
+            return;
+        }
+        sent -= len;
+        if (chunk->next)
+            chunk->next->last = chunk->last;
+        stream->out = chunk->next;
+        tornado__chunk_free(stream->loop, chunk);
+    }
+}
+
+/* One send of what is queued, up to 16 chunks. Returns what send does. */
+static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
+{
+    tornado__chunk *chunk = stream->out;
+    if (TORNADO__LIKELY(!chunk->next))
+        return send(stream->fd, chunk->start, (size_t)(chunk->end - chunk->start), MSG_NOSIGNAL);
+    struct iovec parts[16];
+    struct msghdr message;
+    memset(&message, 0, sizeof message);
+    message.msg_iov = parts;
+    for (; chunk && message.msg_iovlen < TORNADO__COUNT(parts); chunk = chunk->next) {
+        parts[message.msg_iovlen].iov_base = chunk->start;
+        parts[message.msg_iovlen++].iov_len = (size_t)(chunk->end - chunk->start);
+    }
+    return sendmsg(stream->fd, &message, MSG_NOSIGNAL);
+}
+
+/* Sends what the socket takes; the rest when it is writable. False: the stream closed (it may be gone, unless the caller
+   holds it). */
+static bool tornado__iostream_flush(tornado_iostream *stream)
+{
+    while (stream->out && !stream->connecting) {
+        ssize_t sent = tornado__iostream_send_once(stream);
+        if (sent >= 0) {
+            tornado__iostream_sent(stream, (size_t)sent);
+        } else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
+            break;
+        } else if (errno != EINTR) {
+            tornado__fail(TORNADO_ERR_SYSTEM, errno, "write: %s", strerror(errno));
+            tornado__iostream_shut(stream, &tornado__thread.last);
+            return false;
+        }
+    }
+    return !stream->out || tornado__iostream_watch(stream);
+}
+
+/* ---- receiving ---- */
+
+static bool tornado__iostream_reserve_in(tornado_iostream *stream, size_t room)
+{
+    tornado__inbuf *in = stream->in;
+    if (in && in->cap - in->end >= room)
+        return true;
+    size_t used = in ? in->end - in->start : 0;
+    if (in && in->cap - used >= room && in->start > in->cap / 2) {
+        memmove(in->bytes, in->bytes + in->start, used);
+    } else {
+        size_t cap = used + room;
+        if (cap < used || cap > SIZE_MAX / 2)
+            return tornado__nomem();
+        if (in && cap < used * 2) /* grow by doubling, so that what arrives is copied a bounded number of times */
+            cap = used * 2;
+        tornado__inbuf *bigger = TORNADO_MALLOC(sizeof *bigger + cap + 1);
+        if (!bigger)
+            return tornado__nomem();
+        if (used)
+            memcpy(bigger->bytes, in->bytes + in->start, used);
+        bigger->cap = cap;
+        TORNADO_FREE(in);
+        stream->in = in = bigger;
+    }
+    in->start = 0;
+    in->end = used;
+    return true;
+}
+
+/* Gives the owner what is buffered; drops the buffer when that was all. */
+static void tornado__iostream_feed(tornado_iostream *stream)
+{
+    tornado__inbuf *in = stream->in;
+    if (!in || in->start == in->end)
+        return;
+    size_t used = stream->owner->data(stream, in->bytes + in->start, in->end - in->start);
+    in = stream->in; /* the owner may have dropped it */
+    if (!in)
+        return;
+    in->start += used < in->end - in->start ? used : in->end - in->start;
+    if (in->start == in->end) {
+        TORNADO_FREE(in);
+        stream->in = NULL;
+    }
+}
+
+static char *tornado__loop_scratch(tornado_ioloop *loop)
+{
+    if (TORNADO__UNLIKELY(!loop->scratch) && !(loop->scratch = TORNADO_MALLOC(TORNADO__SCRATCH_SIZE)))
+        tornado__nomem();
+    return loop->scratch;
+}
+
+/* One recv, and its bytes to the owner. Returns what recv does, with EINTR as EAGAIN. */
+static ssize_t tornado__iostream_receive(tornado_iostream *stream)
+{
+    tornado_ioloop *loop = stream->loop;
+    ssize_t received;
+    if (stream->in) {
+        if (!tornado__iostream_reserve_in(stream, 4096))
+            goto nomem;
+        tornado__inbuf *in = stream->in;
+        received = recv(stream->fd, in->bytes + in->end, in->cap - in->end, 0);
+        if (received > 0) {
+            in->end += (size_t)received;
+            tornado__iostream_feed(stream);
+        }
+        return received;
+    }
+    char *scratch = tornado__loop_scratch(loop);
+    if (!scratch)
+        goto nomem;
+    received = recv(stream->fd, scratch, TORNADO__SCRATCH_SIZE, 0);
+    if (received <= 0)
+        return received;
+    /* the owner runs user code, which must find no scratch that is in use: it is lent, and given back */
+    loop->scratch = NULL;
+    size_t len = (size_t)received, used = stream->owner->data(stream, scratch, len);
+    if (TORNADO__UNLIKELY(!stream->closed && used < len)) {
+        if (tornado__iostream_reserve_in(stream, len - used < 512 ? 512 : len - used)) {
+            memcpy(stream->in->bytes + stream->in->end, scratch + used, len - used);
+            stream->in->end += len - used;
+        } else {
+            received = -1;
+            errno = ENOMEM;
+        }
+    }
+    if (TORNADO__UNLIKELY(loop->scratch != NULL))
+        TORNADO_FREE(scratch);
+    else
+        loop->scratch = scratch;
+    return received;
+nomem:
+    errno = ENOMEM;
+    return -1;
+}
+
+/* The peer has closed its side and everything it sent was received. */
+static void tornado__iostream_end(tornado_iostream *stream)
+{
+    tornado__iostream_shut(stream, NULL);
+}
+
+static void tornado__iostream_readable(tornado_iostream *stream)
+{
+    ssize_t received = tornado__iostream_receive(stream);
+    if (TORNADO__LIKELY(received > 0) || stream->closed)
+        return;
+    if (received == 0) {
+        tornado__iostream_end(stream);
+    } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+        tornado__fail(errno == ENOMEM ? TORNADO_ERR_NOMEM : TORNADO_ERR_SYSTEM, errno, "read: %s", strerror(errno));
+        tornado__iostream_shut(stream, &tornado__thread.last);
+    }
+}
+
+static void tornado__iostream_connected(tornado_iostream *stream);
+
+/* Something happened while the owner wants no data: see whether that was the end. */
+static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
+{
+    int waiting = 0, error = 0;
+    socklen_t len = sizeof error;
+    if (events & TORNADO_IOLOOP_ERROR && getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error) {
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "read: %s", strerror(error));
+        tornado__iostream_shut(stream, &tornado__thread.last);
+        return;
+    }
+    bool wants_end = !stream->owner->wants_end || stream->owner->wants_end(stream);
+    if (wants_end && ioctl(stream->fd, FIONREAD, &waiting) == 0 && waiting == 0) {
+        tornado__iostream_end(stream);
+        return;
+    }
+    stream->unbuffered_ready = true;
+    if (events & TORNADO_IOLOOP_ERROR) { /* a hang-up is reported for ever: stop watching, and look again at the next read */
+        tornado_ioloop_remove_handler(stream->loop, stream->fd);
+        stream->watched = false;
+    } else {
+        tornado__iostream_watch(stream);
+    }
+}
+
+static void tornado__iostream_event(int fd, unsigned events, void *arg)
+{
+    tornado_iostream *stream = arg;
+    (void)fd;
+    tornado__iostream_retain(stream);
+    if (TORNADO__UNLIKELY(stream->connecting)) {
+        tornado__iostream_connected(stream);
+    } else {
+        if (events & (TORNADO_IOLOOP_READ | TORNADO_IOLOOP_ERROR)) {
+            if (!stream->paused)
+                tornado__iostream_readable(stream);
+            else
+                tornado__iostream_look(stream, events);
+        }
+        if (TORNADO__UNLIKELY(events & TORNADO_IOLOOP_WRITE) && !stream->closed && tornado__iostream_flush(stream) &&
+            !stream->out) {
+            tornado__iostream_watch(stream);
+            if (stream->owner->drained)
+                stream->owner->drained(stream);
+        }
+    }
+    tornado__iostream_release(stream);
+}
+
+static void tornado__iostream_init(tornado_iostream *stream, tornado_ioloop *loop, int fd,
+                                   const tornado__stream_owner *owner)
+{
+    memset(stream, 0, sizeof *stream);
+    stream->loop = loop;
+    stream->fd = fd;
+    stream->owner = owner;
+    stream->references = 1;
+}
+
+/* ---- reads and writes for users ---- */
+
+enum { TORNADO__READ_NONE, TORNADO__READ_BYTES, TORNADO__READ_UNTIL, TORNADO__READ_UNTIL_CLOSE };
+
+typedef struct tornado__write_wait {
+    struct tornado__write_wait *next;
+    tornado_future *future;
+    uint64_t until; /* done when so many bytes were sent in all */
+} tornado__write_wait;
+
+typedef struct tornado__stream_io {
+    tornado_future *read;
+    int kind;
+    bool partial;
+    bool has_saved;        /* a NUL stands where `saved` was */
+    char saved;
+    size_t bytes, max_bytes, scanned;
+    char *delimiter, short_delimiter[16];
+    size_t delimiter_len;
+    void (*streaming_callback)(tornado_bytes chunk, void *arg);
+    void *streaming_arg;
+    tornado_future *connect;
+    tornado__write_wait *writes, **writes_end;
+    uint64_t written;      /* bytes given to write in all */
+    size_t max_buffer_size;
+    int64_t max_write_buffer_size;
+    tornado_callback close_callback;
+    void *close_arg;
+    tornado__task task;    /* streaming of what is buffered, and the close callback; holds a reference */
+    bool task_queued;
+    const tornado_error *error; /* why it closed; allocated, or static; NULL: nothing went wrong */
+} tornado__stream_io;
+
+static void tornado__user_run(tornado__task *task, tornado_ioloop *loop);
+
+typedef struct tornado__user_stream {
+    tornado_iostream stream;
+    tornado__stream_io io;
+} tornado__user_stream;
+
+static void tornado__user_queue_task(tornado_iostream *stream)
+{
+    if (stream->io->task_queued)
+        return;
+    stream->io->task_queued = true;
+    tornado__iostream_retain(stream);
+    tornado__ioloop_schedule(stream->loop, &stream->io->task);
+}
+
+/* Puts the byte back that had to give way to a NUL. */
+static void tornado__user_restore(tornado_iostream *stream)
+{
+    if (stream->io->has_saved && stream->in)
+        stream->in->bytes[stream->in->start] = stream->io->saved;
+    stream->io->has_saved = false;
+}
+
+static void tornado__user_read_reset(tornado__stream_io *io)
+{
+    if (io->delimiter != io->short_delimiter)
+        TORNADO_FREE(io->delimiter);
+    io->delimiter = NULL;
+    io->kind = TORNADO__READ_NONE;
+    io->read = NULL;
+    io->streaming_callback = NULL;
+    io->scanned = 0;
+}
+
+/* Completes the read with the first `len` buffered bytes, which stay where they are. */
+static void tornado__user_read_done(tornado_iostream *stream, size_t len)
+{
+    tornado__stream_io *io = stream->io;
+    tornado_bytes bytes = {"", 0};
+    tornado_future *future = io->read;
+    tornado__user_read_reset(io);
+    stream->paused = true;
+    if (len) {
+        tornado__inbuf *in = stream->in;
+        bytes.data = in->bytes + in->start;
+        bytes.len = len;
+        in->start += len;
+        io->saved = in->bytes[in->start]; /* there is always one byte behind cap */
+        io->has_saved = true;
+        in->bytes[in->start] = '\0';
+    }
+    tornado_future_set_bytes(future, bytes);
+    tornado_future_release(future);
+}
+
+static void tornado__user_read_failed(tornado_iostream *stream, const tornado_error *error)
+{
+    tornado_future *future = stream->io->read;
+    tornado__user_read_reset(stream->io);
+    stream->paused = true;
+    tornado_future_set_error(future, error);
+    tornado_future_release(future);
+}
+
+/* Where the delimiter ends within the buffered bytes; 0: not yet. Goes on where the last search ended. */
+static size_t tornado__user_find(tornado__stream_io *io, const char *data, size_t len)
+{
+    const char *end = data + len, *at = data + io->scanned;
+    while ((size_t)(end - at) >= io->delimiter_len) {
+        at = memchr(at, io->delimiter[0], (size_t)(end - at) - io->delimiter_len + 1);
+        if (!at)
+            break;
+        if (memcmp(at, io->delimiter, io->delimiter_len) == 0)
+            return (size_t)(at - data) + io->delimiter_len;
+        at++;
+    }
+    io->scanned = len >= io->delimiter_len ? len - io->delimiter_len + 1 : 0;
+    return 0;
+}
+
+typedef struct tornado__stream_call {
+    tornado__stream_io *io;
+    tornado_bytes chunk;
+} tornado__stream_call;
+
+static void tornado__user_call_streaming(void *arg)
+{
+    tornado__stream_call *call = arg;
+    call->io->streaming_callback(call->chunk, call->io->streaming_arg);
+}
+
+static void tornado__user_call_closed(void *arg)
+{
+    tornado__stream_io *io = arg;
+    tornado_callback callback = io->close_callback;
+    io->close_callback = NULL;
+    callback(io->close_arg);
+}
+
+/* Runs a callback of the user below frames of ours that hold things: what it raises ends here. */
+static void tornado__user_call(tornado_callback fn, void *arg)
+{
+    const tornado_error *error = tornado_try(fn, arg);
+    if (error)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Exception in stream callback");
+}
+
+/* Hands buffered bytes to the streaming callback, which may do anything but free the stream: the caller holds it. */
+static void tornado__user_stream_chunk(tornado_iostream *stream, size_t len)
+{
+    tornado__stream_io *io = stream->io;
+    tornado__inbuf *in = stream->in;
+    tornado__stream_call call = {io, {in->bytes + in->start, len}};
+    stream->in = NULL; /* a read that the callback starts must not move what it was given */
+    if (io->kind == TORNADO__READ_BYTES)
+        io->bytes -= len;
+    in->start += len;
+    tornado__user_call(tornado__user_call_streaming, &call);
+    if (in->start == in->end) {
+        TORNADO_FREE(in);
+    } else {
+        TORNADO_FREE(stream->in);
+        stream->in = in;
+    }
+}
+
+/* Whether the read is complete, or has failed. With streaming it runs the callback, so only in a turn of its own. */
+static bool tornado__user_try_read(tornado_iostream *stream)
+{
+    tornado__stream_io *io = stream->io;
+    size_t have = stream->in ? stream->in->end - stream->in->start : 0, need = 0;
+    if (io->streaming_callback && have && (io->kind == TORNADO__READ_UNTIL_CLOSE || io->bytes)) {
+        tornado__user_stream_chunk(stream, io->kind == TORNADO__READ_BYTES && have > io->bytes ? io->bytes : have);
+        if (!io->read)
+            return true;
+        have = stream->in ? stream->in->end - stream->in->start : 0;
+    }
+    if (io->kind == TORNADO__READ_UNTIL) {
+        need = have ? tornado__user_find(io, stream->in->bytes + stream->in->start, have) : 0;
+        if (need > io->max_bytes || (!need && have >= io->max_bytes)) {
+            tornado__fail(TORNADO_ERR_UNSATISFIABLE, 0, "delimiter not found within %zu bytes", io->max_bytes);
+            tornado__iostream_shut(stream, &tornado__thread.last);
+            return true;
+        }
+        if (!need)
+            return false;
+    } else if (io->kind == TORNADO__READ_BYTES) {
+        need = io->partial && have && have < io->bytes ? have : io->bytes;
+        if (have < need || (io->streaming_callback && io->bytes))
+            return false;
+    } else {
+        return false;
+    }
+    tornado__user_read_done(stream, need);
+    return true;
+}
+
+static size_t tornado__user_data(tornado_iostream *stream, char *data, size_t len)
+{
+    tornado__stream_io *io = stream->io;
+    bool scratch = !stream->in;
+    if (scratch) { /* results must outlive this call: they need a buffer of the stream's own */
+        if (!tornado__iostream_reserve_in(stream, len)) {
+            tornado__iostream_shut(stream, &tornado__thread.last);
+            return len;
+        }
+        memcpy(stream->in->bytes, data, len);
+        stream->in->end = len;
+    }
+    if (io->read)
+        tornado__user_try_read(stream);
+    if (!stream->closed && io->read && stream->in && stream->in->end - stream->in->start > io->max_buffer_size) {
+        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum read buffer size of %zu bytes", io->max_buffer_size);
+        tornado__iostream_shut(stream, &tornado__thread.last);
+    }
+    return scratch ? len : 0; /* what was used was taken off the buffer here */
+}
+
+/* The queue's first `io->written - queued` bytes are on their way. */
+static void tornado__user_wrote(tornado_iostream *stream)
+{
+    tornado__stream_io *io = stream->io;
+    uint64_t sent = io->written - tornado__iostream_queued(stream);
+    while (io->writes && io->writes->until <= sent) {
+        tornado__write_wait *wait = io->writes;
+        io->writes = wait->next;
+        if (!io->writes)
+            io->writes_end = &io->writes;
+        tornado_future_set_result(wait->future, NULL, NULL);
+        tornado_future_release(wait->future);
+        TORNADO_FREE(wait);
+    }
+}
+
+/* What a pending future of a closed stream fails with: the cause, when there is one, in the message. */
+static tornado_error tornado__user_closed_error(const tornado_iostream *stream)
+{
+    const tornado_error *cause = stream->io->error;
+    tornado_error error;
+    if (!cause)
+        tornado__error_set(&error, TORNADO_ERR_CLOSED, 0, "Stream is closed");
+    else if (cause->code == TORNADO_ERR_SYSTEM)
+        tornado__error_set(&error, TORNADO_ERR_CLOSED, cause->sys_errno, "Stream is closed: %.200s", cause->message);
+    else
+        error = *cause;
+    return error;
+}
+
+static void tornado__user_closed(tornado_iostream *stream, const tornado_error *cause)
+{
+    tornado__stream_io *io = stream->io;
+    if (cause) {
+        tornado_error *copy = TORNADO_MALLOC(sizeof *copy);
+        if (copy)
+            *copy = *cause;
+        io->error = copy ? copy : &tornado__error_nomem;
+    }
+    tornado_error error = tornado__user_closed_error(stream);
+    if (io->read && io->kind == TORNADO__READ_UNTIL_CLOSE && !io->error && io->streaming_callback && stream->in)
+        tornado__user_queue_task(stream);
+    else if (io->read && io->kind == TORNADO__READ_UNTIL_CLOSE && !io->error)
+        tornado__user_read_done(stream, stream->in ? stream->in->end - stream->in->start : 0);
+    else if (io->read)
+        tornado__user_read_failed(stream, &error);
+    if (io->connect) {
+        tornado_future *connect = io->connect;
+        io->connect = NULL;
+        tornado_future_set_error(connect, &error);
+        tornado_future_release(connect);
+    }
+    while (io->writes) {
+        tornado__write_wait *wait = io->writes;
+        io->writes = wait->next;
+        tornado_future_set_error(wait->future, &error);
+        wait->future->observed = true; /* the reads and the close callback tell */
+        tornado_future_release(wait->future);
+        TORNADO_FREE(wait);
+    }
+    io->writes_end = &io->writes;
+    tornado__user_queue_task(stream);
+}
+
+/* As in Tornado: without a close callback the end shows at the next read, and until then one may write. */
+static bool tornado__user_wants_end(const tornado_iostream *stream)
+{
+    return stream->io->close_callback != NULL;
+}
+
+static void tornado__user_free(tornado_iostream *stream)
+{
+    tornado__user_read_reset(stream->io);
+    if (stream->io->error != &tornado__error_nomem)
+        TORNADO_FREE((void *)(uintptr_t)stream->io->error);
+    TORNADO_FREE(stream);
+}
+
+static const tornado__stream_owner tornado__user_owner = {
+    .data = tornado__user_data, .closed = tornado__user_closed, .drained = tornado__user_wrote,
+    .wants_end = tornado__user_wants_end, .free = tornado__user_free};
+
+/* What must not happen inside a call of the user: streaming of what is buffered already, and the close callback. */
+static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__stream_io *io = TORNADO__CONTAINER(task, tornado__stream_io, task);
+    tornado_iostream *stream = &TORNADO__CONTAINER(io, tornado__user_stream, io)->stream;
+    io->task_queued = false;
+    if (!loop->closed) {
+        if (io->read && io->streaming_callback)
+            tornado__user_try_read(stream);
+        if (stream->closed && io->read && io->kind == TORNADO__READ_UNTIL_CLOSE && !stream->in)
+            tornado__user_read_done(stream, 0);
+        bool unread = stream->in && stream->in->end > stream->in->start;
+        if (stream->closed && io->close_callback && !unread) {
+            tornado__user_call(tornado__user_call_closed, io);
+        } else if (!stream->closed && io->read) {
+            tornado__iostream_watch(stream);
+        }
+    }
+    tornado__iostream_release(stream);
+}
+
+TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
+{
+    int type = 0;
+    socklen_t len = sizeof type;
+    tornado_ioloop *loop = tornado_ioloop_current();
+    if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || !tornado__set_flags(fd)) {
+        tornado__fail(TORNADO_ERR_INVALID, fd < 0 ? EBADF : errno, "tornado_iostream_new: fd %d is not a socket: %s", fd,
+                      strerror(fd < 0 ? EBADF : errno));
+        goto failed;
+    }
+    tornado__user_stream *user = loop ? TORNADO_MALLOC(sizeof *user) : NULL;
+    if (!user) {
+        tornado__nomem();
+        goto failed;
+    }
+    memset(&user->io, 0, sizeof user->io);
+    tornado__iostream_init(&user->stream, loop, fd, &tornado__user_owner);
+    user->stream.io = &user->io;
+    user->stream.paused = true;
+    user->io.writes_end = &user->io.writes;
+    user->io.task.run = tornado__user_run;
+    user->io.max_buffer_size = options && options->max_buffer_size > 0 ? (size_t)options->max_buffer_size : 104857600;
+    if (options && options->max_buffer_size == TORNADO_NONE)
+        user->io.max_buffer_size = SIZE_MAX / 4;
+    user->io.max_write_buffer_size = options && options->max_write_buffer_size > 0 ? options->max_write_buffer_size : -1;
+    return &user->stream;
+failed:
+    if (fd >= 0)
+        close(fd);
+    return NULL;
+}
+
+TORNADO_API tornado_iostream *tornado_iostream_retain(tornado_iostream *stream)
+{
+    tornado__iostream_retain(stream);
+    return stream;
+}
+
+TORNADO_API void tornado_iostream_release(tornado_iostream *stream)
+{
+    if (stream)
+        tornado__iostream_release(stream);
+}
+
+TORNADO_API void tornado_iostream_close(tornado_iostream *stream)
+{
+    tornado__iostream_retain(stream);
+    tornado__iostream_shut(stream, NULL);
+    tornado__iostream_release(stream);
+}
+
+/* ---- connecting ---- */
+
+static void tornado__iostream_connected(tornado_iostream *stream)
+{
+    tornado__stream_io *io = stream->io;
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+        error = errno;
+    stream->connecting = false;
+    if (error) {
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "connect: %s", strerror(error));
+        tornado__iostream_shut(stream, &tornado__thread.last);
+        return;
+    }
+    tornado_future *connect = io->connect;
+    io->connect = NULL;
+    if (connect) {
+        tornado_future_set_result(connect, stream, NULL);
+        tornado_future_release(connect);
+    }
+    if (tornado__iostream_flush(stream) && tornado__iostream_watch(stream))
+        tornado__user_wrote(stream);
+}
+
+TORNADO_API tornado_future *tornado_iostream_connect(tornado_iostream *stream, const tornado_address *address)
+{
+    tornado__stream_io *io = stream->io;
+    if (stream->closed || stream->connecting) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_iostream_connect: the stream is %s",
+                      stream->closed ? "closed" : "connecting already");
+        return tornado_future_failed(tornado_last_error());
+    }
+    tornado_future *future = tornado_future_new();
+    if (future->immortal)
+        return future;
+    io->connect = tornado_future_retain(future);
+    stream->connecting = true;
+    tornado__iostream_retain(stream);
+    int result = connect(stream->fd, (const struct sockaddr *)(const void *)address->sockaddr.bytes,
+                         (socklen_t)address->len);
+    bool under_way = result == 0 || errno == EINPROGRESS || errno == EINTR; /* interrupted, it goes on by itself */
+    if (!under_way)
+        tornado__fail(TORNADO_ERR_SYSTEM, errno, "connect: %s", strerror(errno));
+    if (!under_way || (result != 0 && !tornado__iostream_watch(stream)))
+        tornado__iostream_shut(stream, &tornado__thread.last);
+    else if (result == 0)
+        tornado__iostream_connected(stream);
+    tornado__iostream_release(stream);
+    return future;
+}
+
+/* ---- the public reads and writes ---- */
+
+static bool tornado__user_set_read(tornado_iostream *stream, const tornado_read_options *options)
+{
+    tornado__stream_io *io = stream->io;
+    io->partial = options->partial;
+    io->bytes = options->bytes;
+    io->streaming_callback = options->streaming_callback;
+    io->streaming_arg = options->arg;
+    io->scanned = 0;
+    io->max_bytes = options->max_bytes && options->max_bytes < io->max_buffer_size ? options->max_bytes
+                                                                                   : io->max_buffer_size;
+    io->kind = options->until_close ? TORNADO__READ_UNTIL_CLOSE
+               : options->until.len ? TORNADO__READ_UNTIL
+                                    : TORNADO__READ_BYTES;
+    if (io->kind == TORNADO__READ_BYTES && io->bytes > io->max_buffer_size && !io->streaming_callback && !io->partial)
+        return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold", io->bytes);
+    if (io->kind == TORNADO__READ_UNTIL) {
+        io->delimiter_len = options->until.len;
+        io->delimiter = io->delimiter_len <= sizeof io->short_delimiter ? io->short_delimiter
+                                                                        : TORNADO_MALLOC(io->delimiter_len);
+        if (!io->delimiter)
+            return tornado__nomem();
+        memcpy(io->delimiter, options->until.data, io->delimiter_len);
+    }
+    return true;
+}
+
+/* Why a read cannot start, or NULL. */
+static const char *tornado__user_read_refused(const tornado_iostream *stream, const tornado_read_options *options)
+{
+    int forms = (options->bytes != 0) + (options->until.data != NULL) + options->until_close;
+    if (stream->io->read)
+        return "Already reading";
+    if (forms > 1)
+        return "tornado_iostream_read: bytes, until and until_close exclude each other";
+    if (options->until.data && (options->until.len == 0 || options->streaming_callback))
+        return "tornado_iostream_read: a delimiter may not be empty, nor be read with a streaming callback";
+    return NULL;
+}
+
+TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, const tornado_read_options *options)
+{
+    tornado__stream_io *io = stream->io;
+    const char *refused = tornado__user_read_refused(stream, options);
+    if (refused) {
+        tornado__fail(io->read ? TORNADO_ERR_STATE : TORNADO_ERR_INVALID, 0, "%s", refused);
+        return tornado_future_failed(tornado_last_error());
+    }
+    tornado_future *future = tornado_future_new();
+    if (future->immortal)
+        return future;
+    tornado__user_restore(stream);
+    if (stream->in && stream->in->start == stream->in->end) {
+        TORNADO_FREE(stream->in);
+        stream->in = NULL;
+    }
+    tornado__iostream_retain(stream);
+    io->read = tornado_future_retain(future);
+    stream->paused = false;
+    if (!tornado__user_set_read(stream, options)) {
+        tornado_error error = *tornado_last_error();
+        tornado__user_read_failed(stream, &error);
+    } else if (io->streaming_callback && (stream->in || (!io->bytes && io->kind == TORNADO__READ_BYTES))) {
+        tornado__user_queue_task(stream);
+    } else if (!tornado__user_try_read(stream)) {
+        if (stream->unbuffered_ready && !stream->closed && !io->streaming_callback)
+            tornado__iostream_readable(stream);
+        stream->unbuffered_ready = false;
+        if (stream->closed && io->read) {
+            tornado_error error = tornado__user_closed_error(stream);
+            if (io->kind == TORNADO__READ_UNTIL_CLOSE && !io->error)
+                tornado__user_read_done(stream, stream->in ? stream->in->end - stream->in->start : 0);
+            else
+                tornado__user_read_failed(stream, &error);
+        } else if (io->read && !tornado__iostream_watch(stream)) {
+            tornado__iostream_shut(stream, &tornado__thread.last);
+        }
+    }
+    if (stream->closed && io->close_callback)
+        tornado__user_queue_task(stream);
+    else if (!stream->closed && !io->read && io->close_callback)
+        tornado__iostream_watch(stream); /* for the end */
+    tornado__iostream_release(stream);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_iostream_read_bytes(tornado_iostream *stream, size_t count)
+{
+    tornado_read_options options = {.bytes = count};
+    return tornado_iostream_read(stream, &options);
+}
+
+TORNADO_API tornado_future *tornado_iostream_read_until(tornado_iostream *stream, const char *delimiter)
+{
+    tornado_read_options options = {.until = tornado_bytes_of(delimiter)};
+    return tornado_iostream_read(stream, &options);
+}
+
+TORNADO_API tornado_future *tornado_iostream_read_until_close(tornado_iostream *stream)
+{
+    tornado_read_options options = {.until_close = true};
+    return tornado_iostream_read(stream, &options);
+}
+
+/* Queues what the socket did not take, and a future for its end. */
+static tornado_future *tornado__user_write_rest(tornado_iostream *stream, const char *data, size_t len)
+{
+    tornado__stream_io *io = stream->io;
+    tornado__write_wait *wait = TORNADO_MALLOC(sizeof *wait);
+    tornado_future *future = wait ? tornado_future_new() : &tornado__future_nomem;
+    if (future->immortal || !tornado__iostream_queue(stream, data, len)) {
+        TORNADO_FREE(wait);
+        tornado_future_release(future);
+        return NULL;
+    }
+    wait->next = NULL;
+    wait->future = tornado_future_retain(future);
+    wait->until = io->written;
+    *io->writes_end = wait;
+    io->writes_end = &wait->next;
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_iostream_write(tornado_iostream *stream, tornado_bytes data)
+{
+    tornado__stream_io *io = stream->io;
+    size_t queued = stream->out ? tornado__iostream_queued(stream) : 0;
+    ssize_t sent = 0;
+    if (stream->closed) {
+        tornado_error error = tornado__user_closed_error(stream);
+        return tornado_future_failed(&error);
+    }
+    if (io->max_write_buffer_size >= 0 && data.len > (uint64_t)io->max_write_buffer_size - queued) {
+        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum write buffer size of %lld bytes",
+                      (long long)io->max_write_buffer_size);
+        return tornado_future_failed(tornado_last_error());
+    }
+    if (data.len == 0 && !stream->out)
+        return &tornado__future_done;
+    if (!stream->out && !stream->connecting)
+        do
+            sent = send(stream->fd, data.data, data.len, MSG_NOSIGNAL);
+        while (sent < 0 && errno == EINTR);
+    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
+        tornado__fail(TORNADO_ERR_SYSTEM, errno, "write: %s", strerror(errno));
+        tornado__iostream_retain(stream);
+        tornado__iostream_shut(stream, &tornado__thread.last);
+        tornado_error error = tornado__user_closed_error(stream);
+        tornado__iostream_release(stream);
+        return tornado_future_failed(&error);
+    }
+    io->written += data.len;
+    if (sent == (ssize_t)data.len && data.len)
+        return &tornado__future_done;
+    size_t done = sent > 0 ? (size_t)sent : 0;
+    tornado_future *future = tornado__user_write_rest(stream, data.data + done, data.len - done);
+    if (future && (stream->connecting || tornado__iostream_watch(stream)))
+        return future;
+    /* part of it may be on its way: nothing sensible can follow */
+    tornado_error error = *tornado_last_error();
+    tornado_future_release(future);
+    tornado__iostream_retain(stream);
+    tornado__iostream_shut(stream, &tornado__thread.last);
+    tornado__iostream_release(stream);
+    return tornado_future_failed(&error);
+}
+
+TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, tornado_callback callback, void *arg)
+{
+    stream->io->close_callback = callback;
+    stream->io->close_arg = arg;
+    if (!callback)
+        return;
+    if (stream->closed)
+        tornado__user_queue_task(stream);
+    else if (!stream->connecting && !stream->watched)
+        tornado__iostream_watch(stream);
+}
+
+TORNADO_API void tornado_iostream_set_nodelay(tornado_iostream *stream, bool value)
+{
+    int on = value;
+    if (!stream->closed)
+        setsockopt(stream->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+TORNADO_API bool tornado_iostream_closed(const tornado_iostream *stream)
+{
+    return stream->closed;
+}
+
+TORNADO_API bool tornado_iostream_reading(const tornado_iostream *stream)
+{
+    return stream->io->read != NULL;
+}
+
+TORNADO_API bool tornado_iostream_writing(const tornado_iostream *stream)
+{
+    return stream->out != NULL;
+}
+
+TORNADO_API int tornado_iostream_fileno(const tornado_iostream *stream)
+{
+    return stream->fd;
+}
+
+TORNADO_API const tornado_error *tornado_iostream_error(const tornado_iostream *stream)
+{
+    return stream->io->error;
+}
+
+TORNADO_API size_t tornado_iostream_read_buffer_size(const tornado_iostream *stream)
+{
+    return stream->in ? stream->in->end - stream->in->start : 0;
+}
+
+TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *stream)
+{
+    return tornado__iostream_queued(stream);
+}
+
+/*============================================================================
+ * section: netutil (private)
+ * Binding, listening, accepting.
+ *============================================================================*/
+
+#define TORNADO__ACCEPTS_PER_TURN 128
+#define TORNADO__BACKLOG          128
+
+static int tornado__socket(int family, int type)
+{
+#if defined(SOCK_NONBLOCK) && defined(SOCK_CLOEXEC)
+    return socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+#else
+    int fd = socket(family, type, 0);
+    if (fd >= 0 && !tornado__set_flags(fd)) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+#endif
+}
+
+TORNADO_API void tornado_sockets_close(tornado_sockets *sockets)
+{
+    for (int i = 0; i < sockets->count; i++)
+        close(sockets->fds[i]);
+    sockets->count = 0;
+}
+
+/* Opens one listening socket; -1 with errno set. */
+static int tornado__bind_one(const tornado_address *address, const tornado_bind_options *options)
+{
+    int family = tornado__sockaddr(address)->sa_family, on = 1, fd = tornado__socket(family, SOCK_STREAM);
+    if (fd < 0)
+        return -1;
+    bool ok = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0;
+    if (ok && options->reuse_port) {
+#ifdef SO_REUSEPORT
+        ok = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0;
+#else
+        errno = ENOPROTOOPT;
+        ok = false;
+#endif
+    }
+    if (ok && family == AF_INET6) /* IPv4 has a socket of its own */
+        ok = setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0;
+    if (ok && bind(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0 &&
+        listen(fd, options->backlog > 0 ? options->backlog : TORNADO__BACKLOG) == 0)
+        return fd;
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return -1;
+}
+
+static void tornado__address_set_port(tornado_address *address, int port)
+{
+    struct sockaddr *sockaddr = tornado__sockaddr(address);
+    if (sockaddr->sa_family == AF_INET6)
+        ((struct sockaddr_in6 *)(void *)sockaddr)->sin6_port = htons((uint16_t)port);
+    else
+        ((struct sockaddr_in *)(void *)sockaddr)->sin_port = htons((uint16_t)port);
+}
+
+/* Listens on every address found; on a port that is picked for the first and kept for the others. Returns an errno. */
+static int tornado__bind_all(tornado_sockets *sockets, const struct addrinfo *found, int port,
+                             const tornado_bind_options *options, tornado_address *address)
+{
+    bool unspecified = !options->address || !*options->address;
+    int missing = 0;
+    sockets->count = 0;
+    sockets->port = port;
+    for (const struct addrinfo *at = found; at; at = at->ai_next) {
+        bool seen = false;
+        for (const struct addrinfo *before = found; before != at; before = before->ai_next)
+            seen = seen || (before->ai_addrlen == at->ai_addrlen &&
+                            memcmp(before->ai_addr, at->ai_addr, at->ai_addrlen) == 0);
+        if (seen || at->ai_addrlen > sizeof address->sockaddr || sockets->count == (int)TORNADO__COUNT(sockets->fds))
+            continue;
+        memcpy(address->sockaddr.bytes, at->ai_addr, at->ai_addrlen);
+        address->len = (unsigned)at->ai_addrlen;
+        tornado__address_set_port(address, sockets->port);
+        int fd = tornado__bind_one(address, options);
+        if (fd < 0) {
+            missing = errno;
+            if (unspecified && (missing == EAFNOSUPPORT || (missing == EADDRNOTAVAIL && at->ai_family == AF_INET6)))
+                continue; /* a machine without IPv6, or without IPv4 */
+            tornado_sockets_close(sockets);
+            return missing;
+        }
+        sockets->fds[sockets->count++] = fd;
+        if (sockets->port == 0 && tornado_address_local(address, fd))
+            sockets->port = tornado_address_port(address);
+    }
+    return sockets->count ? 0 : missing ? missing : EADDRNOTAVAIL;
+}
+
+TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const tornado_bind_options *options)
+{
+    static const tornado_bind_options defaults;
+    const tornado_bind_options *o = options ? options : &defaults;
+    struct addrinfo hints, *found = NULL;
+    tornado_address address;
+    char text[TORNADO_ADDRESS_MAX];
+    memset(sockets, 0, sizeof *sockets);
+    if (o->unix_socket) {
+        int fd = tornado_bind_unix_socket(o->unix_socket, o->unix_mode, o->backlog);
+        sockets->fds[0] = fd;
+        sockets->count = fd >= 0;
+        return fd >= 0;
+    }
+    const char *host = o->address && *o->address ? o->address : NULL;
+    if (port < 0 || port > 65535)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on port %d: ports are 0 to 65535", port);
+    memset(&hints, 0, sizeof hints);
+    memset(&address, 0, sizeof address);
+    hints.ai_family = o->ipv4_only ? AF_INET : o->ipv6_only ? AF_INET6 : AF_UNSPEC;
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_PASSIVE;
+    int failed = getaddrinfo(host, "0", &hints, &found);
+    if (failed)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on \"%.100s\": %s", host ? host : "*",
+                             gai_strerror(failed));
+    int error = EADDRINUSE;
+    for (int tries = port ? 1 : 16; error == EADDRINUSE && tries > 0; tries--) /* a picked port may be taken elsewhere */
+        error = tornado__bind_all(sockets, found, port, o, &address);
+    freeaddrinfo(found);
+    if (error)
+        return tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot listen on %s: %s", tornado_address_format(&address, text),
+                             strerror(error));
+    return true;
+}
+
+/* Makes way for a socket's file: removes a stale socket, refuses anything else. */
+static bool tornado__unix_clear(const tornado_address *address, const char *path)
+{
+    struct stat status;
+    if (lstat(path, &status) != 0)
+        return errno == ENOENT ||
+               tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.100s: %s", path, strerror(errno));
+    if (!S_ISSOCK(status.st_mode))
+        return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST, "cannot listen on unix:%.100s: a file that is no socket exists", path);
+    int probe = tornado__socket(AF_UNIX, SOCK_STREAM);
+    bool in_use = probe >= 0 && (connect(probe, tornado__sockaddr(address), (socklen_t)address->len) == 0 || errno == EAGAIN);
+    if (probe >= 0)
+        close(probe);
+    if (in_use)
+        return tornado__fail(TORNADO_ERR_SYSTEM, EADDRINUSE, "cannot listen on unix:%.100s: %s", path, strerror(EADDRINUSE));
+    if (unlink(path) != 0 && errno != ENOENT)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot remove unix:%.100s: %s", path, strerror(errno));
+    return true;
+}
+
+TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog)
+{
+    tornado_address address;
+    if (!tornado_address_unix(&address, path))
+        return -1;
+    bool file = path[0] != '@';
+    if (file && !tornado__unix_clear(&address, path))
+        return -1;
+    int fd = tornado__socket(AF_UNIX, SOCK_STREAM);
+    /* nobody can connect before listen, so the mode is right from the first connection on */
+    if (fd >= 0 && bind(fd, tornado__sockaddr(&address), (socklen_t)address.len) == 0 &&
+        (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) && listen(fd, backlog > 0 ? backlog : TORNADO__BACKLOG) == 0)
+        return fd;
+    tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.100s: %s", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* ---- accepting ---- */
+
+struct tornado_acceptor {
+    tornado_ioloop *loop;
+    int fd;
+    tornado_accept_callback callback;
+    void *arg;
+    tornado__timer pause; /* set while the process is out of descriptors or memory */
+    int64_t told;         /* when that was logged last */
+    bool removed, calling;
+};
+
+static int tornado__accept(int fd, tornado_address *address)
+{
+    socklen_t len = sizeof address->sockaddr;
+#if defined(__linux__) && defined(_GNU_SOURCE)
+    int accepted = accept4(fd, tornado__sockaddr(address), &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+    int accepted = accept(fd, tornado__sockaddr(address), &len);
+    if (accepted >= 0 && !tornado__set_flags(accepted)) {
+        close(accepted);
+        accepted = -1;
+    }
+#endif
+    address->len = len < sizeof address->sockaddr ? (unsigned)len : (unsigned)sizeof address->sockaddr;
+    return accepted;
+}
+
+static void tornado__acceptor_paused(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado_acceptor *acceptor = TORNADO__CONTAINER(timer, tornado_acceptor, pause);
+    tornado_ioloop_update_handler(loop, acceptor->fd, TORNADO_IOLOOP_READ);
+}
+
+/* Out of descriptors: the connection stays in the backlog, and would be reported for ever. Look again a little later. */
+static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
+{
+    int64_t now = tornado__now_ns();
+    if (!acceptor->told || now - acceptor->told > 1000000000)
+        tornado_gen_log(TORNADO_LOG_WARNING, "accept: %s; trying again", strerror(error));
+    acceptor->told = now;
+    if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + 100000000))
+        tornado_ioloop_update_handler(acceptor->loop, acceptor->fd, 0);
+}
+
+static void tornado__acceptor_ready(int fd, unsigned events, void *arg)
+{
+    tornado_acceptor *acceptor = arg;
+    (void)events;
+    acceptor->calling = true;
+    for (int i = 0; i < TORNADO__ACCEPTS_PER_TURN && !acceptor->removed; i++) {
+        tornado_address address;
+        int accepted = tornado__accept(fd, &address);
+        if (accepted >= 0) {
+            acceptor->callback(accepted, &address, acceptor->arg);
+            continue;
+        }
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
+            break;
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            tornado__acceptor_pause(acceptor, errno);
+            break;
+        }
+        if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EOPNOTSUPP) {
+            tornado_gen_log(TORNADO_LOG_ERROR, "accept on fd %d: %s; no longer accepting", fd, strerror(errno));
+            tornado_ioloop_remove_handler(acceptor->loop, fd);
+            break;
+        } /* anything else is about the one connection, which is gone */
+    }
+    acceptor->calling = false;
+    if (acceptor->removed)
+        TORNADO_FREE(acceptor);
+}
+
+TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_acceptor *acceptor = loop ? TORNADO_MALLOC(sizeof *acceptor) : NULL;
+    if (!acceptor) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(acceptor, 0, sizeof *acceptor);
+    acceptor->loop = loop;
+    acceptor->fd = fd;
+    acceptor->callback = callback;
+    acceptor->arg = arg;
+    acceptor->pause.fire = tornado__acceptor_paused;
+    if (!tornado_ioloop_add_handler(loop, fd, tornado__acceptor_ready, acceptor, TORNADO_IOLOOP_READ)) {
+        TORNADO_FREE(acceptor);
+        return NULL;
+    }
+    return acceptor;
+}
+
+TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor)
+{
+    if (!acceptor || acceptor->removed)
+        return;
+    acceptor->removed = true;
+    tornado__timer_clear(acceptor->loop, &acceptor->pause);
+    if (tornado__fd_registered(acceptor->loop, acceptor->fd, "tornado_remove_accept_handler"))
+        tornado_ioloop_remove_handler(acceptor->loop, acceptor->fd);
+    if (!acceptor->calling)
+        TORNADO_FREE(acceptor);
+}
+
+/* ---- the listening sockets of a server ---- */
+
+typedef struct tornado__listener {
+    struct tornado__listener *next;
+    tornado_acceptor *acceptor;
+    int fd;
+} tornado__listener;
+
+/* Takes the fd over when it succeeds. */
+static bool tornado__listeners_add(tornado__listener **list, int fd, tornado_accept_callback callback, void *arg)
+{
+    tornado__listener *listener = TORNADO_MALLOC(sizeof *listener);
+    if (!listener)
+        return tornado__nomem();
+    listener->acceptor = tornado_add_accept_handler(fd, callback, arg);
+    if (!listener->acceptor) {
+        TORNADO_FREE(listener);
+        return false;
+    }
+    listener->fd = fd;
+    listener->next = NULL;
+    while (*list)
+        list = &(*list)->next;
+    *list = listener;
+    return true;
+}
+
+static void tornado__listeners_close(tornado__listener **list)
+{
+    while (*list) {
+        tornado__listener *listener = *list;
+        *list = listener->next;
+        tornado_remove_accept_handler(listener->acceptor);
+        close(listener->fd);
+        TORNADO_FREE(listener);
+    }
+}
+
+static int tornado__listeners_port(const tornado__listener *list)
+{
+    tornado_address address;
+    return list && tornado_address_local(&address, list->fd) ? tornado_address_port(&address) : 0;
+}
+
+/* Binds and accepts. The reason of a failure is logged, as one line. */
+static bool tornado__listen(tornado__listener **list, int port, const tornado_bind_options *options,
+                            tornado_accept_callback callback, void *arg)
+{
+    tornado_sockets sockets;
+    int added = 0;
+    bool ok = tornado_bind_sockets(&sockets, port, options);
+    while (ok && added < sockets.count) {
+        ok = tornado__listeners_add(list, sockets.fds[added], callback, arg);
+        added += ok;
+    }
+    if (ok)
+        return true;
+    tornado_error error = *tornado_last_error();
+    for (int i = added; i < sockets.count; i++)
+        close(sockets.fds[i]);
+    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
+    tornado__thread.last = error;
+    return false;
+}
+
+/*============================================================================
+ * section: tcp (private)
+ * A coroutine for each connection; the server outlives the last of them.
+ *============================================================================*/
+
+struct tornado_tcpserver {
+    tornado_ioloop *loop;
+    tornado__listener *listeners;
+    tornado__service service;
+    tornado_stream_handler handle_stream;
+    void *arg;
+    const char *name;
+    tornado_iostream_options stream;
+    size_t connections;
+    int max_connections;
+    int64_t told;
+    bool freed;
+};
+
+typedef struct tornado__tcp_connection {
+    tornado_tcpserver *server;
+    tornado_iostream *stream;
+} tornado__tcp_connection;
+
+static void *tornado__tcp_main(void *arg)
+{
+    tornado__tcp_connection *connection = arg;
+    connection->server->handle_stream(connection->stream, connection->server->arg);
+    return NULL;
+}
+
+static void tornado__tcp_done(tornado__coroutine *co)
+{
+    tornado__tcp_connection *connection = co->owner;
+    tornado_tcpserver *server = connection->server;
+    const tornado_error *error = &co->execution.raised;
+    if (co->failed && error->code != TORNADO_ERR_CLOSED && error->code != TORNADO_ERR_CANCELLED)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Error in connection callback of %s", server->name);
+    tornado_iostream_release(connection->stream);
+    TORNADO_FREE(connection);
+    server->connections--;
+    if (server->freed && server->connections == 0)
+        TORNADO_FREE(server);
+}
+
+static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
+{
+    int64_t now = tornado__now_ns();
+    if (!server->told || now - server->told > 1000000000)
+        tornado_gen_log(TORNADO_LOG_WARNING, "%s: a connection was closed at once: %s", server->name, why);
+    server->told = now;
+}
+
+static void tornado__tcp_accept(int fd, const tornado_address *address, void *arg)
+{
+    tornado_tcpserver *server = arg;
+    (void)address;
+    if (server->max_connections > 0 && server->connections >= (size_t)server->max_connections) {
+        close(fd);
+        tornado__tcp_refused(server, "the limit of connections is reached");
+        return;
+    }
+    tornado_iostream *stream = tornado_iostream_new(fd, &server->stream);
+    tornado__tcp_connection *connection = stream ? TORNADO_MALLOC(sizeof *connection) : NULL;
+    if (stream && !connection)
+        tornado__nomem();
+    tornado__coroutine *co =
+        connection ? tornado__coroutine_new(server->loop, tornado__tcp_main, connection, server->name) : NULL;
+    if (!co) {
+        tornado__tcp_refused(server, tornado_last_error()->message);
+        tornado_iostream_release(stream);
+        TORNADO_FREE(connection);
+        return;
+    }
+    connection->server = server;
+    connection->stream = stream;
+    co->owner = connection;
+    co->on_done = tornado__tcp_done;
+    server->connections++;
+    tornado__coroutine_continue(co);
+}
+
+static void tornado__tcp_stop_service(tornado__service *service)
+{
+    tornado_tcpserver_stop(TORNADO__CONTAINER(service, tornado_tcpserver, service));
+}
+
+static size_t tornado__tcp_busy(const tornado__service *service)
+{
+    return TORNADO__CONTAINER(service, tornado_tcpserver, service)->connections;
+}
+
+TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler handle_stream, void *arg,
+                                                     const tornado_tcpserver_options *options)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_tcpserver *server = loop ? TORNADO_MALLOC(sizeof *server) : NULL;
+    if (!server) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(server, 0, sizeof *server);
+    server->loop = loop;
+    server->handle_stream = handle_stream;
+    server->arg = arg;
+    server->name = options && options->name ? options->name : "tcpserver";
+    if (options) {
+        server->stream = options->stream;
+        server->max_connections = options->max_connections;
+    }
+    server->service.stop = tornado__tcp_stop_service;
+    server->service.busy = tornado__tcp_busy;
+    tornado__link_append(&loop->services, &server->service.link);
+    return server;
+}
+
+TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, const tornado_bind_options *options)
+{
+    return tornado__listen(&server->listeners, port, options, tornado__tcp_accept, server);
+}
+
+TORNADO_API bool tornado_tcpserver_add_socket(tornado_tcpserver *server, int fd)
+{
+    return tornado__listeners_add(&server->listeners, fd, tornado__tcp_accept, server);
+}
+
+TORNADO_API bool tornado_tcpserver_add_sockets(tornado_tcpserver *server, const tornado_sockets *sockets)
+{
+    for (int i = 0; i < sockets->count; i++)
+        if (!tornado_tcpserver_add_socket(server, sockets->fds[i]))
+            return false;
+    return true;
+}
+
+TORNADO_API int tornado_tcpserver_port(const tornado_tcpserver *server)
+{
+    return tornado__listeners_port(server->listeners);
+}
+
+TORNADO_API void tornado_tcpserver_stop(tornado_tcpserver *server)
+{
+    tornado__listeners_close(&server->listeners);
+}
+
+TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server)
+{
+    if (!server || server->freed)
+        return;
+    tornado_tcpserver_stop(server);
+    tornado__link_remove(&server->service.link);
+    server->freed = true;
+    if (server->connections == 0)
+        TORNADO_FREE(server);
+}
+
+/*============================================================================
+ * section: httputil (private)
+ * Tables of characters and reasons, headers as arrays.
+ *============================================================================*/
+
+static const struct {
+    int status;
+    const char *reason;
+} tornado__reasons[] = {
+    {100, "Continue"}, {101, "Switching Protocols"}, {102, "Processing"}, {103, "Early Hints"},
+    {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {203, "Non-Authoritative Information"}, {204, "No Content"},
+    {205, "Reset Content"}, {206, "Partial Content"}, {207, "Multi-Status"}, {208, "Already Reported"}, {226, "IM Used"},
+    {300, "Multiple Choices"}, {301, "Moved Permanently"}, {302, "Found"}, {303, "See Other"}, {304, "Not Modified"},
+    {305, "Use Proxy"}, {307, "Temporary Redirect"}, {308, "Permanent Redirect"},
+    {400, "Bad Request"}, {401, "Unauthorized"}, {402, "Payment Required"}, {403, "Forbidden"}, {404, "Not Found"},
+    {405, "Method Not Allowed"}, {406, "Not Acceptable"}, {407, "Proxy Authentication Required"},
+    {408, "Request Timeout"}, {409, "Conflict"}, {410, "Gone"}, {411, "Length Required"}, {412, "Precondition Failed"},
+    {413, "Content Too Large"}, {414, "URI Too Long"}, {415, "Unsupported Media Type"}, {416, "Range Not Satisfiable"},
+    {417, "Expectation Failed"}, {421, "Misdirected Request"}, {422, "Unprocessable Content"}, {423, "Locked"},
+    {424, "Failed Dependency"}, {425, "Too Early"}, {426, "Upgrade Required"}, {428, "Precondition Required"},
+    {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {451, "Unavailable For Legal Reasons"},
+    {500, "Internal Server Error"}, {501, "Not Implemented"}, {502, "Bad Gateway"}, {503, "Service Unavailable"},
+    {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"}, {506, "Variant Also Negotiates"},
+    {507, "Insufficient Storage"}, {508, "Loop Detected"}, {510, "Not Extended"},
+    {511, "Network Authentication Required"},
+};
+
+TORNADO_API const char *tornado_http_reason(int status)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__reasons); i++)
+        if (tornado__reasons[i].status == status)
+            return tornado__reasons[i].reason;
+    return NULL;
+}
+
+/* What each byte may be part of: a token (RFC 9110 section 5.6.2), a host (RFC 3986 section 3.2.2), a request's target, which is a path up to a "?"; and what no value
+   may have in it: a control other than a tab, or DEL (RFC 9110 section 5.5). */
+enum { TORNADO__TOKEN = 1, TORNADO__HOST = 2, TORNADO__TARGET = 4, TORNADO__CONTROL = 8, TORNADO__PATH = 16 };
+static const unsigned char tornado__bytes[256] = {
+     8,  8,  8,  8,  8,  8,  8,  8,  8,  0,  8,  8,  8,  8,  8,  8,
+     8,  8,  8,  8,  8,  8,  8,  8,  8,  8,  8,  8,  8,  8,  8,  8,
+     0, 23, 20,  1, 23, 23, 23, 23, 22, 22, 23, 23, 22, 23, 23, 20,
+    23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 20, 22, 20, 22, 20,  4,
+    20, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23,
+    23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 20, 20, 20, 21, 23,
+    21, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23,
+    23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 23, 20, 21, 20, 23,  8,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+    20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20, 20,
+};
+
+static TORNADO__INLINE bool tornado__is(char c, int kind)
+{
+    return tornado__bytes[(unsigned char)c] & kind;
+}
+
+static bool tornado__is_token(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (!tornado__is(text[i], TORNADO__TOKEN))
+            return false;
+    return len > 0;
+}
+
+/* The first control byte. There must be one, and 16 readable bytes behind it. */
+static TORNADO__INLINE char *tornado__find_control(char *at)
+{
+#ifdef __SSE2__
+    const __m128i space = _mm_set1_epi8(0x1f), tab = _mm_set1_epi8('\t'), del = _mm_set1_epi8(0x7f);
+    for (;; at += 16) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)at);
+        __m128i low = _mm_cmpeq_epi8(_mm_max_epu8(bytes, space), space);
+        __m128i found = _mm_or_si128(_mm_andnot_si128(_mm_cmpeq_epi8(bytes, tab), low), _mm_cmpeq_epi8(bytes, del));
+        unsigned mask = (unsigned)_mm_movemask_epi8(found);
+        if (mask)
+            return at + __builtin_ctz(mask);
+    }
+#else
+    while (!tornado__is(*at, TORNADO__CONTROL))
+        at++;
+    return at;
+#endif
+}
+
+static TORNADO__INLINE char tornado__lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
+}
+
+/* Whether `len` bytes are a word that is written in lower case here, in any case. The bytes hold no controls, or these could pass
+   for others. */
+static TORNADO__INLINE bool tornado__is_word(const char *text, size_t len, const char *word, size_t word_len)
+{
+    uint64_t a = 0, b = 0;
+    size_t at = 0, step = word_len >= 8 ? 8 : word_len >= 4 ? 4 : 1;
+    if (len != word_len)
+        return false;
+    do { /* word_len is a constant: this becomes a few loads, of which the last may overlap the one before */
+        memcpy(&a, text + at, step);
+        memcpy(&b, word + at, step);
+        if ((a | (UINT64_C(0x2020202020202020) >> (64 - 8 * step))) != b)
+            return false;
+        at = at + step <= len - step || at + step == len ? at + step : len - step;
+    } while (at < len);
+    return true;
+}
+#define TORNADO__IS_WORD(text, len, word) tornado__is_word(text, len, word, sizeof(word) - 1)
+
+static bool tornado__same_name(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    if (a_len != b_len)
+        return false;
+    for (size_t i = 0; i < a_len; i++)
+        if (tornado__lower(a[i]) != tornado__lower(b[i]))
+            return false;
+    return true;
+}
+
+TORNADO_API const tornado_http_header *tornado_http_headers_find(const tornado_http_headers *headers, const char *name,
+                                                                 const tornado_http_header *after)
+{
+    size_t len = strlen(name);
+    for (const tornado_http_header *at = after ? after + 1 : headers->items; at < headers->items + headers->count; at++)
+        if (tornado__same_name(at->name, at->name_len, name, len))
+            return at;
+    return NULL;
+}
+
+/* The next element of a comma-separated list, without white space and not empty; false at its end. */
+static bool tornado__next_element(const char **list, const char **element, size_t *len)
+{
+    const char *at = *list;
+    while (*at == ',' || *at == ' ' || *at == '\t')
+        at++;
+    const char *end = at;
+    while (*end && *end != ',')
+        end++;
+    *list = end;
+    *element = at;
+    while (end > at && (end[-1] == ' ' || end[-1] == '\t'))
+        end--;
+    *len = (size_t)(end - at);
+    return *len > 0;
+}
+
+/* Writes a number in decimal and returns what follows it. */
+static TORNADO__INLINE char *tornado__put_decimal(char *out, uint64_t number)
+{
+    char digits[20];
+    int count = 0;
+    if (number < 10) {
+        *out = (char)('0' + number);
+        return out + 1;
+    }
+    if (number < 100) {
+        out[0] = (char)('0' + number / 10);
+        out[1] = (char)('0' + number % 10);
+        return out + 2;
+    }
+    do
+        digits[count++] = (char)('0' + number % 10);
+    while ((number /= 10) != 0);
+    while (count > 0)
+        *out++ = digits[--count];
+    return out;
+}
+
+static TORNADO__INLINE char *tornado__put(char *out, const void *data, size_t len)
+{
+    memcpy(out, data, len);
+    return out + len;
+}
+#define TORNADO__PUT(out, literal) tornado__put(out, literal, sizeof(literal) - 1)
+
+/* Whether an authority is a host with an optional port: a registered name, or an IPv6 literal in brackets. RFC 3986
+   section 3.2.2. */
+static bool tornado__is_authority(const char *text, size_t len)
+{
+    size_t at = 0;
+    if (len && text[0] == '[') {
+        for (at = 1; at < len && text[at] != ']'; at++)
+            if (!tornado__is(text[at], TORNADO__HOST) && text[at] != ':')
+                return false;
+        if (at == len || at == 1)
+            return false;
+        at++;
+    } else {
+        while (at < len && tornado__is(text[at], TORNADO__HOST))
+            at++;
+    }
+    if (at < len && text[at] != ':')
+        return false;
+    for (at++; at < len; at++)
+        if (text[at] < '0' || text[at] > '9')
+            return false;
+    return true;
+}
+
+/*============================================================================
+ * section: http1 (private)
+ * The connection, from bytes to requests and from answers to bytes.
+ *
+ * A connection is a stream with an owner of its own: one allocation, about 170 bytes, which is all that an idle one costs. When a
+ * head is complete a message begins: a block of the loop's pool with the message, its arena and a copy of the head, which is parsed
+ * there, in place. So whatever a handler sees belongs to its request, also while it waits and the next bytes come in.
+ *
+ * Requests are taken one at a time; what follows stays in the stream's buffer. Answers are queued, and sent when no more requests are at
+ * hand (settle): at the end of what arrived together, or before the loop waits. While much is queued nothing is taken, so a client
+ * that does not read its answers stops being read.
+ *
+ * A message is counted: by the connection until it is answered, and by whoever handles it.
+ *============================================================================*/
+
+#define TORNADO__SERVER_NAME    "tornado.h/" TORNADO_VERSION
+#define TORNADO__HTTP_BACKLOG   65536 /* bytes behind a request under way, and of answers not sent, beyond which reading pauses */
+#define TORNADO__CHUNK_LINE_MAX 4096
+#define TORNADO__LINGER_NS      2000000000
+#define TORNADO__LINGER_BYTES   1048576
+
+enum { TORNADO__SEND_SERVER = 1, TORNADO__SEND_TYPE = 2, TORNADO__SEND_DATE = 4, TORNADO__SEND_ALL = 7 };
+
+/* What all connections of a server share. */
+typedef struct tornado__http1_host {
+    tornado_ioloop *loop;
+    tornado_http_delegate delegate;
+    void *arg;
+    bool no_keep_alive, closing;
+    size_t max_header_size;
+    uint64_t max_body_size;
+    int64_t idle_timeout, header_timeout, body_timeout; /* ns; body_timeout -1: none */
+    tornado__link connections;
+    size_t count;
+    unsigned references; /* the server's, and one of each message: a handler may outlive its server */
+    void (*free)(struct tornado__http1_host *host);
+    size_t known_host_len;
+    char known_host[64]; /* the last valid Host: most requests have the same, and comparing is cheaper than checking */
+    int64_t stamp_until; /* loop time at which the stamp gets old */
+    unsigned type_at, date_at, stamp_len;
+    char stamp[128];     /* "Server: ...", "Content-Type: ...", "Date: ...", as lines, ready to be sent */
+} tornado__http1_host;
+
+typedef struct tornado__http1 {
+    tornado_iostream stream;
+    tornado__http1_host *host;
+    tornado__link link;
+    struct tornado__message *message; /* being read, or waiting for its answer */
+    tornado__timer timer;
+    tornado__task task;
+    union {
+        char text[16];
+        char *allocated;
+    } ip;
+    unsigned scanned; /* of an incomplete head, or of bytes that are discarded at the end */
+    bool ip_allocated;
+    bool feeding;     /* data is on the stack */
+    bool queued;      /* task is */
+    bool in_head;     /* a head has begun, the timer runs */
+    bool closing;     /* nothing more is read; close when all is sent */
+    bool linger;      /* ...but let the peer read it: it may still be sending */
+    bool lingering;
+} tornado__http1;
+
+enum { TORNADO__BODY_NONE, TORNADO__BODY_LENGTH, TORNADO__BODY_CHUNK_SIZE, TORNADO__BODY_CHUNK, TORNADO__BODY_CHUNK_END,
+       TORNADO__BODY_TRAILERS };
+
+typedef struct tornado__message {
+    tornado_http_request request;
+    tornado_arena arena;
+    tornado__http1 *connection; /* NULL: answered, or the client is gone */
+    tornado__http1_host *host;
+    unsigned references;
+    unsigned char body_state;
+    bool announced;    /* the delegate knows it */
+    bool reading;      /* its body is not complete */
+    bool http10, head, keep_alive, keep_alive_asked, expects;
+    bool has_length, has_host, is_chunked;
+    bool conditional; /* it has If-None-Match */
+    bool started, chunked, finished, no_body;
+    uint64_t method_word; /* the method's bytes, as they are in memory, filled up with zeros; 0 for one longer than 7 */
+    size_t path_len;
+    uint64_t left;     /* bytes of the body, or of its chunk, to come */
+    uint64_t received;
+    uint64_t out_left; /* bytes of the answer that were announced and not written; UINT64_MAX: any number */
+    tornado_buffer body;
+    int64_t begun, ended; /* loop time */
+    tornado_future *flushed;
+} tornado__message;
+
+static void tornado__http1_host_release(tornado__http1_host *host)
+{
+    if (--host->references == 0)
+        host->free(host);
+}
+
+static void tornado__message_release(tornado__message *message)
+{
+    tornado__http1_host *host = message->host;
+    if (--message->references > 0)
+        return;
+    if (message->announced && host->delegate.release)
+        host->delegate.release(&message->request);
+    TORNADO_FREE(message->body.data);
+    tornado__arena_clear(&message->arena);
+    tornado__http1_host_release(host);
+}
+
+TORNADO_API void tornado_http_request_retain(tornado_http_request *request)
+{
+    ((tornado__message *)(void *)request)->references++;
+}
+
+TORNADO_API void tornado_http_request_release(tornado_http_request *request)
+{
+    tornado__message_release((tornado__message *)(void *)request);
+}
+
+TORNADO_API const char *tornado_http_request_header(tornado_http_request *request, const char *name)
+{
+    const tornado_http_header *first = tornado_http_headers_find(&request->headers, name, NULL);
+    const tornado_http_header *next = first ? tornado_http_headers_find(&request->headers, name, first) : NULL;
+    size_t len = first ? first->value_len : 0;
+    if (!next)
+        return first ? first->value : NULL;
+    for (const tornado_http_header *at = next; at; at = tornado_http_headers_find(&request->headers, name, at))
+        len += 1 + at->value_len;
+    char *joined = tornado_arena_alloc(request->arena, len + 1), *out = joined;
+    for (const tornado_http_header *at = first; joined && at; at = tornado_http_headers_find(&request->headers, name, at)) {
+        if (at != first)
+            *out++ = ',';
+        out = tornado__put(out, at->value, at->value_len);
+    }
+    if (joined)
+        *out = '\0';
+    return joined;
+}
+
+TORNADO_API double tornado_http_request_time(const tornado_http_request *request)
+{
+    const tornado__message *message = (const tornado__message *)(const void *)request;
+    return (double)((message->ended ? message->ended : tornado__now_ns()) - message->begun) / 1e9;
+}
+
+/* ---- reading a head ---- */
+
+/* Where "\n\r\n" ends, at `from` or later, or 0. */
+static TORNADO__INLINE size_t tornado__find_blank_line(const char *data, size_t from, size_t len)
+{
+    size_t at = from < 2 ? 2 : from;
+#ifdef __SSE2__
+    for (const __m128i newline = _mm_set1_epi8('\n'); len >= 18 && at < len; at += 16) {
+        if (at > len - 16)
+            at = len - 16; /* the last look overlaps the one before */
+        __m128i here = _mm_loadu_si128((const __m128i *)(const void *)(data + at));
+        __m128i before = _mm_loadu_si128((const __m128i *)(const void *)(data + at - 2));
+        unsigned mask = (unsigned)_mm_movemask_epi8(
+            _mm_and_si128(_mm_cmpeq_epi8(here, newline), _mm_cmpeq_epi8(before, newline)));
+        for (; mask; mask &= mask - 1) {
+            size_t place = at + (unsigned)__builtin_ctz(mask);
+            if (data[place - 1] == '\r')
+                return place + 1;
+        }
+    }
+#endif
+    for (; at < len; at++)
+        if (data[at] == '\n' && data[at - 2] == '\n' && data[at - 1] == '\r')
+            return at + 1;
+    return 0;
+}
+
+/* The length of the head at the start of the data, with its blank line; 0: not complete; -1: a line that ends without a CR, which in a
+   complete head is for the parser to find. Goes on where it stopped before. */
+static TORNADO__INLINE ptrdiff_t tornado__head_length(const char *data, size_t len, unsigned *scanned)
+{
+    size_t end = tornado__find_blank_line(data, *scanned, len);
+    if (TORNADO__LIKELY(end))
+        return (ptrdiff_t)end;
+    for (const char *at = data + *scanned; (at = memchr(at, '\n', (size_t)(data + len - at))) != NULL; at++)
+        if (at == data || at[-1] != '\r')
+            return -1;
+    *scanned = (unsigned)len;
+    return 0;
+}
+
+/* Takes the authority out of a target that is not a path. Returns a status, and where its path begins. RFC 9112 section 3.2. */
+static int tornado__parse_special_target(tornado__message *message, char *target, size_t len, char **path)
+{
+    tornado_http_request *request = &message->request;
+    char *end = target + len, *authority;
+    if (len == 1 && *target == '*')
+        return strcmp(request->method, "OPTIONS") == 0 ? 0 : 400;
+    if (strcmp(request->method, "CONNECT") == 0)
+        return tornado__is_authority(target, len) ? 0 : 400;
+    if (!(len > 7 && TORNADO__IS_WORD(target, 7, "http://")) && !(len > 8 && TORNADO__IS_WORD(target, 8, "https://")))
+        return 400;
+    authority = strchr(target, ':') + 3;
+    *path = authority;
+    while (*path < end && **path != '/' && **path != '?')
+        ++*path;
+    if (*path == authority || !tornado__is_authority(authority, (size_t)(*path - authority)))
+        return 400;
+    request->host = tornado_arena_memdup(&message->arena, authority, (size_t)(*path - authority));
+    return request->host ? 0 : 500;
+}
+
+/* Cuts a target into path and query. Returns a status. */
+static TORNADO__INLINE int tornado__parse_target(tornado__message *message, char *target, char *query, char *end)
+{
+    tornado_http_request *request = &message->request;
+    char *path = target;
+    if (TORNADO__UNLIKELY(*target != '/')) {
+        int status = tornado__parse_special_target(message, target, (size_t)(end - target), &path);
+        if (status)
+            return status;
+    }
+    message->path_len = (size_t)((query ? query : end) - path);
+    request->query = query ? query + 1 : "";
+    if (TORNADO__UNLIKELY(message->path_len == 0)) {
+        request->path = "/";
+        message->path_len = 1;
+    } else {
+        request->path = query ? tornado_arena_memdup(&message->arena, path, message->path_len) : path;
+    }
+    return request->path ? 0 : 500;
+}
+
+/* "HTTP/1.x\r\n". Returns a status. */
+static TORNADO__INLINE int tornado__parse_version(tornado__message *message, const char *version)
+{
+    if (TORNADO__LIKELY(memcmp(version, "HTTP/1.1\r\n", 10) == 0))
+        return 0;
+    if (memcmp(version, "HTTP/", 5) != 0 || version[5] < '0' || version[5] > '9' || version[6] != '.' ||
+        version[7] < '0' || version[7] > '9' || version[8] != '\r' || version[9] != '\n')
+        return 400;
+    message->http10 = version[7] == '0';
+    return version[5] == '1' ? 0 : 505;
+}
+
+/* The first `len` bytes, of at most 7, as a number, the others zero. Eight must be readable. */
+static TORNADO__INLINE uint64_t tornado__word(const char *text, size_t len)
+{
+    uint64_t word;
+    memcpy(&word, text, sizeof word);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return word & ~(UINT64_MAX >> (8 * len));
+#else
+    return word & ((UINT64_C(1) << (8 * len)) - 1);
+#endif
+}
+
+/* "METHOD target HTTP/1.x\r\n". Returns a status, and where the next line begins. RFC 9112 section 3. */
+static TORNADO__INLINE int tornado__parse_request_line(tornado__message *message, char *at, char **next)
+{
+    tornado_http_request *request = &message->request;
+    char *method = at;
+    while (tornado__is(*at, TORNADO__TOKEN))
+        at++;
+    if (at == method || *at != ' ')
+        return 400;
+    size_t method_len = (size_t)(at - method);
+    message->method_word = method_len < 8 ? tornado__word(method, method_len) : 0;
+    message->head = method_len == 4 && memcmp(method, "HEAD", 4) == 0;
+    *at++ = '\0';
+    char *target = at, *query = NULL;
+    while (tornado__is(*at, TORNADO__PATH))
+        at++;
+    if (*at == '?')
+        query = at;
+    while (tornado__is(*at, TORNADO__TARGET))
+        at++;
+    if (at == target || *at != ' ')
+        return 400;
+    char *end = at;
+    *at++ = '\0';
+    request->method = method;
+    request->uri = target;
+    request->version = at;
+    *next = at + 10;
+    int status = tornado__parse_version(message, at);
+    at[8] = '\0';
+    return status ? status : tornado__parse_target(message, target, query, end);
+}
+
+static int tornado__parse_length(tornado__message *message, const char *value, size_t len)
+{
+    uint64_t length = 0;
+    if (message->has_length || message->is_chunked || len == 0)
+        return 400;
+    for (size_t i = 0; i < len; i++) {
+        if (value[i] < '0' || value[i] > '9')
+            return 400;
+        if (length > (UINT64_MAX - 9) / 10)
+            return 413;
+        length = length * 10 + (uint64_t)(value[i] - '0');
+    }
+    message->has_length = true;
+    message->left = length;
+    return 0;
+}
+
+static void tornado__parse_connection(tornado__message *message, const char *value)
+{
+    const char *element;
+    size_t len;
+    while (tornado__next_element(&value, &element, &len)) {
+        if (TORNADO__IS_WORD(element, len, "close"))
+            message->keep_alive = false;
+        else if (TORNADO__IS_WORD(element, len, "keep-alive"))
+            message->keep_alive_asked = true;
+    }
+}
+
+/* Whether a Host is valid. RFC 9112 section 3.2. */
+static TORNADO__INLINE bool tornado__host_valid(tornado__http1_host *host, const char *value, size_t len)
+{
+    if (len == host->known_host_len && memcmp(value, host->known_host, len) == 0)
+        return true;
+    if (!tornado__is_authority(value, len))
+        return false;
+    if (len <= sizeof host->known_host) {
+        memcpy(host->known_host, value, len);
+        host->known_host_len = len;
+    }
+    return true;
+}
+
+/* Acts on the headers that decide how a message is framed. Returns a status. RFC 9112 sections 3.2 and 6. */
+static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const tornado_http_header *header)
+{
+    const char *name = header->name, *value = header->value;
+    size_t len = header->value_len;
+    switch (header->name_len) {
+    case 4:
+        if (!TORNADO__IS_WORD(name, 4, "host"))
+            break;
+        if (message->has_host || !tornado__host_valid(message->host, value, len))
+            return 400;
+        message->has_host = true;
+        if (!message->request.host)
+            message->request.host = value;
+        break;
+    case 6:
+        if (!TORNADO__IS_WORD(name, 6, "expect"))
+            break;
+        if (!TORNADO__IS_WORD(value, len, "100-continue"))
+            return 417;
+        message->expects = !message->http10;
+        break;
+    case 10:
+        if (TORNADO__IS_WORD(name, 10, "connection"))
+            tornado__parse_connection(message, value);
+        break;
+    case 13:
+        if (TORNADO__IS_WORD(name, 13, "if-none-match"))
+            message->conditional = true;
+        break;
+    case 14:
+        if (TORNADO__IS_WORD(name, 14, "content-length"))
+            return tornado__parse_length(message, value, len);
+        break;
+    case 17:
+        if (!TORNADO__IS_WORD(name, 17, "transfer-encoding"))
+            break;
+        if (message->has_length || message->is_chunked || message->http10 || !TORNADO__IS_WORD(value, len, "chunked"))
+            return 400;
+        message->is_chunked = true;
+        break;
+    default:
+        break;
+    }
+    return 0;
+}
+
+/* Header lines up to a blank one, at `end`. Strings are cut in place. Returns a status. */
+static int tornado__parse_headers(tornado__message *message, char *at, const char *end, tornado_http_headers *headers,
+                                  bool trailers)
+{
+    size_t capacity = 16;
+    tornado_http_header *items = tornado_arena_alloc(&message->arena, capacity * sizeof *items);
+    if (!items)
+        return 500;
+    headers->items = items;
+    while (at < end) {
+        if (TORNADO__UNLIKELY(headers->count == capacity)) {
+            if (capacity >= TORNADO_MAX_HEADERS)
+                return 431;
+            tornado_http_header *bigger = tornado_arena_alloc(&message->arena, capacity * 2 * sizeof *items);
+            if (!bigger)
+                return 500;
+            memcpy(bigger, items, capacity * sizeof *items);
+            headers->items = items = bigger;
+            capacity *= 2;
+        }
+        tornado_http_header *header = &items[headers->count++];
+        header->name = at;
+        while (tornado__is(*at, TORNADO__TOKEN))
+            at++;
+        header->name_len = (uint32_t)(at - header->name);
+        if (*at != ':' || header->name_len == 0)
+            return 400; /* also a folded line, and white space before the colon */
+        *at++ = '\0';
+        while (*at == ' ' || *at == '\t')
+            at++;
+        header->value = at;
+        at = tornado__find_control(at);
+        if (at[0] != '\r' || at[1] != '\n')
+            return 400;
+        char *last = at;
+        while (last > header->value && (last[-1] == ' ' || last[-1] == '\t'))
+            last--;
+        *last = '\0';
+        header->value_len = (uint32_t)(last - header->value);
+        at += 2;
+        int status = trailers ? 0 : tornado__parse_known(message, header);
+        if (TORNADO__UNLIKELY(status))
+            return status;
+    }
+    return 0;
+}
+
+/* A message with a copy of its head, parsed. NULL when memory is short. *status: 0, or what the request is refused with. */
+static tornado__message *tornado__message_new(tornado__http1 *connection, const char *head, size_t len, int *status)
+{
+    tornado__http1_host *host = connection->host;
+    tornado__block *block = tornado__pool_get(&host->loop->blocks);
+    if (!block)
+        return NULL;
+    tornado__message *message = (tornado__message *)(void *)((char *)block + TORNADO__BLOCK_HEAD);
+    tornado__zero(message, sizeof *message);
+    tornado__arena_init(&message->arena, &host->loop->blocks, block, TORNADO__BLOCK_HEAD + sizeof *message);
+    message->request.arena = &message->arena;
+    message->host = host;
+    host->references++;
+    message->references = 1;
+    message->keep_alive = true;
+    message->begun = host->loop->now;
+    char *copy = tornado_arena_alloc(&message->arena, len + 16), *next = NULL; /* the scan may look 16 bytes ahead */
+    char *ip = tornado_arena_alloc(&message->arena, 48);
+    if (!copy || !ip) {
+        tornado__message_release(message);
+        return NULL;
+    }
+    memcpy(copy, head, len);
+    memset(copy + len, 0, 16);
+    if (TORNADO__LIKELY(!connection->ip_allocated))
+        memcpy(ip, connection->ip.text, 16);
+    else
+        memcpy(ip, connection->ip.allocated, 46);
+    message->request.remote_ip = ip;
+    message->request.protocol = "http";
+    message->request.body.data = "";
+    *status = tornado__parse_request_line(message, copy, &next);
+    if (!*status)
+        *status = tornado__parse_headers(message, next, copy + len - 2, &message->request.headers, false);
+    if (!*status && !message->has_host && !message->http10)
+        *status = 400;
+    if (!message->request.host)
+        message->request.host = "127.0.0.1";
+    message->keep_alive = message->keep_alive && !host->no_keep_alive && !host->closing &&
+                          (!message->http10 || message->keep_alive_asked);
+    return message;
+}
+
+/* ---- answering ---- */
+
+/* Keeps the ready-made header lines up to date: the clock is asked once a second. */
+static TORNADO__INLINE void tornado__http1_stamp(tornado__http1_host *host)
+{
+    if (TORNADO__LIKELY(host->loop->now < host->stamp_until))
+        return;
+    struct timespec now;
+    char date[30], *out = host->stamp;
+    clock_gettime(CLOCK_REALTIME, &now);
+    tornado_format_timestamp((int64_t)now.tv_sec, date);
+    out = TORNADO__PUT(out, "Server: " TORNADO__SERVER_NAME "\r\n");
+    host->type_at = (unsigned)(out - host->stamp);
+    out = TORNADO__PUT(out, "Content-Type: text/html; charset=UTF-8\r\n");
+    host->date_at = (unsigned)(out - host->stamp);
+    out = TORNADO__PUT(out, "Date: ");
+    out = tornado__put(out, date, 29);
+    out = TORNADO__PUT(out, "\r\n");
+    host->stamp_len = (unsigned)(out - host->stamp);
+    host->stamp_until = host->loop->now + 1000000000 - now.tv_nsec;
+}
+
+static char *tornado__put_stamp(const tornado__http1_host *host, char *out, unsigned defaults)
+{
+    if (TORNADO__LIKELY(defaults == TORNADO__SEND_ALL))
+        return tornado__put(out, host->stamp, host->stamp_len);
+    if (defaults & TORNADO__SEND_SERVER)
+        out = tornado__put(out, host->stamp, host->type_at);
+    if (defaults & TORNADO__SEND_TYPE)
+        out = tornado__put(out, host->stamp + host->type_at, host->date_at - host->type_at);
+    if (defaults & TORNADO__SEND_DATE)
+        out = tornado__put(out, host->stamp + host->date_at, host->stamp_len - host->date_at);
+    return out;
+}
+
+/* The start of an answer, as the sections above say it. Its headers were checked. */
+typedef struct tornado__answer {
+    int status;
+    const char *reason; /* NULL: the standard's */
+    unsigned defaults;  /* TORNADO__SEND_... */
+    tornado_http_headers headers;
+    const char *etag; /* NULL: none; a line of its own as it is so common */
+    size_t etag_len;
+    int64_t content_length; /* -1: not known */
+    bool with_length;       /* the headers have it already */
+} tornado__answer;
+
+static char *tornado__put_status(char *out, const tornado__answer *answer, const char *reason, size_t reason_len)
+{
+    if (TORNADO__LIKELY(answer->status == 200 && !reason))
+        return TORNADO__PUT(out, "HTTP/1.1 200 OK\r\n");
+    out = TORNADO__PUT(out, "HTTP/1.1 ");
+    out = tornado__put_decimal(out, (uint64_t)answer->status);
+    *out++ = ' ';
+    out = tornado__put(out, reason, reason_len);
+    return TORNADO__PUT(out, "\r\n");
+}
+
+/* Queues status line and headers, with room for `body` more bytes right behind them, which the caller may fill. NULL when memory is
+   short. */
+static tornado__chunk *tornado__http1_start(tornado__message *message, const tornado__answer *answer, size_t body)
+{
+    tornado__http1 *connection = message->connection;
+    const char *reason = answer->reason || answer->status == 200 ? answer->reason : tornado_http_reason(answer->status);
+    size_t reason_len = reason ? strlen(reason) : 0, size = 256 + reason_len + answer->etag_len + body;
+    tornado__http1_stamp(message->host);
+    for (size_t i = 0; i < answer->headers.count; i++)
+        size += answer->headers.items[i].name_len + answer->headers.items[i].value_len + 4;
+    tornado__chunk *chunk = tornado__iostream_reserve(&connection->stream, size);
+    if (!chunk)
+        return NULL;
+    char *out = tornado__put_status(chunk->end, answer, reason, reason_len);
+    out = tornado__put_stamp(message->host, out, answer->defaults);
+    for (size_t i = 0; i < answer->headers.count; i++) {
+        out = tornado__put(out, answer->headers.items[i].name, answer->headers.items[i].name_len);
+        out = TORNADO__PUT(out, ": ");
+        out = tornado__put(out, answer->headers.items[i].value, answer->headers.items[i].value_len);
+        out = TORNADO__PUT(out, "\r\n");
+    }
+    if (answer->etag) {
+        out = TORNADO__PUT(out, "Etag: ");
+        out = tornado__put(out, answer->etag, answer->etag_len);
+        out = TORNADO__PUT(out, "\r\n");
+    }
+    bool bodiless = answer->status != 200 && (answer->status < 200 || answer->status == 204 || answer->status == 304);
+    message->no_body = message->head || bodiless;
+    message->out_left = answer->content_length < 0 ? UINT64_MAX : (uint64_t)answer->content_length;
+    if (answer->content_length >= 0) {
+        if (!answer->with_length && !bodiless) {
+            out = TORNADO__PUT(out, "Content-Length: ");
+            out = tornado__put_decimal(out, (uint64_t)answer->content_length);
+            out = TORNADO__PUT(out, "\r\n");
+        }
+    } else if (!message->http10 && !bodiless) {
+        message->chunked = true;
+        out = TORNADO__PUT(out, "Transfer-Encoding: chunked\r\n");
+    } else if (!message->no_body) {
+        message->keep_alive = false; /* the end of the connection is the end of the body */
+    }
+    if (!message->keep_alive || message->reading || message->host->closing) {
+        message->keep_alive = false;
+        out = TORNADO__PUT(out, "Connection: close\r\n");
+    } else if (message->http10) {
+        out = TORNADO__PUT(out, "Connection: Keep-Alive\r\n");
+    }
+    chunk->end = TORNADO__PUT(out, "\r\n");
+    message->started = true;
+    return chunk;
+}
+
+/* A part of the body. */
+static bool tornado__http1_write(tornado__message *message, const char *data, size_t len)
+{
+    tornado_iostream *stream = &message->connection->stream;
+    if (message->no_body || len == 0)
+        return true;
+    if (message->chunked) {
+        tornado__chunk *chunk = tornado__iostream_reserve(stream, 20);
+        char digits[16];
+        int count = 0;
+        if (!chunk)
+            return false;
+        for (size_t rest = len; rest; rest >>= 4)
+            digits[count++] = "0123456789abcdef"[rest & 15];
+        while (count > 0)
+            *chunk->end++ = digits[--count];
+        chunk->end = TORNADO__PUT(chunk->end, "\r\n");
+        return tornado__iostream_queue(stream, data, len) && tornado__iostream_queue(stream, "\r\n", 2);
+    }
+    if (message->out_left != UINT64_MAX) {
+        if (len > message->out_left)
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "Tried to write more data than Content-Length");
+        message->out_left -= len;
+    }
+    return tornado__iostream_queue(stream, data, len);
+}
+
+static void tornado__http1_continue(tornado__task *task, tornado_ioloop *loop);
+
+/* Has the connection go on, before the loop waits, unless it is at it already. */
+static void tornado__http1_queue(tornado__http1 *connection)
+{
+    if (connection->feeding || connection->queued)
+        return;
+    connection->queued = true;
+    tornado__iostream_retain(&connection->stream);
+    tornado__ioloop_before_wait(connection->host->loop, &connection->task);
+}
+
+static void tornado__message_flushed(tornado__message *message, const tornado_error *error)
+{
+    tornado_future *flushed = message->flushed;
+    if (!flushed)
+        return;
+    message->flushed = NULL;
+    if (error) {
+        tornado_future_set_error(flushed, error);
+        flushed->observed = true; /* on_connection_close tells as well */
+    } else {
+        tornado_future_set_result(flushed, NULL, NULL);
+    }
+    tornado_future_release(flushed);
+}
+
+/* Parts a message from its connection: it is answered, or the answer has nowhere to go. */
+static void tornado__message_detach(tornado__message *message)
+{
+    tornado__http1 *connection = message->connection;
+    message->connection = NULL;
+    message->finished = true;
+    message->ended = message->host->loop->now;
+    connection->message = NULL;
+    tornado__message_release(message);
+}
+
+/* The end of an answer. False: it was shorter than announced, and the connection is closed. */
+static bool tornado__http1_finish(tornado__message *message)
+{
+    tornado__http1 *connection = message->connection;
+    if (message->chunked && !message->no_body && !tornado__iostream_queue(&connection->stream, "0\r\n\r\n", 5)) {
+        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+        return false;
+    }
+    if (TORNADO__UNLIKELY(message->out_left != UINT64_MAX && message->out_left > 0 && !message->no_body)) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "Tried to write %llu bytes less than Content-Length",
+                      (unsigned long long)message->out_left);
+        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+        return false;
+    }
+    tornado__message_flushed(message, NULL);
+    if (!message->keep_alive || message->reading) {
+        connection->closing = true;
+        connection->linger = message->reading;
+    }
+    tornado__http1_queue(connection);
+    tornado__message_detach(message);
+    return true;
+}
+
+/* Answers what cannot be served, and closes. */
+static void tornado__http1_refuse(tornado__http1 *connection, int status, const char *why)
+{
+    tornado_iostream *stream = &connection->stream;
+    const char *reason = tornado_http_reason(status);
+    tornado_gen_log(TORNADO_LOG_INFO, "Malformed HTTP request from %s: %s (%d)",
+                    connection->ip_allocated ? connection->ip.allocated : connection->ip.text, why, status);
+    connection->closing = connection->linger = true;
+    tornado__http1_stamp(connection->host);
+    tornado__chunk *chunk = tornado__iostream_reserve(stream, 384);
+    if (!chunk) {
+        tornado__iostream_shut(stream, &tornado__thread.last);
+        return;
+    }
+    tornado__answer answer = {.status = status};
+    char *out = tornado__put_status(chunk->end, &answer, reason, strlen(reason));
+    out = tornado__put_stamp(connection->host, out, TORNADO__SEND_SERVER | TORNADO__SEND_DATE);
+    chunk->end = TORNADO__PUT(out, "Content-Length: 0\r\nConnection: close\r\n\r\n");
+}
+
+/* Refuses the request that is being read. */
+static void tornado__message_refuse(tornado__message *message, int status, const char *why)
+{
+    tornado__http1 *connection = message->connection;
+    if (message->started) /* it is being answered while its body comes in: no other answer can follow */
+        tornado__iostream_shut(&connection->stream, NULL);
+    else
+        tornado__http1_refuse(connection, status, why);
+    if (connection->message == message) {
+        tornado__iostream_retain(&connection->stream);
+        if (message->host->delegate.on_connection_close)
+            message->host->delegate.on_connection_close(&message->request);
+        if (connection->message == message)
+            tornado__message_detach(message);
+        tornado__iostream_release(&connection->stream);
+    }
+}
+
+/* ---- reading a body ---- */
+
+static bool tornado__message_collect(tornado__message *message, const char *data, size_t len)
+{
+    message->received += len;
+    if (message->received > message->host->max_body_size) {
+        tornado__message_refuse(message, 413, "the body is too large");
+        return false;
+    }
+    if (message->host->delegate.data_received) {
+        tornado_bytes chunk = {data, len};
+        message->host->delegate.data_received(&message->request, chunk);
+        return message->connection != NULL;
+    }
+    if (!tornado_buffer_append(&message->body, data, len)) {
+        tornado__message_refuse(message, 503, "out of memory for the body");
+        return false;
+    }
+    return true;
+}
+
+/* The request is complete. */
+static void tornado__message_complete(tornado__message *message)
+{
+    message->reading = false;
+    if (message->body.len) {
+        message->request.body.data = message->body.data;
+        message->request.body.len = message->body.len;
+    }
+    if (message->host->delegate.finish)
+        message->host->delegate.finish(&message->request);
+}
+
+/* The length of a line with its CRLF; 0: not complete; -1: without a CR, or longer than `max`. */
+static ptrdiff_t tornado__line_length(const char *data, size_t len, size_t max)
+{
+    const char *newline = memchr(data, '\n', len < max ? len : max);
+    if (!newline)
+        return len >= max ? -1 : 0;
+    return newline > data && newline[-1] == '\r' ? newline + 1 - data : -1;
+}
+
+/* "1a2b;name=value\r\n". Returns what it used; 0: not complete, or refused. RFC 9112 section 7.1. */
+static size_t tornado__chunk_size(tornado__message *message, const char *data, size_t len)
+{
+    ptrdiff_t line = tornado__line_length(data, len, TORNADO__CHUNK_LINE_MAX);
+    uint64_t size = 0;
+    ptrdiff_t at = 0;
+    for (; line > 0 && at < line - 2; at++) {
+        int c = (unsigned char)data[at];
+        int digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        if (digit < 0)
+            break;
+        if (size >> 59) {
+            tornado__message_refuse(message, 413, "a chunk is too large");
+            return 0;
+        }
+        size = size << 4 | (unsigned)digit;
+    }
+    if (line == 0)
+        return 0;
+    ptrdiff_t extension = at;
+    while (line > 0 && extension < line - 2 && (data[extension] == ' ' || data[extension] == '\t'))
+        extension++;
+    bool valid = line > 0 && at > 0 && (extension == line - 2 ? extension == at : data[extension] == ';');
+    for (ptrdiff_t i = extension; valid && i < line - 2; i++)
+        valid = !tornado__is(data[i], TORNADO__CONTROL);
+    if (!valid) {
+        tornado__message_refuse(message, 400, "a chunk's size is malformed");
+        return 0;
+    }
+    message->left = size;
+    message->body_state = size ? TORNADO__BODY_CHUNK : TORNADO__BODY_TRAILERS;
+    return (size_t)line;
+}
+
+/* Trailers up to the blank line. Returns what it used. */
+static size_t tornado__trailers(tornado__message *message, const char *data, size_t len)
+{
+    unsigned *scanned = &message->connection->scanned;
+    if (len >= 2 && data[0] == '\r' && data[1] == '\n') {
+        tornado__message_complete(message);
+        return 2;
+    }
+    if (len < 2 && (len == 0 || data[0] == '\r'))
+        return 0;
+    ptrdiff_t length = tornado__head_length(data, len, scanned);
+    if (length == 0 && len <= message->host->max_header_size)
+        return 0;
+    *scanned = 0;
+    char *copy = length > 0 ? tornado_arena_alloc(&message->arena, (size_t)length + 16) : NULL;
+    int status = length < 0 ? 400 : (size_t)length > message->host->max_header_size || length == 0 ? 431 : copy ? 0 : 503;
+    if (!status) {
+        memcpy(copy, data, (size_t)length);
+        memset(copy + length, 0, 16);
+        status = tornado__parse_headers(message, copy, copy + length - 2, &message->request.trailers, true);
+    }
+    if (status) {
+        tornado__message_refuse(message, status, "the trailers are malformed or too large");
+        return 0;
+    }
+    tornado__message_complete(message);
+    return (size_t)length;
+}
+
+/* Takes what it can of a body. Returns what it used; 0: it needs more, or the request was refused. */
+static size_t tornado__message_body(tornado__message *message, const char *data, size_t len)
+{
+    switch (message->body_state) {
+    case TORNADO__BODY_CHUNK_SIZE:
+        return tornado__chunk_size(message, data, len);
+    case TORNADO__BODY_CHUNK_END:
+        if (len < 2 && (len == 0 || data[0] == '\r'))
+            return 0;
+        if (data[0] != '\r' || data[1] != '\n') {
+            tornado__message_refuse(message, 400, "a chunk is longer than its size");
+            return 0;
+        }
+        message->body_state = TORNADO__BODY_CHUNK_SIZE;
+        return 2;
+    case TORNADO__BODY_TRAILERS:
+        return tornado__trailers(message, data, len);
+    default:
+        break;
+    }
+    size_t part = len < message->left ? len : (size_t)message->left;
+    message->left -= part;
+    if (!tornado__message_collect(message, data, part))
+        return 0;
+    if (message->left == 0) {
+        if (message->body_state == TORNADO__BODY_CHUNK)
+            message->body_state = TORNADO__BODY_CHUNK_END;
+        else
+            tornado__message_complete(message);
+    }
+    return part;
+}
+
+/* ---- the connection ---- */
+
+static TORNADO__INLINE void tornado__http1_set_timer(tornado__http1 *connection, int64_t when)
+{
+    if (TORNADO__UNLIKELY(!tornado__timer_set(connection->host->loop, &connection->timer, when)))
+        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+}
+
+/* Decides what a complete head leads to. */
+static void tornado__http1_begin(tornado__http1 *connection, const char *head, size_t len, bool body_at_hand)
+{
+    tornado__http1_host *host = connection->host;
+    int status = 0;
+    tornado__message *message = tornado__message_new(connection, head, len, &status);
+    connection->in_head = false;
+    if (!message)
+        status = 503;
+    else if (!status && message->has_length && message->left > host->max_body_size)
+        status = 413;
+    if (TORNADO__UNLIKELY(status)) {
+        tornado__http1_refuse(connection, status, status == 413 ? "Content-Length is too large" : "the head cannot be accepted");
+        if (message)
+            tornado__message_release(message);
+        return;
+    }
+    message->announced = true;
+    message->connection = connection;
+    connection->message = message;
+    message->reading = message->is_chunked || message->left > 0;
+    message->body_state = message->is_chunked ? TORNADO__BODY_CHUNK_SIZE : TORNADO__BODY_LENGTH;
+    if (host->delegate.headers_received)
+        host->delegate.headers_received(&message->request, host->arg);
+    if (connection->message != message) /* it was answered already */
+        return;
+    if (!message->reading) {
+        tornado__message_complete(message);
+    } else {
+        if (message->expects && !message->started && !body_at_hand &&
+            tornado__iostream_queue(&connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25))
+            tornado__iostream_flush(&connection->stream);
+        if (message->has_length && !host->delegate.data_received)
+            tornado_buffer_reserve(&message->body, message->left < TORNADO__HTTP_BACKLOG ? (size_t)message->left
+                                                                                         : TORNADO__HTTP_BACKLOG);
+        if (!connection->stream.closed)
+            tornado__http1_set_timer(connection,
+                                     tornado__add_ns(host->loop->now, host->body_timeout >= 0 ? host->body_timeout
+                                                                                              : host->idle_timeout));
+    }
+}
+
+/* Looks for a head. Returns what it used; 0: it is not complete, or was refused. */
+static size_t tornado__http1_head(tornado__http1 *connection, const char *data, size_t len)
+{
+    tornado__http1_host *host = connection->host;
+    size_t skip = 0;
+    if (!connection->scanned) {
+        while (skip + 1 < len && data[skip] == '\r' && data[skip + 1] == '\n')
+            skip += 2;
+        if (skip) /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
+            return skip;
+    }
+    ptrdiff_t length = tornado__head_length(data, len, &connection->scanned);
+    if (TORNADO__LIKELY(length > 0 && (size_t)length <= host->max_header_size)) {
+        connection->scanned = 0;
+        tornado__http1_begin(connection, data, (size_t)length, len > (size_t)length);
+        return (size_t)length;
+    }
+    if (length < 0) {
+        tornado__http1_refuse(connection, 400, "a line ends without CR");
+    } else if (length > 0 || len > host->max_header_size) {
+        bool in_line = !memchr(data, '\n', len < host->max_header_size ? len : host->max_header_size);
+        tornado__http1_refuse(connection, in_line ? 414 : 431, "the head is too large");
+    } else if (!connection->in_head) {
+        connection->in_head = true;
+        tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->header_timeout));
+    }
+    return 0;
+}
+
+/* The end of a connection that has refused something: what the peer still sends is read and dropped for a while, or it might never
+   see the answer (RFC 9112 section 9.6). */
+static void tornado__http1_linger(tornado__http1 *connection)
+{
+    connection->lingering = true;
+    connection->scanned = 0;
+    connection->stream.paused = connection->stream.unbuffered_ready = false;
+    if (shutdown(connection->stream.fd, SHUT_WR) != 0 || !tornado__iostream_watch(&connection->stream))
+        tornado__iostream_shut(&connection->stream, NULL);
+    else
+        tornado__http1_set_timer(connection, tornado__add_ns(connection->host->loop->now, TORNADO__LINGER_NS));
+}
+
+/* After requests were taken: send the answers, close if that is due, set the timer for what comes next. */
+static TORNADO__INLINE void tornado__http1_settle(tornado__http1 *connection)
+{
+    tornado_iostream *stream = &connection->stream;
+    tornado__http1_host *host = connection->host;
+    tornado__message *message = connection->message;
+    if (stream->closed || (stream->out && !tornado__iostream_flush(stream)))
+        return;
+    if (TORNADO__UNLIKELY(connection->closing) && !stream->out) {
+        if (!connection->linger)
+            tornado__iostream_shut(stream, NULL);
+        else if (!connection->lingering)
+            tornado__http1_linger(connection);
+        return;
+    }
+    if (message && message->flushed && !stream->out)
+        tornado__message_flushed(message, NULL);
+    if (stream->out || (!message && !connection->in_head) ||
+        (message && message->reading && host->body_timeout < 0))
+        tornado__http1_set_timer(connection, host->loop->now + host->idle_timeout);
+    else if (message && !message->reading)
+        tornado__http1_set_timer(connection, INT64_MAX); /* it takes as long as its handler takes */
+}
+
+static size_t tornado__http1_data(tornado_iostream *stream, char *data, size_t len)
+{
+    tornado__http1 *connection = (tornado__http1 *)(void *)stream;
+    size_t used = 0;
+    if (TORNADO__UNLIKELY(connection->closing)) {
+        connection->scanned += len < TORNADO__LINGER_BYTES ? (unsigned)len : TORNADO__LINGER_BYTES;
+        if (connection->lingering && connection->scanned >= TORNADO__LINGER_BYTES)
+            tornado__iostream_shut(stream, NULL);
+        return len;
+    }
+    connection->feeding = true;
+    while (used < len && !stream->closed && !connection->closing) {
+        tornado__message *message = connection->message;
+        size_t part;
+        if (!message) {
+            if (TORNADO__UNLIKELY(stream->out && stream->out->next) &&
+                (!tornado__iostream_flush(stream) || (stream->out && stream->out->next)))
+                break; /* the client does not read */
+            part = tornado__http1_head(connection, data + used, len - used);
+        } else if (message->reading) {
+            part = tornado__message_body(message, data + used, len - used);
+        } else {
+            break; /* one at a time */
+        }
+        if (!part)
+            break;
+        used += part;
+    }
+    connection->feeding = false;
+    if (TORNADO__UNLIKELY(len - used >= TORNADO__HTTP_BACKLOG) &&
+        (connection->message ? !connection->message->reading : stream->out != NULL))
+        stream->paused = true; /* until the answer is finished, or the client has read some */
+    tornado__http1_settle(connection);
+    return stream->closed || connection->closing ? len : used;
+}
+
+/* Takes up what was left: the next requests, or the answer to send. */
+static void tornado__http1_resume(tornado__http1 *connection)
+{
+    tornado_iostream *stream = &connection->stream;
+    if (stream->closed)
+        return;
+    if (stream->paused) {
+        stream->paused = stream->unbuffered_ready = false;
+        tornado__iostream_watch(stream);
+    }
+    if (stream->in && !connection->closing)
+        tornado__iostream_feed(stream);
+    else
+        tornado__http1_settle(connection);
+}
+
+static void tornado__http1_continue(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__http1 *connection = TORNADO__CONTAINER(task, tornado__http1, task);
+    connection->queued = false;
+    if (!loop->closed)
+        tornado__http1_resume(connection);
+    tornado__iostream_release(&connection->stream);
+}
+
+static void tornado__http1_drained(tornado_iostream *stream)
+{
+    tornado__http1_resume((tornado__http1 *)(void *)stream);
+}
+
+static void tornado__http1_closed(tornado_iostream *stream, const tornado_error *cause)
+{
+    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "Stream is closed"};
+    tornado__http1 *connection = (tornado__http1 *)(void *)stream;
+    tornado__message *message = connection->message;
+    (void)cause;
+    tornado__timer_clear(connection->host->loop, &connection->timer);
+    if (message) {
+        connection->message = NULL;
+        message->connection = NULL;
+        message->ended = connection->host->loop->now;
+        tornado__message_flushed(message, &closed);
+        if (message->host->delegate.on_connection_close)
+            message->host->delegate.on_connection_close(&message->request);
+        tornado__message_release(message);
+    }
+    tornado__link_remove(&connection->link);
+    connection->host->count--;
+    tornado__iostream_release(stream); /* the server's */
+}
+
+static void tornado__http1_free(tornado_iostream *stream)
+{
+    tornado__http1 *connection = (tornado__http1 *)(void *)stream;
+    if (connection->ip_allocated)
+        TORNADO_FREE(connection->ip.allocated);
+    TORNADO_FREE(connection);
+}
+
+static const tornado__stream_owner tornado__http1_owner = {
+    .data = tornado__http1_data, .closed = tornado__http1_closed, .drained = tornado__http1_drained,
+    .free = tornado__http1_free};
+
+static void tornado__http1_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado__http1 *connection = TORNADO__CONTAINER(timer, tornado__http1, timer);
+    tornado_iostream *stream = &connection->stream;
+    (void)loop;
+    tornado__iostream_retain(stream);
+    if (connection->closing || stream->out || (!connection->in_head && !connection->message)) {
+        tornado__iostream_shut(stream, NULL);
+    } else if (connection->message && connection->message->reading) {
+        tornado__message_refuse(connection->message, 408, "the body took too long");
+    } else if (connection->in_head) {
+        tornado__http1_refuse(connection, 408, "the head took too long");
+    } else {
+        tornado__http1_set_timer(connection, INT64_MAX);
+    }
+    tornado__http1_settle(connection);
+    tornado__iostream_release(stream);
+}
+
+/* Serves a connection that was accepted. Takes the fd over. */
+static void tornado__http1_serve(tornado__http1_host *host, int fd, const tornado_address *address)
+{
+    char ip[46];
+    tornado__http1 *connection = TORNADO_MALLOC(sizeof *connection);
+    if (!connection) {
+        tornado__nomem();
+        close(fd);
+        return;
+    }
+    memset(connection, 0, sizeof *connection);
+    tornado__iostream_init(&connection->stream, host->loop, fd, &tornado__http1_owner);
+    connection->host = host;
+    connection->timer.fire = tornado__http1_late;
+    connection->task.run = tornado__http1_continue;
+    tornado__address_host(address, ip);
+    connection->ip_allocated = strlen(ip) >= sizeof connection->ip.text;
+    if (!connection->ip_allocated)
+        strcpy(connection->ip.text, ip);
+    else if ((connection->ip.allocated = TORNADO_MALLOC(sizeof ip)) != NULL)
+        memcpy(connection->ip.allocated, ip, sizeof ip);
+    tornado__link_append(&host->connections, &connection->link);
+    host->count++;
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    bool memory = !connection->ip_allocated || connection->ip.allocated;
+    if (!memory || !tornado__timer_set(host->loop, &connection->timer, tornado__add_ns(host->loop->now, host->idle_timeout)) ||
+        !tornado__iostream_watch(&connection->stream))
+        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+}
+
+/* ---- the public way to answer ---- */
+
+/* A reason phrase that may be sent, RFC 9112 section 4; any other becomes "Unknown". */
+static const char *tornado__safe_reason(const char *reason)
+{
+    for (const char *at = reason; at && *at; at++)
+        if (tornado__is(*at, TORNADO__CONTROL) || (unsigned char)*at >= 0x80)
+            return "Unknown";
+    return reason;
+}
+
+/* Whether a header may be sent. */
+static bool tornado__header_valid(const char *name, size_t name_len, const char *value, size_t value_len)
+{
+    if (!tornado__is_token(name, name_len))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a header's name: \"%.60s\"", name);
+    for (size_t i = 0; i < value_len; i++)
+        if (tornado__is(value[i], TORNADO__CONTROL))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "the value of the header %.60s has a control character", name);
+    return true;
+}
+
+static tornado__message *tornado__answerable(tornado_http_request *request, bool started, const char *what)
+{
+    tornado__message *message = (tornado__message *)(void *)request;
+    if (message->finished)
+        tornado__fail(TORNADO_ERR_STATE, 0, "%s: the answer is finished", what);
+    else if (!message->connection)
+        tornado__fail(TORNADO_ERR_CLOSED, 0, "%s: the client is gone", what);
+    else if (message->started != started)
+        tornado__fail(TORNADO_ERR_STATE, 0, "%s: the headers were %s", what, started ? "not sent yet" : "sent already");
+    else
+        return message;
+    return NULL;
+}
+
+TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *request,
+                                                    const tornado_http_response_start *start)
+{
+    tornado__message *message = tornado__answerable(request, false, "tornado_http_request_write_headers");
+    tornado__answer answer = {.status = start->status, .reason = tornado__safe_reason(start->reason),
+                              .headers = start->headers, .content_length = start->content_length,
+                              .defaults = TORNADO__SEND_SERVER | TORNADO__SEND_DATE};
+    if (!message)
+        return false;
+    if (start->status < 200 || start->status > 999 || start->content_length < TORNADO_NONE)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not the status of an answer: %d", start->status);
+    if (!answer.reason && !tornado_http_reason(start->status))
+        answer.reason = "Unknown";
+    for (size_t i = 0; i < start->headers.count; i++) {
+        const tornado_http_header *header = &start->headers.items[i];
+        if (!tornado__header_valid(header->name, header->name_len, header->value, header->value_len))
+            return false;
+        if (TORNADO__IS_WORD(header->name, header->name_len, "server"))
+            answer.defaults &= ~(unsigned)TORNADO__SEND_SERVER;
+        else if (TORNADO__IS_WORD(header->name, header->name_len, "date"))
+            answer.defaults &= ~(unsigned)TORNADO__SEND_DATE;
+        else if (TORNADO__IS_WORD(header->name, header->name_len, "content-length") ||
+                 TORNADO__IS_WORD(header->name, header->name_len, "transfer-encoding") ||
+                 TORNADO__IS_WORD(header->name, header->name_len, "connection"))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "%.40s is not set as a header here", header->name);
+    }
+    return tornado__http1_start(message, &answer, 0) != NULL;
+}
+
+TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data)
+{
+    tornado__message *message = tornado__answerable(request, true, "tornado_http_request_write");
+    if (!message)
+        return false;
+    if (tornado__http1_write(message, data.data, data.len)) {
+        tornado__http1_queue(message->connection);
+        return true;
+    }
+    tornado_error error = *tornado_last_error();
+    tornado__iostream_shut(&message->connection->stream, &error);
+    tornado__thread.last = error;
+    return false;
+}
+
+TORNADO_API bool tornado_http_request_finish(tornado_http_request *request)
+{
+    tornado__message *message = tornado__answerable(request, true, "tornado_http_request_finish");
+    return message && tornado__http1_finish(message);
+}
+
+/*============================================================================
+ * section: httpserver (private)
+ * Listening sockets that feed a host of connections.
+ *============================================================================*/
+
+struct tornado_httpserver {
+    tornado__http1_host host; /* first: what connections know */
+    tornado__service service;
+    tornado__listener *listeners;
+    int max_connections;
+    bool told; /* that there are too many connections */
+};
+
+static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
+{
+    tornado_httpserver *server = arg;
+    if (server->max_connections > 0 && server->host.count >= (size_t)server->max_connections) {
+        if (!server->told)
+            tornado_gen_log(TORNADO_LOG_WARNING, "the limit of %d connections is reached", server->max_connections);
+        server->told = true;
+        close(fd);
+        return;
+    }
+    server->told = false;
+    tornado__http1_serve(&server->host, fd, address);
+}
+
+static void tornado__httpserver_delete(tornado__http1_host *host)
+{
+    TORNADO_FREE(TORNADO__CONTAINER(host, tornado_httpserver, host));
+}
+
+static int64_t tornado__timeout_option(double seconds, int64_t fallback)
+{
+    int64_t ns;
+    if (seconds == 0 || !tornado__seconds_to_ns(seconds, &ns))
+        return fallback;
+    return ns < 0 ? INT64_MAX / 4 : ns;
+}
+
+static void tornado__httpserver_stop_service(tornado__service *service)
+{
+    tornado_httpserver *server = TORNADO__CONTAINER(service, tornado_httpserver, service);
+    tornado_httpserver_stop(server);
+    server->host.closing = true; /* answers say "Connection: close" from now on */
+    for (tornado__link *link = server->host.connections.next, *next; link != &server->host.connections; link = next) {
+        tornado__http1 *connection = TORNADO__CONTAINER(link, tornado__http1, link);
+        next = link->next;
+        if (!connection->message && !connection->stream.in && !connection->stream.out)
+            tornado__iostream_shut(&connection->stream, NULL);
+    }
+}
+
+static size_t tornado__httpserver_busy(const tornado__service *service)
+{
+    return TORNADO__CONTAINER(service, tornado_httpserver, service)->host.count;
+}
+
+TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delegate *delegate, void *arg,
+                                                       const tornado_httpserver_options *options)
+{
+    static const tornado_httpserver_options defaults;
+    const tornado_httpserver_options *o = options ? options : &defaults;
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_httpserver *server = loop ? TORNADO_MALLOC(sizeof *server) : NULL;
+    if (!server) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(server, 0, sizeof *server);
+    tornado__http1_host *host = &server->host;
+    host->loop = loop;
+    host->delegate = *delegate;
+    host->arg = arg;
+    host->references = 1;
+    host->free = tornado__httpserver_delete;
+    host->no_keep_alive = o->http.no_keep_alive;
+    host->max_header_size = o->http.max_header_size ? o->http.max_header_size : 65536;
+    host->max_body_size = o->http.max_body_size > 0    ? (uint64_t)o->http.max_body_size
+                          : o->http.max_body_size == 0 ? 104857600
+                                                       : UINT64_MAX / 2;
+    host->idle_timeout = tornado__timeout_option(o->http.idle_connection_timeout, 3600 * INT64_C(1000000000));
+    host->header_timeout = tornado__timeout_option(o->http.header_timeout, 60 * INT64_C(1000000000));
+    host->body_timeout = o->http.body_timeout > 0 ? tornado__timeout_option(o->http.body_timeout, -1) : -1;
+    tornado__link_init(&host->connections);
+    server->max_connections = o->max_connections;
+    server->service.stop = tornado__httpserver_stop_service;
+    server->service.busy = tornado__httpserver_busy;
+    tornado__link_append(&loop->services, &server->service.link);
+    return server;
+}
+
+TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port, const tornado_bind_options *options)
+{
+    return tornado__listen(&server->listeners, port, options, tornado__httpserver_accept, server);
+}
+
+TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd)
+{
+    return tornado__listeners_add(&server->listeners, fd, tornado__httpserver_accept, server);
+}
+
+TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets)
+{
+    for (int i = 0; i < sockets->count; i++)
+        if (!tornado_httpserver_add_socket(server, sockets->fds[i]))
+            return false;
+    return true;
+}
+
+TORNADO_API int tornado_httpserver_port(const tornado_httpserver *server)
+{
+    return tornado__listeners_port(server->listeners);
+}
+
+TORNADO_API size_t tornado_httpserver_connections(const tornado_httpserver *server)
+{
+    return server->host.count;
+}
+
+TORNADO_API void tornado_httpserver_stop(tornado_httpserver *server)
+{
+    tornado__listeners_close(&server->listeners);
+}
+
+TORNADO_API void tornado_httpserver_close_all_connections(tornado_httpserver *server)
+{
+    while (!tornado__link_empty(&server->host.connections))
+        tornado__iostream_shut(&TORNADO__CONTAINER(server->host.connections.next, tornado__http1, link)->stream, NULL);
+}
+
+TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
+{
+    if (!server)
+        return;
+    tornado_httpserver_stop(server);
+    tornado_httpserver_close_all_connections(server);
+    tornado__link_remove(&server->service.link);
+    tornado__http1_host_release(&server->host);
+}
+
+/*============================================================================
+ * section: routing (private)
+ * Plain paths in a table: choosing costs the same however many rules there are.
+ *============================================================================*/
+
+typedef struct tornado__route {
+    const char *path;
+    size_t len;
+    const tornado_handler_class *handler; /* flattened */
+    void *data;
+} tornado__route;
+
+typedef struct tornado__router {
+    tornado__route *routes;
+    size_t count;
+    uint32_t *slots; /* places in routes, plus one; open addressing */
+    size_t mask;
+} tornado__router;
+
+/* Rules are the program's own, so no stranger can make them collide; both ends of a path tell most paths apart. */
+static TORNADO__INLINE size_t tornado__route_hash(const char *path, size_t len)
+{
+    uint64_t head = 0, tail = 0;
+    if (TORNADO__LIKELY(len >= 8)) {
+        memcpy(&head, path, 8);
+        memcpy(&tail, path + len - 8, 8);
+    } else {
+        for (size_t i = 0; i < len; i++)
+            head = head << 8 | (unsigned char)path[i];
+    }
+    uint64_t hash = (head ^ len) * UINT64_C(0x9e3779b97f4a7c15) ^ tail;
+    return (size_t)((hash * UINT64_C(0xd6e8feb86659fd93)) >> 32);
+}
+
+/* The first route of exactly this path, or NULL. */
+static TORNADO__INLINE const tornado__route *tornado__router_find(const tornado__router *router, const char *path,
+                                                                  size_t len)
+{
+    if (router->count == 0)
+        return NULL;
+    for (size_t at = tornado__route_hash(path, len) & router->mask; router->slots[at]; at = (at + 1) & router->mask) {
+        const tornado__route *route = &router->routes[router->slots[at] - 1];
+        if (route->len == len && memcmp(route->path, path, len) == 0)
+            return route;
+    }
+    return NULL;
+}
+
+/* Builds the table. Of several routes with one path the first counts. */
+static bool tornado__router_index(tornado__router *router, tornado_arena *arena)
+{
+    size_t size = 4;
+    while (size < router->count * 2)
+        size *= 2;
+    router->mask = size - 1;
+    router->slots = tornado_arena_calloc(arena, size, sizeof *router->slots);
+    if (!router->slots)
+        return false;
+    for (size_t i = 0; i < router->count; i++) {
+        size_t at = tornado__route_hash(router->routes[i].path, router->routes[i].len) & router->mask;
+        while (router->slots[at])
+            at = (at + 1) & router->mask;
+        router->slots[at] = (uint32_t)i + 1;
+    }
+    return true;
+}
+
+/* Why a rule cannot be used, or NULL. */
+static const char *tornado__rule_refused(const tornado_rule *rule)
+{
+    if (!rule->handler)
+        return "has no handler";
+    if (!rule->path || rule->path[0] != '/')
+        return "needs a path that begins with \"/\"";
+    if (rule->path[strcspn(rule->path, "()[]{}*+?|^$\\")])
+        return "has a pattern for its path, and only plain paths are understood so far";
+    return NULL;
+}
+
+/*============================================================================
+ * section: web (private)
+ * The application as a delegate of its servers; a request's life; the answer as it is put together.
+ *
+ * A request, its handler object and the answer are in the request's arena. The handler's functions run in one coroutine, which
+ * holds the request; so does each that it spawns. The body is written into the arena first and moves to memory of its own when it gets
+ * large; that memory is then handed to the stream, so a large body is not copied.
+ *============================================================================*/
+
+#define TORNADO__FIRST_BODY 256  /* room that a handler starts with */
+#define TORNADO__SMALL_BODY 8192 /* copied behind the headers; larger ones change hands */
+
+enum { TORNADO__GET, TORNADO__HEAD, TORNADO__POST, TORNADO__DELETE, TORNADO__PATCH, TORNADO__PUT_METHOD, TORNADO__OPTIONS,
+       TORNADO__METHODS };
+
+static const struct {
+    char name[8]; /* filled up with zeros, so that names can be compared as numbers */
+    size_t offset;
+} tornado__methods[TORNADO__METHODS] = {
+    {"GET", offsetof(tornado_handler_class, get)},         {"HEAD", offsetof(tornado_handler_class, head)},
+    {"POST", offsetof(tornado_handler_class, post)},       {"DELETE", offsetof(tornado_handler_class, delete_)},
+    {"PATCH", offsetof(tornado_handler_class, patch)},     {"PUT", offsetof(tornado_handler_class, put)},
+    {"OPTIONS", offsetof(tornado_handler_class, options)},
+};
+
+typedef void (*tornado__handler_fn)(tornado_handler *self);
+
+struct tornado_application {
+    tornado_arena *arena; /* all but the servers is in it */
+    tornado__router router;
+    tornado_settings settings;
+    tornado_handler_class base;
+    const tornado_handler_class *fallback; /* for paths without a rule */
+    struct tornado__flat_class *classes;
+    struct tornado__app_server *servers;
+    tornado_buffer json; /* reused by tornado_write_json */
+};
+
+typedef struct tornado__flat_class {
+    struct tornado__flat_class *next;
+    const tornado_handler_class *original;
+    tornado_handler_class flat;
+} tornado__flat_class;
+
+typedef struct tornado__app_server {
+    struct tornado__app_server *next;
+    tornado_httpserver *server;
+} tornado__app_server;
+
+typedef struct tornado__response {
+    tornado_handler *self;
+    tornado__message *message;
+    int status;
+    const char *reason; /* NULL: the standard's */
+    unsigned defaults;
+    bool finished, sending_error, body_allocated, with_length;
+    char method; /* TORNADO__GET...; TORNADO__METHODS: none of them */
+    tornado_http_header *headers;
+    size_t headers_count, headers_capacity;
+    int64_t content_length;
+    const char *etag; /* set by set_etag_header */
+    char *body;
+    size_t body_len, body_capacity;
+    char etag_text[36];
+} tornado__response;
+
+static TORNADO_NORETURN void tornado__raise_last(void)
+{
+    tornado__raise(tornado_last_error());
+}
+
+static void tornado__check_unfinished(const tornado_handler *self, const char *what)
+{
+    if (TORNADO__UNLIKELY(self->response->finished))
+        tornado_raise(TORNADO_ERR_STATE, "Cannot %s() after finish()", what);
+}
+
+/* ---- output ---- */
+
+static TORNADO__NOINLINE char *tornado__body_grow(tornado__response *response, size_t len)
+{
+    size_t capacity = response->body_capacity ? response->body_capacity : TORNADO__FIRST_BODY;
+    if (len > SIZE_MAX / 4 - response->body_len) {
+        tornado__nomem();
+        tornado__raise_last();
+    }
+    while (capacity < response->body_len + len)
+        capacity *= 2;
+    char *body;
+    if (response->body_allocated)
+        body = TORNADO_REALLOC(response->body, capacity);
+    else if (capacity > 1024)
+        body = TORNADO_MALLOC(capacity);
+    else
+        body = tornado_arena_alloc(&response->message->arena, capacity);
+    if (!body) {
+        tornado__nomem();
+        tornado__raise_last();
+    }
+    if (!response->body_allocated && response->body_len)
+        memcpy(body, response->body, response->body_len);
+    response->body_allocated = response->body_allocated || capacity > 1024;
+    response->body = body;
+    response->body_capacity = capacity;
+    return body + response->body_len;
+}
+
+static TORNADO__INLINE void tornado__body_append(tornado__response *response, const char *data, size_t len)
+{
+    char *at = TORNADO__LIKELY(len <= response->body_capacity - response->body_len)
+                   ? response->body + response->body_len
+                   : tornado__body_grow(response, len);
+    if (len)
+        memcpy(at, data, len);
+    response->body_len += len;
+}
+
+static void tornado__body_drop(tornado__response *response)
+{
+    if (response->body_allocated)
+        TORNADO_FREE(response->body);
+    response->body = NULL;
+    response->body_len = response->body_capacity = 0;
+    response->body_allocated = false;
+}
+
+TORNADO_API void tornado_write_bytes(tornado_handler *self, tornado_bytes data)
+{
+    tornado__check_unfinished(self, "write");
+    tornado__body_append(self->response, data.data, data.len);
+}
+
+TORNADO_API void tornado_write(tornado_handler *self, const char *text)
+{
+    tornado__check_unfinished(self, "write");
+    tornado__body_append(self->response, text, strlen(text));
+}
+
+TORNADO_API void tornado_writef(tornado_handler *self, const char *format, ...)
+{
+    tornado__response *response = self->response;
+    va_list args;
+    tornado__check_unfinished(self, "write");
+    for (int tries = 0; tries < 2; tries++) { /* the first may only tell how much room it needs */
+        size_t room = response->body_capacity - response->body_len;
+        va_start(args, format);
+        int len = vsnprintf(response->body ? response->body + response->body_len : NULL, room, format, args);
+        va_end(args);
+        if (len < 0)
+            tornado_raise(TORNADO_ERR_INVALID, "tornado_writef: the format \"%.60s\" cannot be printed", format);
+        if ((size_t)len < room) {
+            response->body_len += (size_t)len;
+            return;
+        }
+        tornado__body_grow(response, (size_t)len + 1);
+    }
+}
+
+TORNADO_API char *tornado_format(tornado_handler *self, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *text = tornado_arena_vprintf(self->arena, format, args);
+    va_end(args);
+    if (!text)
+        tornado__raise_last();
+    return text;
+}
+
+TORNADO_API void *tornado_alloc(tornado_handler *self, size_t size)
+{
+    void *memory = tornado_arena_calloc(self->arena, 1, size);
+    if (!memory)
+        tornado__raise_last();
+    return memory;
+}
+
+static const struct {
+    const char *name;
+    size_t len;
+    unsigned flag;
+} tornado__default_headers[] = {
+    {"server", 6, TORNADO__SEND_SERVER}, {"content-type", 12, TORNADO__SEND_TYPE}, {"date", 4, TORNADO__SEND_DATE}};
+
+static unsigned tornado__default_flag(const char *name, size_t len)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__default_headers); i++)
+        if (tornado__is_word(name, len, tornado__default_headers[i].name, tornado__default_headers[i].len))
+            return tornado__default_headers[i].flag;
+    return 0;
+}
+
+/* Removes all of a name from place `from` on; whether there was one. */
+static bool tornado__headers_remove(tornado__response *response, const char *name, size_t len, size_t from)
+{
+    size_t kept = from, before = response->headers_count;
+    for (size_t i = from; i < before; i++)
+        if (!tornado__same_name(response->headers[i].name, response->headers[i].name_len, name, len))
+            response->headers[kept++] = response->headers[i];
+    response->headers_count = kept;
+    return kept < before;
+}
+
+/* Headers of the answer that decide its framing are noted, not just stored. Whether that was all. */
+static bool tornado__header_special(tornado__response *response, const char *name, size_t len, const char *value)
+{
+    if (TORNADO__IS_WORD(name, len, "connection")) {
+        const char *element;
+        size_t element_len;
+        while (tornado__next_element(&value, &element, &element_len))
+            if (TORNADO__IS_WORD(element, element_len, "close"))
+                response->message->keep_alive = false;
+        return true;
+    }
+    if (TORNADO__IS_WORD(name, len, "transfer-encoding"))
+        tornado_raise(TORNADO_ERR_INVALID, "Transfer-Encoding is not for handlers to set: use tornado_flush");
+    if (TORNADO__IS_WORD(name, len, "content-length")) {
+        int64_t length = 0;
+        for (const char *at = value; *at; at++) {
+            if (*at < '0' || *at > '9' || length > INT64_MAX / 10 - 9)
+                tornado_raise(TORNADO_ERR_INVALID, "not a Content-Length: %.40s", value);
+            length = length * 10 + (*at - '0');
+        }
+        if (!*value)
+            tornado_raise(TORNADO_ERR_INVALID, "the Content-Length is empty");
+        response->content_length = length;
+        response->with_length = true;
+    }
+    return false;
+}
+
+static void tornado__header_put(tornado_handler *self, const char *name, const char *value, bool replace)
+{
+    tornado__response *response = self->response;
+    size_t name_len = strlen(name), value_len = strlen(value);
+    tornado__check_unfinished(self, "set_header");
+    if (name_len > UINT32_MAX || value_len > UINT32_MAX || !tornado__header_valid(name, name_len, value, value_len))
+        tornado__raise_last();
+    if (tornado__header_special(response, name, name_len, value))
+        return;
+    response->defaults &= ~tornado__default_flag(name, name_len);
+    if (replace)
+        tornado__headers_remove(response, name, name_len, 0);
+    if (response->headers_count == response->headers_capacity) {
+        size_t capacity = response->headers_capacity ? response->headers_capacity * 2 : 8;
+        tornado_http_header *headers = tornado_alloc(self, capacity * sizeof *headers);
+        if (response->headers_count)
+            memcpy(headers, response->headers, response->headers_count * sizeof *headers);
+        response->headers = headers;
+        response->headers_capacity = capacity;
+    }
+    tornado_http_header *header = &response->headers[response->headers_count];
+    header->name = tornado_arena_memdup(self->arena, name, name_len);
+    header->value = tornado_arena_memdup(self->arena, value, value_len);
+    if (!header->name || !header->value)
+        tornado__raise_last();
+    header->name_len = (uint32_t)name_len;
+    header->value_len = (uint32_t)value_len;
+    response->headers_count++;
+}
+
+TORNADO_API void tornado_set_header(tornado_handler *self, const char *name, const char *value)
+{
+    tornado__header_put(self, name, value, true);
+}
+
+TORNADO_API void tornado_add_header(tornado_handler *self, const char *name, const char *value)
+{
+    tornado__header_put(self, name, value, false);
+}
+
+TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name)
+{
+    size_t len = strlen(name);
+    tornado__check_unfinished(self, "clear_header");
+    self->response->defaults &= ~tornado__default_flag(name, len);
+    tornado__headers_remove(self->response, name, len, 0);
+    if (TORNADO__IS_WORD(name, len, "content-length"))
+        self->response->with_length = false;
+    if (TORNADO__IS_WORD(name, len, "etag"))
+        self->response->etag = NULL;
+}
+
+TORNADO_API void tornado_set_status_reason(tornado_handler *self, int status, const char *reason)
+{
+    tornado__check_unfinished(self, "set_status");
+    if (status < 100 || status > 999 || (!reason && !tornado_http_reason(status)))
+        tornado_raise(TORNADO_ERR_INVALID, "unknown status code %d", status);
+    self->response->status = status;
+    self->response->reason = NULL;
+    if (reason && !(self->response->reason = tornado_arena_strdup(self->arena, tornado__safe_reason(reason))))
+        tornado__raise_last();
+}
+
+TORNADO_API void tornado_set_status(tornado_handler *self, int status)
+{
+    tornado_set_status_reason(self, status, NULL);
+}
+
+TORNADO_API int tornado_get_status(const tornado_handler *self)
+{
+    return self->response->status;
+}
+
+TORNADO_API void tornado_write_json(tornado_handler *self, const char *format, ...)
+{
+    static const tornado_http_header type = {"Content-Type", "application/json; charset=UTF-8", 12, 31};
+    tornado__response *response = self->response;
+    tornado_buffer *json = &self->application->json;
+    const char *at = format + strspn(format, " \t\r\n");
+    va_list args;
+    tornado__check_unfinished(self, "write_json");
+    if (*at != '{')
+        tornado_raise(TORNADO_ERR_INVALID, "tornado_write_json writes objects only: put the list into one");
+    json->len = 0;
+    va_start(args, format);
+    bool ok = tornado_json_vpack(json, format, args);
+    va_end(args);
+    if (!ok) {
+        tornado_error error = *tornado_last_error();
+        tornado_buffer_free(json);
+        tornado__raise(&error);
+    }
+    if (response->headers_count == 0 && response->headers_capacity == 0) { /* the usual case: one constant line, nothing to copy */
+        response->headers = tornado_alloc(self, 8 * sizeof *response->headers);
+        response->headers_capacity = 8;
+        response->headers[response->headers_count++] = type;
+        response->defaults &= ~(unsigned)TORNADO__SEND_TYPE;
+    } else {
+        tornado_set_header(self, type.name, type.value);
+    }
+    tornado__body_append(response, json->data, json->len);
+    if (json->cap > 65536)
+        tornado_buffer_free(json);
+}
+
+TORNADO_API void tornado_clear(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    tornado__check_unfinished(self, "clear");
+    tornado__body_drop(response);
+    response->status = 200;
+    response->reason = NULL;
+    response->headers_count = 0;
+    response->with_length = false;
+    response->etag = NULL;
+    response->defaults = TORNADO__SEND_ALL;
+    self->cls->set_default_headers(self);
+}
+
+/* ---- ETag ---- */
+
+static const char *tornado__default_etag(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    unsigned char hash[16];
+    tornado__hash128(response->body ? response->body : "", response->body_len, hash);
+    response->etag_text[0] = '"';
+    tornado_hex_encode(hash, sizeof hash, response->etag_text + 1);
+    response->etag_text[33] = '"';
+    response->etag_text[34] = '\0';
+    return response->etag_text;
+}
+
+TORNADO_API void tornado_set_etag_header(tornado_handler *self)
+{
+    const char *etag = self->cls->compute_etag(self);
+    if (etag && etag != self->response->etag_text && !tornado__header_valid("Etag", 4, etag, strlen(etag)))
+        tornado__raise_last();
+    self->response->etag = etag;
+}
+
+/* Compares weakly, as If-None-Match does: RFC 9110 section 13.1.2. */
+static bool tornado__etag_listed(const char *list, const char *etag)
+{
+    size_t len = strlen(etag);
+    if (len > 2 && etag[0] == 'W' && etag[1] == '/') {
+        etag += 2;
+        len -= 2;
+    }
+    for (const char *at = list; *at;) {
+        if (*at == '*')
+            return true;
+        if (*at != '"') {
+            at++;
+            continue;
+        }
+        const char *end = strchr(at + 1, '"');
+        if (!end)
+            return false;
+        if ((size_t)(end + 1 - at) == len && memcmp(at, etag, len) == 0)
+            return true;
+        at = end + 1;
+    }
+    return false;
+}
+
+TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name)
+{
+    const char *value = tornado_http_request_header(self->request, name);
+    if (!value && tornado_http_headers_find(&self->request->headers, name, NULL))
+        tornado__raise_last();
+    return value;
+}
+
+static const char *tornado__response_etag(const tornado__response *response)
+{
+    if (response->etag)
+        return response->etag;
+    for (size_t i = 0; i < response->headers_count; i++)
+        if (TORNADO__IS_WORD(response->headers[i].name, response->headers[i].name_len, "etag"))
+            return response->headers[i].value;
+    return NULL;
+}
+
+TORNADO_API bool tornado_check_etag_header(tornado_handler *self)
+{
+    const char *etag = tornado__response_etag(self->response);
+    const char *list = etag ? tornado_get_header(self, "If-None-Match") : NULL;
+    return list && tornado__etag_listed(list, etag);
+}
+
+/* ---- sending ---- */
+
+/* Headers that describe a body, which an answer without one does not have. */
+static void tornado__clear_body_headers(tornado_handler *self)
+{
+    static const char *const names[] = {"Allow", "Content-Encoding", "Content-Language", "Content-Length",
+                                        "Content-MD5", "Content-Range", "Content-Type", "Last-Modified"};
+    for (size_t i = 0; i < TORNADO__COUNT(names); i++)
+        tornado_clear_header(self, names[i]);
+}
+
+static void tornado__response_send_failed(tornado__response *response)
+{
+    tornado_error error = *tornado_last_error();
+    if (response->message->connection)
+        tornado__iostream_shut(&response->message->connection->stream, &error);
+    tornado__raise(&error);
+}
+
+/* Sends the headers, and what there is of the body. `length` is the body's, or -1. */
+static void tornado__response_send(tornado__response *response, int64_t length)
+{
+    tornado__message *message = response->message;
+    tornado__answer answer = {
+        .status = response->status, .reason = response->reason, .defaults = response->defaults,
+        .headers = {response->headers, response->headers_count}, .etag = response->etag,
+        .etag_len = !response->etag ? 0 : response->etag == response->etag_text ? 34 : strlen(response->etag),
+        .content_length = response->with_length ? response->content_length : length, .with_length = response->with_length};
+    bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
+    tornado__chunk *chunk = NULL;
+    if (!message->started && !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))
+        tornado__response_send_failed(response);
+    if (TORNADO__LIKELY(chunk && inline_body && message->out_left == response->body_len && !message->no_body)) {
+        memcpy(chunk->end, response->body, response->body_len); /* all of it, right behind the headers */
+        chunk->end += response->body_len;
+        message->out_left = 0;
+    } else if (!inline_body && response->body_allocated && !message->no_body && !message->chunked &&
+        message->out_left >= response->body_len) {
+        char *memory = response->body;
+        if (message->out_left != UINT64_MAX)
+            message->out_left -= response->body_len;
+        response->body = NULL;
+        response->body_allocated = false;
+        ok = tornado__iostream_adopt(&message->connection->stream, memory, response->body_len);
+        response->body_capacity = 0;
+    } else {
+        ok = tornado__http1_write(message, response->body, response->body_len);
+    }
+    response->body_len = 0;
+    if (!ok)
+        tornado__response_send_failed(response);
+}
+
+TORNADO_API tornado_future *tornado_flush(tornado_handler *self)
+{
+    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "Stream is closed"};
+    tornado__response *response = self->response;
+    tornado__message *message = response->message;
+    tornado__check_unfinished(self, "flush");
+    if (!message->connection)
+        return tornado_future_failed(&closed);
+    tornado_iostream *stream = &message->connection->stream;
+    tornado__response_send(response, -1);
+    if (message->flushed)
+        return tornado_future_retain(message->flushed);
+    tornado_future *future = tornado_future_new();
+    if (future->immortal)
+        return future;
+    message->flushed = tornado_future_retain(future);
+    if (tornado__iostream_flush(stream) && !stream->out)
+        tornado__message_flushed(message, NULL);
+    return future;
+}
+
+static void tornado__request_summary(const tornado_handler *self, char *out, size_t size)
+{
+    snprintf(out, size, "%.20s %.300s (%s)", self->request->method, self->request->uri, self->request->remote_ip);
+}
+
+static void tornado__log_request(tornado_handler *self)
+{
+    int status = self->response->status;
+    tornado_log_level level = status < 400   ? TORNADO_LOG_INFO
+                              : status < 500 ? TORNADO_LOG_WARNING
+                                             : TORNADO_LOG_ERROR;
+    if (self->application->settings.log_function) {
+        self->application->settings.log_function(self);
+    } else if (tornado_log_enabled(TORNADO_LOG_ACCESS, level)) {
+        char summary[384];
+        tornado__request_summary(self, summary, sizeof summary);
+        tornado_access_log(level, "%d %s %.2fms", status, summary, 1000 * tornado_http_request_time(self->request));
+    }
+}
+
+TORNADO_API void tornado_finish(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    tornado__message *message = response->message;
+    if (response->finished)
+        tornado_raise(TORNADO_ERR_STATE, "finish() called twice");
+    if (!message->started) {
+        if (response->status == 200 && (response->method == TORNADO__GET || response->method == TORNADO__HEAD)) {
+            if (!tornado__response_etag(response))
+                tornado_set_etag_header(self);
+            if (message->conditional && tornado_check_etag_header(self)) {
+                tornado__body_drop(response);
+                tornado_set_status(self, 304);
+            }
+        }
+        if (response->status == 304 || response->status == 204 || response->status < 200) {
+            if (response->body_len)
+                tornado_raise(TORNADO_ERR_INVALID, "an answer of status %d has no body", response->status);
+            tornado__clear_body_headers(self);
+        }
+    }
+    if (message->connection)
+        tornado__response_send(response, (int64_t)response->body_len);
+    bool ok = !message->connection || tornado__http1_finish(message);
+    message->ended = message->host->loop->now;
+    response->finished = true;
+    tornado__log_request(self);
+    if (!ok)
+        tornado__raise_last();
+    self->cls->on_finish(self);
+}
+
+TORNADO_API bool tornado_finished(const tornado_handler *self)
+{
+    return self->response->finished;
+}
+
+TORNADO_API bool tornado_connected(const tornado_handler *self)
+{
+    return self->response->finished || self->response->message->connection != NULL;
+}
+
+/* ---- errors ---- */
+
+typedef struct tornado__error_page {
+    tornado_handler *self;
+    int status;
+    const tornado_error *error;
+} tornado__error_page;
+
+static void tornado__call_write_error(void *arg)
+{
+    tornado__error_page *page = arg;
+    page->self->cls->write_error(page->self, page->status, page->error);
+}
+
+static void tornado__default_write_error(tornado_handler *self, int status, const tornado_error *error)
+{
+    tornado_switch serve = self->application->settings.serve_traceback;
+    if (error && (serve == TORNADO_ON || (serve == TORNADO_DEFAULT && self->application->settings.debug))) {
+        tornado_set_header(self, "Content-Type", "text/plain");
+        tornado_writef(self, "%s: %s\n", tornado_error_name(error->code), error->message);
+    } else {
+        const char *reason = self->response->reason ? self->response->reason : tornado_http_reason(status);
+        char *escaped = tornado_xhtml_escape(self->arena, reason ? reason : "Unknown");
+        if (!escaped)
+            tornado__raise_last();
+        tornado_writef(self, "<html><title>%d: %s</title><body>%d: %s</body></html>", status, escaped, status, escaped);
+    }
+    if (!self->response->finished)
+        tornado_finish(self);
+}
+
+/* Sets Allow to the verbs that the class has: RFC 9110 section 15.5.6. */
+static void tornado__set_allow(tornado_handler *self)
+{
+    char allow[128] = "";
+    for (int i = 0; i < TORNADO__METHODS; i++) {
+        tornado__handler_fn verb, missing;
+        memcpy(&verb, (const char *)self->cls + tornado__methods[i].offset, sizeof verb);
+        memcpy(&missing, (const char *)&self->application->base + tornado__methods[i].offset, sizeof missing);
+        if (verb != missing)
+            snprintf(allow + strlen(allow), sizeof allow - strlen(allow), "%s%s", *allow ? ", " : "",
+                     tornado__methods[i].name);
+    }
+    tornado_set_header(self, "Allow", allow);
+}
+
+static void tornado__send_error(tornado_handler *self, int status, const tornado_error *error)
+{
+    tornado__response *response = self->response;
+    tornado__error_page page = {self, status, error};
+    if (response->message->started || response->sending_error) {
+        tornado_gen_log(TORNADO_LOG_ERROR, "Cannot send error response after headers written");
+        if (!response->finished)
+            tornado_finish(self);
+        return;
+    }
+    response->sending_error = true;
+    tornado_clear(self);
+    tornado_set_status_reason(self, status, tornado_http_reason(status) ? NULL : "Unknown");
+    if (status == 405)
+        tornado__set_allow(self);
+    const tornado_error *failed = tornado_try(tornado__call_write_error, &page);
+    if (failed)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, failed, "Uncaught exception in write_error");
+    if (!response->finished)
+        tornado_finish(self);
+}
+
+TORNADO_API void tornado_send_error(tornado_handler *self, int status)
+{
+    tornado__check_unfinished(self, "send_error");
+    tornado__send_error(self, status, NULL);
+}
+
+static void tornado__default_log_exception(tornado_handler *self, const tornado_error *error)
+{
+    char summary[384];
+    tornado__request_summary(self, summary, sizeof summary);
+    if (error->http_status) {
+        if (error->message[0])
+            tornado_gen_log(TORNADO_LOG_WARNING, "%d %s: %s", error->http_status, summary, error->message);
+    } else {
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Uncaught exception %s", summary);
+    }
+}
+
+static void tornado__method_not_allowed(tornado_handler *self)
+{
+    (void)self;
+    tornado_raise_http_status(405);
+}
+
+static void tornado__not_found(tornado_handler *self)
+{
+    (void)self;
+    tornado_raise_http_status(404);
+}
+
+static void tornado__nothing(tornado_handler *self)
+{
+    (void)self;
+}
+
+static const tornado_handler_class tornado__base_class = {
+    .name = "handler",
+    .instance_size = sizeof(tornado_handler),
+    .set_default_headers = tornado__nothing,
+    .initialize = tornado__nothing,
+    .prepare = tornado__nothing,
+    .get = tornado__method_not_allowed,
+    .head = tornado__method_not_allowed,
+    .post = tornado__method_not_allowed,
+    .delete_ = tornado__method_not_allowed,
+    .patch = tornado__method_not_allowed,
+    .put = tornado__method_not_allowed,
+    .options = tornado__method_not_allowed,
+    .on_finish = tornado__nothing,
+    .on_connection_close = tornado__nothing,
+    .write_error = tornado__default_write_error,
+    .log_exception = tornado__default_log_exception,
+    .compute_etag = tornado__default_etag,
+};
+
+static const tornado_handler_class tornado__error_class = {.name = "ErrorHandler", .prepare = tornado__not_found};
+
+/* ---- a request's life ---- */
+
+static TORNADO__INLINE char tornado__method_of(uint64_t word)
+{
+    for (int i = 0; i < TORNADO__METHODS; i++) {
+        uint64_t name;
+        memcpy(&name, tornado__methods[i].name, sizeof name);
+        if (name == word)
+            return (char)i;
+    }
+    return TORNADO__METHODS;
+}
+
+static void *tornado__handler_execute(void *arg)
+{
+    tornado__response *response = arg;
+    tornado_handler *self = response->self;
+    self->cls->set_default_headers(self);
+    self->cls->initialize(self);
+    if (TORNADO__UNLIKELY(response->method == TORNADO__METHODS))
+        tornado_raise_http_status(405);
+    self->cls->prepare(self);
+    if (response->finished)
+        return NULL;
+    tornado__handler_fn verb;
+    memcpy(&verb, (const char *)self->cls + tornado__methods[(int)response->method].offset, sizeof verb);
+    verb(self);
+    if (!response->finished)
+        tornado_finish(self);
+    return NULL;
+}
+
+typedef struct tornado__failure {
+    tornado__response *response;
+    tornado_error error;
+} tornado__failure;
+
+static void tornado__handler_log(void *arg)
+{
+    tornado__failure *failure = arg;
+    failure->response->self->cls->log_exception(failure->response->self, &failure->error);
+}
+
+static void tornado__handler_answer(void *arg)
+{
+    tornado__failure *failure = arg;
+    tornado__response *response = failure->response;
+    int status = failure->error.http_status ? failure->error.http_status : 500;
+    if (response->finished) /* the error came after finish: it was logged, there is nothing to send */
+        return;
+    if (status < 100 || status > 999) {
+        tornado_gen_log(TORNADO_LOG_ERROR, "Bad HTTP status code: %d", status);
+        status = 500;
+    }
+    tornado__send_error(response->self, status, &failure->error);
+}
+
+/* What was raised becomes a log line and an error page; when even that fails the connection is closed. */
+static void tornado__handler_failed(tornado__response *response, const tornado_error *raised)
+{
+    tornado__failure failure = {response, *raised};
+    bool gone = !response->message->connection && !response->finished;
+    bool expected = raised->code == TORNADO_ERR_CLOSED || raised->code == TORNADO_ERR_CANCELLED;
+    const tornado_error *error = gone && expected ? NULL : tornado_try(tornado__handler_log, &failure);
+    if (error)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Uncaught exception in log_exception");
+    error = tornado_try(tornado__handler_answer, &failure);
+    if (!error)
+        return;
+    if (!gone)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "the answer cannot be sent");
+    if (response->message->connection)
+        tornado__iostream_shut(&response->message->connection->stream, error);
+    response->finished = true;
+}
+
+static void tornado__handler_recover(tornado__coroutine *co)
+{
+    tornado__handler_failed(co->arg, &co->execution.raised);
+}
+
+static void tornado__handler_done(tornado__coroutine *co)
+{
+    tornado__message_release(co->owner);
+}
+
+/* Lends a coroutine the arena of a request, which it then keeps alive. */
+static void tornado__coroutine_join(tornado__coroutine *co, tornado__message *message)
+{
+    co->arena = &message->arena;
+    co->arena_is_lent = true;
+    co->owner = message;
+    co->on_done = tornado__handler_done;
+    message->references++;
+}
+
+/* Answers without a handler, when there is no room for one. */
+static void tornado__answer_unavailable(tornado__message *message)
+{
+    tornado__answer answer = {.status = 503, .defaults = TORNADO__SEND_SERVER | TORNADO__SEND_DATE};
+    tornado_gen_log(TORNADO_LOG_WARNING, "503 %s %.200s (%s): %s", message->request.method, message->request.uri,
+                    message->request.remote_ip, tornado_last_error()->message);
+    message->keep_alive = false;
+    if (!tornado__http1_start(message, &answer, 0))
+        tornado__iostream_shut(&message->connection->stream, &tornado__thread.last);
+    else
+        tornado__http1_finish(message);
+}
+
+static void tornado__application_finish(tornado_http_request *request)
+{
+    tornado__message *message = (tornado__message *)(void *)request;
+    tornado_application *application = message->host->arg;
+    const tornado__route *route = tornado__router_find(&application->router, request->path, message->path_len);
+    const tornado_handler_class *cls = route ? route->handler : application->fallback;
+    size_t size = (sizeof(tornado__response) + cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
+    char *memory = tornado__arena_alloc(&message->arena, size + TORNADO__FIRST_BODY);
+    tornado__coroutine *co =
+        memory ? tornado__coroutine_new(message->host->loop, tornado__handler_execute, memory, cls->name) : NULL;
+    if (TORNADO__UNLIKELY(!co)) {
+        tornado__answer_unavailable(message);
+        return;
+    }
+    memset(memory, 0, size);
+    co->recover = tornado__handler_recover;
+    tornado__response *response = (tornado__response *)(void *)memory;
+    tornado_handler *self = (tornado_handler *)(void *)(memory + sizeof *response);
+    response->self = self;
+    response->message = message;
+    response->status = 200;
+    response->defaults = TORNADO__SEND_ALL;
+    response->body = memory + size;
+    response->body_capacity = TORNADO__FIRST_BODY;
+    response->method = tornado__method_of(message->method_word);
+    self->cls = cls;
+    self->application = application;
+    self->request = request;
+    self->arena = &message->arena;
+    self->data = route ? route->data : application->settings.default_handler_data;
+    self->response = response;
+    request->context = response;
+    tornado__coroutine_join(co, message);
+    tornado__coroutine_continue(co);
+}
+
+static void *tornado__call_connection_close(void *arg)
+{
+    tornado_handler *self = arg;
+    self->cls->on_connection_close(self);
+    return NULL;
+}
+
+TORNADO_API tornado_future *tornado_handler_spawn(tornado_handler *self, tornado_coroutine_fn fn, void *arg)
+{
+    tornado__message *message = self->response->message;
+    tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name);
+    if (future->coroutine)
+        tornado__coroutine_join(future->coroutine, message);
+    return future;
+}
+
+static void tornado__application_close(tornado_http_request *request)
+{
+    tornado__response *response = request->context;
+    if (!response || response->finished || response->self->cls->on_connection_close == tornado__nothing)
+        return;
+    tornado_future_release(tornado_handler_spawn(response->self, tornado__call_connection_close, response->self));
+}
+
+static void tornado__application_release(tornado_http_request *request)
+{
+    if (request->context)
+        tornado__body_drop(request->context);
+}
+
+static const tornado_http_delegate tornado__application_delegate = {.finish = tornado__application_finish,
+                                                                    .on_connection_close = tornado__application_close,
+                                                                    .release = tornado__application_release};
+
+TORNADO_API const tornado_http_delegate *tornado_application_delegate(void)
+{
+    return &tornado__application_delegate;
+}
+
+/* ---- the application ---- */
+
+/* Which members of a class are inherited when NULL: all that are functions. */
+static void tornado__class_inherit(tornado_handler_class *flat, const tornado_handler_class *parent)
+{
+    const size_t first = offsetof(tornado_handler_class, set_default_headers);
+    for (size_t at = first; at < sizeof *flat; at += sizeof(tornado__handler_fn)) {
+        tornado__handler_fn entry;
+        memcpy(&entry, (char *)flat + at, sizeof entry);
+        if (!entry)
+            memcpy((char *)flat + at, (const char *)parent + at, sizeof entry);
+    }
+    if (!flat->name)
+        flat->name = parent->name;
+    if (flat->instance_size < parent->instance_size)
+        flat->instance_size = parent->instance_size;
+    flat->parent = parent;
+}
+
+/* A class with every entry filled in; made once for each original. NULL with the reason. */
+static const tornado_handler_class *tornado__class_flatten(tornado_application *application,
+                                                           const tornado_handler_class *original)
+{
+    const tornado_handler_class *chain[32], *flat = &application->base;
+    size_t depth = 0;
+    for (const tornado_handler_class *at = original; at; at = at->parent) {
+        if (depth == TORNADO__COUNT(chain)) {
+            tornado__fail(TORNADO_ERR_INVALID, 0, "the parents of a handler class form a ring, or are more than %zu",
+                          TORNADO__COUNT(chain));
+            return NULL;
+        }
+        chain[depth++] = at;
+    }
+    while (depth-- > 0) {
+        tornado__flat_class *known = application->classes;
+        while (known && known->original != chain[depth])
+            known = known->next;
+        if (!known) {
+            known = tornado_arena_calloc(application->arena, 1, sizeof *known);
+            if (!known)
+                return NULL;
+            known->original = chain[depth];
+            known->flat = *chain[depth];
+            if (known->flat.name && !(known->flat.name = tornado_arena_strdup(application->arena, known->flat.name)))
+                return NULL;
+            tornado__class_inherit(&known->flat, flat);
+            known->next = application->classes;
+            application->classes = known;
+        }
+        flat = &known->flat;
+    }
+    return flat;
+}
+
+static bool tornado__application_add_rules(tornado_application *application, const tornado_rule *rules)
+{
+    tornado__router *router = &application->router;
+    while (rules && (rules[router->count].path || rules[router->count].handler))
+        router->count++;
+    router->routes = tornado_arena_calloc(application->arena, router->count + 1, sizeof *router->routes);
+    if (!router->routes)
+        return false;
+    for (size_t i = 0; i < router->count; i++) {
+        const char *refused = tornado__rule_refused(&rules[i]);
+        if (refused)
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "rule %zu, \"%.80s\", %s", i + 1,
+                                 rules[i].path ? rules[i].path : "(no path)", refused);
+        router->routes[i].path = tornado_arena_strdup(application->arena, rules[i].path);
+        router->routes[i].handler = tornado__class_flatten(application, rules[i].handler);
+        router->routes[i].data = rules[i].data;
+        if (!router->routes[i].path || !router->routes[i].handler)
+            return false;
+        router->routes[i].len = strlen(rules[i].path);
+    }
+    return tornado__router_index(router, application->arena);
+}
+
+static bool tornado__application_fill(tornado_application *application, const tornado_rule *rules,
+                                      const tornado_settings *settings)
+{
+    if (settings)
+        application->settings = *settings;
+    application->base = tornado__base_class;
+    application->base.parent = &application->base; /* so that calling up from a class without a parent is harmless */
+    const tornado_handler_class *fallback = application->settings.default_handler_class;
+    application->fallback = tornado__class_flatten(application, fallback ? fallback : &tornado__error_class);
+    return application->fallback && tornado__application_add_rules(application, rules);
+}
+
+TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules, const tornado_settings *settings)
+{
+    tornado_arena *arena = tornado_arena_new();
+    tornado_application *application = arena ? tornado_arena_calloc(arena, 1, sizeof *application) : NULL;
+    if (application) {
+        application->arena = arena;
+        if (tornado__application_fill(application, rules, settings))
+            return application;
+    }
+    tornado_gen_log(TORNADO_LOG_ERROR, "tornado_application_new: %s", tornado_last_error()->message);
+    tornado_arena_free(arena);
+    return NULL;
+}
+
+TORNADO_API void tornado_application_free(tornado_application *application)
+{
+    if (!application)
+        return;
+    for (tornado__app_server *at = application->servers; at; at = at->next)
+        tornado_httpserver_free(at->server);
+    tornado_buffer_free(&application->json);
+    tornado_arena_free(application->arena);
+}
+
+TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *application, int port,
+                                                           const tornado_httpserver_options *options)
+{
+    tornado__app_server *entry = tornado_arena_alloc(application->arena, sizeof *entry);
+    tornado_httpserver *server =
+        entry ? tornado_httpserver_new(&tornado__application_delegate, application, options) : NULL;
+    if (!server) {
+        tornado_gen_log(TORNADO_LOG_ERROR, "tornado_application_listen: %s", tornado_last_error()->message);
+        return NULL;
+    }
+    if (!tornado_httpserver_listen(server, port, options ? &options->bind : NULL)) {
+        tornado_error error = *tornado_last_error();
+        tornado_httpserver_free(server);
+        tornado__thread.last = error;
+        return NULL;
+    }
+    entry->server = server;
+    entry->next = application->servers;
+    application->servers = entry;
+    return server;
+}
+
+#endif /* TORNADO_IMPLEMENTATION */
+
+/*
+   MIT License
+
+   Copyright (c) 2026 the tornado.h authors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+   persons to whom the Software is furnished to do so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+   Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+*/
