@@ -3247,13 +3247,35 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
  * The JSON writer: one pass over the format, straight into the buffer.
  *============================================================================*/
 
-enum { TORNADO__JSON_DEPTH = 64 };
+enum { TORNADO__JSON_DEPTH = 64, TORNADO__JSON_SLACK = 128 };
 
+/* Each value and each opening bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing
+   brackets and the comma that can follow before the next. */
 typedef struct tornado__packer {
-    tornado_buffer *out;
+    tornado_buffer *buffer;
+    char *out, *end;
     const char *format, *at;
     va_list args;
 } tornado__packer;
+
+/* Makes room for `len` bytes and the slack behind them. */
+static TORNADO__NOINLINE bool tornado__pack_grow(tornado__packer *packer, size_t len)
+{
+    packer->buffer->len = packer->out ? (size_t)(packer->out - packer->buffer->data) : packer->buffer->len;
+    packer->out = len < SIZE_MAX / 8 ? tornado__buffer_reserve(packer->buffer, len + TORNADO__JSON_SLACK)
+                                     : tornado__buffer_grow(packer->buffer, SIZE_MAX);
+    if (!packer->out)
+        return false;
+    packer->end = packer->buffer->data + packer->buffer->cap;
+    return true;
+}
+
+static TORNADO__INLINE bool tornado__pack_room(tornado__packer *packer, size_t len)
+{
+    if (TORNADO__LIKELY(packer->out && len + TORNADO__JSON_SLACK < (size_t)(packer->end - packer->out)))
+        return true;
+    return tornado__pack_grow(packer, len);
+}
 
 /* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '/' behind a backslash when it follows "<", else
    behind a backslash always. */
@@ -3266,19 +3288,50 @@ static TORNADO__INLINE char tornado__json_kind(char c)
     return (unsigned char)c < 0x80 ? tornado__json_escapes[(unsigned char)c] : 'x';
 }
 
+#ifdef __SSE2__
+/* One bit for each byte that cannot be written as it is. */
+static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes)
+{
+    const __m128i control = _mm_set1_epi8(0x1f);
+    __m128i quotes = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
+    __m128i others = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('/')),
+                                  _mm_cmpeq_epi8(_mm_max_epu8(bytes, control), control));
+    return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, others), bytes)); /* top bit: not ASCII */
+}
+
+/* Copies a string of 4 to 16 bytes, all of which can be written as they are; false, with nothing done, when they cannot. */
+static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, size_t len)
+{
+    uint64_t head = 0, tail = 0;
+    if (len >= 8) {
+        memcpy(&head, text, 8);
+        memcpy(&tail, text + len - 8, 8);
+    } else {
+        uint32_t first, last;
+        memcpy(&first, text, 4);
+        memcpy(&last, text + len - 4, 4);
+        head = tail = (uint64_t)last << 32 | first;
+    }
+    if (tornado__json_special(_mm_set_epi64x((long long)tail, (long long)head)))
+        return false;
+    if (len >= 8) {
+        memcpy(out, &head, 8);
+        memcpy(out + len - 8, &tail, 8);
+    } else {
+        memcpy(out, text, 4);
+        memcpy(out + len - 4, text + len - 4, 4);
+    }
+    return true;
+}
+#endif
+
 /* The length of the run at the start that is written as it is. */
 static TORNADO__INLINE size_t tornado__json_plain(const char *text, size_t len)
 {
     size_t at = 0;
 #ifdef __SSE2__
-    const __m128i control = _mm_set1_epi8(0x1f), quote = _mm_set1_epi8('"'), slash = _mm_set1_epi8('/'),
-                  backslash = _mm_set1_epi8('\\');
     for (; len - at >= 16; at += 16) {
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(text + at));
-        __m128i found = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(bytes, quote), _mm_cmpeq_epi8(bytes, backslash)),
-                                     _mm_or_si128(_mm_cmpeq_epi8(bytes, slash),
-                                                  _mm_cmpeq_epi8(_mm_max_epu8(bytes, control), control)));
-        unsigned mask = (unsigned)(_mm_movemask_epi8(found) | _mm_movemask_epi8(bytes)); /* the latter: not ASCII */
+        unsigned mask = tornado__json_special(_mm_loadu_si128((const __m128i *)(const void *)(text + at)));
         if (mask)
             return at + (unsigned)__builtin_ctz(mask);
     }
@@ -3341,54 +3394,77 @@ static size_t tornado__json_escape(char **out, const char *text, size_t at, size
     return 1;
 }
 
-static bool tornado__json_string(tornado_buffer *buffer, const char *text, size_t len)
+static TORNADO__NOINLINE bool tornado__pack_long_string(tornado__packer *packer, const char *text, size_t len)
 {
-    char *out = tornado__buffer_reserve(buffer, len < SIZE_MAX / 8 ? len + 16 : SIZE_MAX);
-    if (!out)
-        return false;
-    *out++ = '"';
     for (size_t at = 0; at < len;) {
         size_t run = tornado__json_plain(text + at, len - at);
-        memcpy(out, text + at, run);
-        out += run;
-        at += run;
-        if (at == len)
-            break;
-        buffer->len = (size_t)(out - buffer->data);
-        out = tornado__buffer_reserve(buffer, len - at + 16); /* at most 12 bytes for what comes, and the rest */
-        if (!out)
+        if (!tornado__pack_room(packer, run))
             return false;
-        at += tornado__json_escape(&out, text, at, len);
+        memcpy(packer->out, text + at, run);
+        packer->out += run;
+        at += run;
+        if (at < len)
+            at += tornado__json_escape(&packer->out, text, at, len); /* at most 12 bytes: within the slack */
     }
-    *out++ = '"';
-    buffer->len = (size_t)(out - buffer->data);
+    *packer->out++ = '"';
     return true;
 }
 
-static bool tornado__json_raw(tornado_buffer *buffer, const char *text, size_t len)
+/* A string in its quotes. */
+static TORNADO__INLINE bool tornado__pack_string(tornado__packer *packer, const char *text, size_t len)
 {
-    char *out = tornado__buffer_reserve(buffer, len);
-    if (!out)
+    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 16)))
         return false;
-    memcpy(out, text, len);
-    buffer->len += len;
+    char *out = packer->out; /* a copy: what is written through it might else change packer, for all the compiler knows */
+    *out++ = '"';
+#ifdef __SSE2__
+    if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(out, text, len))) {
+        out[len] = '"';
+        packer->out = out + len + 1;
+        return true;
+    }
+#endif
+    size_t at = 0;
+    while (at < len && at < 4 && !tornado__json_kind(text[at])) {
+        out[at] = text[at];
+        at++;
+    }
+    if (at == len) {
+        out[len] = '"';
+        packer->out = out + len + 1;
+        return true;
+    }
+    packer->out = out;
+    return tornado__pack_long_string(packer, text, len);
+}
+
+static TORNADO__INLINE bool tornado__pack_raw(tornado__packer *packer, const char *text, size_t len)
+{
+    if (!tornado__pack_room(packer, len))
+        return false;
+    memcpy(packer->out, text, len);
+    packer->out += len;
     return true;
 }
-#define TORNADO__JSON_RAW(buffer, literal) tornado__json_raw(buffer, literal, sizeof(literal) - 1)
+#define TORNADO__PACK_RAW(packer, literal) tornado__pack_raw(packer, literal, sizeof(literal) - 1)
 
-static bool tornado__json_integer(tornado_buffer *buffer, uint64_t magnitude, bool negative)
+static bool tornado__pack_integer(tornado__packer *packer, uint64_t magnitude, bool negative)
 {
     char digits[24], *at = digits + sizeof digits;
+    if (TORNADO__LIKELY(magnitude < 10 && !negative && tornado__pack_room(packer, 1))) {
+        *packer->out++ = (char)('0' + magnitude);
+        return true;
+    }
     do
         *--at = (char)('0' + magnitude % 10);
     while ((magnitude /= 10) != 0);
     if (negative)
         *--at = '-';
-    return tornado__json_raw(buffer, at, (size_t)(digits + sizeof digits - at));
+    return tornado__pack_raw(packer, at, (size_t)(digits + sizeof digits - at));
 }
 
 /* As Python's repr: the fewest digits that give the number back, an exponent below 1e-4 and from 1e16 on. */
-static bool tornado__json_double(tornado_buffer *buffer, double number)
+static bool tornado__pack_double(tornado__packer *packer, double number)
 {
     char scientific[40], digits[20], text[48], *out = text;
     int count = 0, exponent;
@@ -3431,7 +3507,7 @@ static bool tornado__json_double(tornado_buffer *buffer, double number)
         for (; from < count; from++)
             *out++ = digits[from];
     }
-    return tornado__json_raw(buffer, text, (size_t)(out - text));
+    return tornado__pack_raw(packer, text, (size_t)(out - text));
 }
 
 static bool tornado__pack_problem(tornado__packer *packer, const char *what)
@@ -3440,114 +3516,129 @@ static bool tornado__pack_problem(tornado__packer *packer, const char *what)
                          (int)(packer->at - packer->format) + 1, packer->format);
 }
 
-static TORNADO__INLINE void tornado__pack_space(tornado__packer *packer)
+static TORNADO__INLINE char tornado__pack_peek(tornado__packer *packer)
 {
-    while (*packer->at == ' ' || *packer->at == '\n' || *packer->at == '\t' || *packer->at == '\r')
-        packer->at++;
+    const char *at = packer->at;
+    while (TORNADO__UNLIKELY((unsigned char)(*at - 1) < ' ')) /* white space, and other controls */
+        at++;
+    packer->at = at;
+    return *at;
 }
 
-static bool tornado__pack_scalar(tornado__packer *packer, char letter)
+static TORNADO__INLINE void tornado__pack_two(tornado__packer *packer, char a, char b)
 {
-    tornado_buffer *out = packer->out;
+    char *out = packer->out;
+    out[0] = a;
+    out[1] = b;
+    packer->out = out + 2;
+}
+
+/* The value that a letter stands for; packer->at is behind the letter. */
+static TORNADO__INLINE bool tornado__pack_scalar(tornado__packer *packer, char letter)
+{
+    int64_t number;
     switch (letter) {
     case 's':
     case 'j': {
         const char *text = va_arg(packer->args, const char *);
         if (!text)
-            return TORNADO__JSON_RAW(out, "null");
-        return letter == 's' ? tornado__json_string(out, text, strlen(text)) : tornado__json_raw(out, text, strlen(text));
+            return TORNADO__PACK_RAW(packer, "null");
+        size_t len = strlen(text);
+        return letter == 's' ? tornado__pack_string(packer, text, len) : tornado__pack_raw(packer, text, len);
     }
     case 'z': {
         tornado_bytes bytes = va_arg(packer->args, tornado_bytes);
-        return bytes.data ? tornado__json_string(out, bytes.data, bytes.len) : TORNADO__JSON_RAW(out, "null");
+        return bytes.data ? tornado__pack_string(packer, bytes.data, bytes.len) : TORNADO__PACK_RAW(packer, "null");
     }
-    case 'i': {
-        int number = va_arg(packer->args, int);
-        return tornado__json_integer(out, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
-    }
-    case 'I': {
-        int64_t number = va_arg(packer->args, int64_t);
-        return tornado__json_integer(out, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
-    }
+    case 'i':
+    case 'I':
+        number = letter == 'i' ? va_arg(packer->args, int) : va_arg(packer->args, int64_t);
+        return tornado__pack_integer(packer, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
     case 'U':
-        return tornado__json_integer(out, va_arg(packer->args, uint64_t), false);
+        return tornado__pack_integer(packer, va_arg(packer->args, uint64_t), false);
     case 'f':
-        return tornado__json_double(out, va_arg(packer->args, double));
+        return tornado__pack_double(packer, va_arg(packer->args, double));
     case 'b':
-        return va_arg(packer->args, int) ? TORNADO__JSON_RAW(out, "true") : TORNADO__JSON_RAW(out, "false");
+        return va_arg(packer->args, int) ? TORNADO__PACK_RAW(packer, "true") : TORNADO__PACK_RAW(packer, "false");
     case 'n':
-        return TORNADO__JSON_RAW(out, "null");
+        return TORNADO__PACK_RAW(packer, "null");
     default:
         packer->at--;
-        return tornado__pack_problem(packer, "a letter that means nothing");
+        return tornado__pack_problem(packer, letter ? "a letter that means nothing" : "a value is missing");
     }
 }
 
-/* "name:" or "s:", with the name written. */
-static bool tornado__pack_key(tornado__packer *packer)
+static TORNADO__INLINE bool tornado__pack_is_name(char c)
 {
-    const char *start = packer->at;
-    while ((*packer->at >= 'a' && *packer->at <= 'z') || (*packer->at >= 'A' && *packer->at <= 'Z') ||
-           (*packer->at >= '0' && *packer->at <= '9') || *packer->at == '_' || *packer->at == '-')
-        packer->at++;
-    size_t len = (size_t)(packer->at - start);
+    return (unsigned)((c | 0x20) - 'a') < 26 || (unsigned)(c - '0') < 10 || c == '_' || c == '-';
+}
+
+/* "name:" or "s:", with the name written. */
+static TORNADO__INLINE bool tornado__pack_key(tornado__packer *packer)
+{
+    const char *key = packer->at;
+    size_t len = 0;
+    while (tornado__pack_is_name(key[len]))
+        len++;
+    packer->at = key + len;
     if (len == 0)
         return tornado__pack_problem(packer, "a key is missing");
-    const char *key = len == 1 && *start == 's' ? va_arg(packer->args, const char *) : start;
-    if (!key)
-        return tornado__pack_problem(packer, "a key is NULL");
-    tornado__pack_space(packer);
-    if (*packer->at != ':')
+    if (len == 1 && *key == 's') {
+        key = va_arg(packer->args, const char *);
+        if (!key)
+            return tornado__pack_problem(packer, "a key is NULL");
+        len = strlen(key);
+    }
+    if (TORNADO__UNLIKELY(*packer->at != ':') && tornado__pack_peek(packer) != ':')
         return tornado__pack_problem(packer, "a \":\" is missing");
     packer->at++;
-    return tornado__json_string(packer->out, key, key == start ? len : strlen(key)) && TORNADO__JSON_RAW(packer->out, ": ");
+    if (!tornado__pack_string(packer, key, len))
+        return false;
+    tornado__pack_two(packer, ':', ' ');
+    return true;
 }
 
 static bool tornado__pack(tornado__packer *packer)
 {
-    char closers[TORNADO__JSON_DEPTH];
+    char closers[TORNADO__JSON_DEPTH + 1], closer = 0; /* of the innermost object or array; 0 outside */
     int depth = 0;
-    bool first = true; /* in the innermost object or array */
+    bool first = true; /* nothing stands in it yet */
     do {
-        tornado__pack_space(packer);
-        if (depth && *packer->at == closers[depth - 1]) {
+        char letter = tornado__pack_peek(packer);
+        if (depth && letter == closer) {
             packer->at++;
-            if (!tornado__json_raw(packer->out, &closers[--depth], 1))
-                return false;
+            *packer->out++ = closer;
+            closer = closers[depth--];
             first = false;
             continue;
         }
         if (!first) {
-            if (*packer->at != ',')
+            if (letter != ',')
                 return tornado__pack_problem(packer, "a \",\" or the end is missing");
             packer->at++;
-            tornado__pack_space(packer);
-            if (!TORNADO__JSON_RAW(packer->out, ", "))
-                return false;
+            tornado__pack_two(packer, ',', ' ');
+            letter = tornado__pack_peek(packer);
         }
-        if (depth && closers[depth - 1] == '}' && !tornado__pack_key(packer))
-            return false;
-        tornado__pack_space(packer);
-        char letter = *packer->at;
-        if (letter == '{' || letter == '[') {
+        if (closer == '}') {
+            if (!tornado__pack_key(packer))
+                return false;
+            letter = tornado__pack_peek(packer);
+        }
+        packer->at++;
+        first = letter == '{' || letter == '[';
+        if (first) {
             if (depth == TORNADO__JSON_DEPTH)
                 return tornado__pack_problem(packer, "too deep");
-            packer->at++;
-            closers[depth++] = letter == '{' ? '}' : ']';
-            first = true;
-            if (!tornado__json_raw(packer->out, &letter, 1))
+            if (!tornado__pack_room(packer, 0))
                 return false;
-        } else {
-            if (!letter)
-                return tornado__pack_problem(packer, "a value is missing");
-            packer->at++;
-            first = false;
-            if (!tornado__pack_scalar(packer, letter))
-                return false;
+            closers[++depth] = closer;
+            closer = letter == '{' ? '}' : ']';
+            *packer->out++ = letter;
+        } else if (!tornado__pack_scalar(packer, letter)) {
+            return false;
         }
     } while (depth);
-    tornado__pack_space(packer);
-    return !*packer->at || tornado__pack_problem(packer, "something follows the end");
+    return !tornado__pack_peek(packer) || tornado__pack_problem(packer, "something follows the end");
 }
 
 TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_list args)
@@ -3556,15 +3647,15 @@ TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_
     size_t before = out->len;
     if (out->failed)
         return tornado__nomem();
-    packer.out = out;
+    packer.buffer = out;
+    packer.out = out->data ? out->data + out->len : NULL;
+    packer.end = out->data ? out->data + out->cap : NULL;
     packer.format = packer.at = format;
     va_copy(packer.args, args);
     bool ok = tornado__pack(&packer);
     va_end(packer.args);
-    if (!ok) {
-        out->len = before;
-        out->failed = false;
-    }
+    out->failed = false;
+    out->len = ok ? (size_t)(packer.out - out->data) : before;
     if (out->data)
         out->data[out->len] = '\0';
     return ok;
@@ -6410,16 +6501,20 @@ static void tornado__iostream_shut(tornado_iostream *stream, const tornado_error
     stream->owner->closed(stream, cause);
 }
 
-static void tornado__iostream_release(tornado_iostream *stream)
+static TORNADO__NOINLINE void tornado__iostream_unreferenced(tornado_iostream *stream)
 {
-    if (--stream->references > 0)
-        return;
     stream->references++; /* closing may retain and release it again */
     tornado__iostream_shut(stream, NULL);
     if (--stream->references > 0)
         return;
     TORNADO_FREE(stream->in);
     stream->owner->free(stream);
+}
+
+static TORNADO__INLINE void tornado__iostream_release(tornado_iostream *stream)
+{
+    if (--stream->references == 0)
+        tornado__iostream_unreferenced(stream);
 }
 
 /* ---- sending ---- */
@@ -8090,7 +8185,8 @@ static bool tornado__is_authority(const char *text, size_t len)
 #define TORNADO__LINGER_NS      2000000000
 #define TORNADO__LINGER_BYTES   1048576
 
-enum { TORNADO__SEND_SERVER = 1, TORNADO__SEND_TYPE = 2, TORNADO__SEND_DATE = 4, TORNADO__SEND_ALL = 7 };
+/* Header lines that are ready to be sent: which of them an answer has. JSON: its type is that, not HTML. */
+enum { TORNADO__SEND_SERVER = 1, TORNADO__SEND_TYPE = 2, TORNADO__SEND_DATE = 4, TORNADO__SEND_ALL = 7, TORNADO__SEND_JSON = 8 };
 
 /* What all connections of a server share. */
 typedef struct tornado__http1_host {
@@ -8108,8 +8204,10 @@ typedef struct tornado__http1_host {
     size_t known_host_len;
     char known_host[64]; /* the last valid Host: most requests have the same, and comparing is cheaper than checking */
     int64_t stamp_until; /* loop time at which the stamp gets old */
-    unsigned type_at, date_at, stamp_len;
-    char stamp[128];     /* "Server: ...", "Content-Type: ...", "Date: ...", as lines, ready to be sent */
+    struct {
+        unsigned type_at, date_at, len;
+        char text[128]; /* "Server: ...", "Content-Type: ...", "Date: ...", as lines */
+    } stamps[2];        /* of HTML, of JSON */
 } tornado__http1_host;
 
 typedef struct tornado__http1 {
@@ -8165,16 +8263,20 @@ static void tornado__http1_host_release(tornado__http1_host *host)
         host->free(host);
 }
 
-static void tornado__message_release(tornado__message *message)
+static TORNADO__NOINLINE void tornado__message_free(tornado__message *message)
 {
     tornado__http1_host *host = message->host;
-    if (--message->references > 0)
-        return;
     if (message->announced && host->delegate.release)
         host->delegate.release(&message->request);
     TORNADO_FREE(message->body.data);
     tornado__arena_clear(&message->arena);
     tornado__http1_host_release(host);
+}
+
+static TORNADO__INLINE void tornado__message_release(tornado__message *message)
+{
+    if (--message->references == 0)
+        tornado__message_free(message);
 }
 
 TORNADO_API void tornado_http_request_retain(tornado_http_request *request)
@@ -8448,7 +8550,7 @@ static int tornado__parse_headers(tornado__message *message, char *at, const cha
                                   bool trailers)
 {
     size_t capacity = 16;
-    tornado_http_header *items = tornado_arena_alloc(&message->arena, capacity * sizeof *items);
+    tornado_http_header *items = tornado__arena_alloc(&message->arena, capacity * sizeof *items);
     if (!items)
         return 500;
     headers->items = items;
@@ -8506,9 +8608,9 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
     message->references = 1;
     message->keep_alive = true;
     message->begun = host->loop->now;
-    char *copy = tornado_arena_alloc(&message->arena, len + 16), *next = NULL; /* the scan may look 16 bytes ahead */
-    char *ip = tornado_arena_alloc(&message->arena, 48);
-    if (!copy || !ip) {
+    char *ip = tornado__arena_alloc(&message->arena, 48 + len + 16), *next = NULL; /* the scan may look 16 bytes ahead */
+    char *copy = ip + 48;
+    if (!ip) {
         tornado__message_release(message);
         return NULL;
     }
@@ -8535,36 +8637,47 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
 
 /* ---- answering ---- */
 
-/* Keeps the ready-made header lines up to date: the clock is asked once a second. */
-static TORNADO__INLINE void tornado__http1_stamp(tornado__http1_host *host)
+static TORNADO__NOINLINE void tornado__http1_restamp(tornado__http1_host *host)
 {
-    if (TORNADO__LIKELY(host->loop->now < host->stamp_until))
-        return;
+    static const char *const types[] = {"Content-Type: text/html; charset=UTF-8\r\n",
+                                        "Content-Type: application/json; charset=UTF-8\r\n"};
     struct timespec now;
-    char date[30], *out = host->stamp;
+    char date[30];
     clock_gettime(CLOCK_REALTIME, &now);
     tornado_format_timestamp((int64_t)now.tv_sec, date);
-    out = TORNADO__PUT(out, "Server: " TORNADO__SERVER_NAME "\r\n");
-    host->type_at = (unsigned)(out - host->stamp);
-    out = TORNADO__PUT(out, "Content-Type: text/html; charset=UTF-8\r\n");
-    host->date_at = (unsigned)(out - host->stamp);
-    out = TORNADO__PUT(out, "Date: ");
-    out = tornado__put(out, date, 29);
-    out = TORNADO__PUT(out, "\r\n");
-    host->stamp_len = (unsigned)(out - host->stamp);
+    for (int i = 0; i < 2; i++) {
+        char *start = host->stamps[i].text, *out = TORNADO__PUT(start, "Server: " TORNADO__SERVER_NAME "\r\n");
+        host->stamps[i].type_at = (unsigned)(out - start);
+        out = tornado__put(out, types[i], strlen(types[i]));
+        host->stamps[i].date_at = (unsigned)(out - start);
+        out = TORNADO__PUT(out, "Date: ");
+        out = tornado__put(out, date, 29);
+        out = TORNADO__PUT(out, "\r\n");
+        host->stamps[i].len = (unsigned)(out - start);
+    }
     host->stamp_until = host->loop->now + 1000000000 - now.tv_nsec;
 }
 
-static char *tornado__put_stamp(const tornado__http1_host *host, char *out, unsigned defaults)
+/* Keeps the ready-made header lines up to date: the clock is asked once a second. */
+static TORNADO__INLINE void tornado__http1_stamp(tornado__http1_host *host)
 {
-    if (TORNADO__LIKELY(defaults == TORNADO__SEND_ALL))
-        return tornado__put(out, host->stamp, host->stamp_len);
+    if (TORNADO__UNLIKELY(host->loop->now >= host->stamp_until))
+        tornado__http1_restamp(host);
+}
+
+static TORNADO__INLINE char *tornado__put_stamp(const tornado__http1_host *host, char *out, unsigned defaults)
+{
+    int json = (defaults & TORNADO__SEND_JSON) != 0;
+    const char *stamp = host->stamps[json].text;
+    unsigned type_at = host->stamps[json].type_at, date_at = host->stamps[json].date_at, len = host->stamps[json].len;
+    if (TORNADO__LIKELY((defaults & TORNADO__SEND_ALL) == TORNADO__SEND_ALL))
+        return tornado__put(out, stamp, len);
     if (defaults & TORNADO__SEND_SERVER)
-        out = tornado__put(out, host->stamp, host->type_at);
+        out = tornado__put(out, stamp, type_at);
     if (defaults & TORNADO__SEND_TYPE)
-        out = tornado__put(out, host->stamp + host->type_at, host->date_at - host->type_at);
+        out = tornado__put(out, stamp + type_at, date_at - type_at);
     if (defaults & TORNADO__SEND_DATE)
-        out = tornado__put(out, host->stamp + host->date_at, host->stamp_len - host->date_at);
+        out = tornado__put(out, stamp + date_at, len - date_at);
     return out;
 }
 
@@ -9426,6 +9539,9 @@ static TORNADO__INLINE size_t tornado__route_hash(const char *path, size_t len)
     if (TORNADO__LIKELY(len >= 8)) {
         memcpy(&head, path, 8);
         memcpy(&tail, path + len - 8, 8);
+    } else if (len >= 4) {
+        memcpy(&head, path, 4);
+        memcpy(&tail, path + len - 4, 4);
     } else {
         for (size_t i = 0; i < len; i++)
             head = head << 8 | (unsigned char)path[i];
@@ -9785,13 +9901,11 @@ TORNADO_API int tornado_get_status(const tornado_handler *self)
 
 TORNADO_API void tornado_write_json(tornado_handler *self, const char *format, ...)
 {
-    static const tornado_http_header type = {"Content-Type", "application/json; charset=UTF-8", 12, 31};
     tornado__response *response = self->response;
     tornado_buffer *json = &self->application->json;
-    const char *at = format + strspn(format, " \t\r\n");
     va_list args;
     tornado__check_unfinished(self, "write_json");
-    if (*at != '{')
+    if (*format != '{')
         tornado_raise(TORNADO_ERR_INVALID, "tornado_write_json writes objects only: put the list into one");
     json->len = 0;
     va_start(args, format);
@@ -9802,14 +9916,9 @@ TORNADO_API void tornado_write_json(tornado_handler *self, const char *format, .
         tornado_buffer_free(json);
         tornado__raise(&error);
     }
-    if (response->headers_count == 0 && response->headers_capacity == 0) { /* the usual case: one constant line, nothing to copy */
-        response->headers = tornado_alloc(self, 8 * sizeof *response->headers);
-        response->headers_capacity = 8;
-        response->headers[response->headers_count++] = type;
-        response->defaults &= ~(unsigned)TORNADO__SEND_TYPE;
-    } else {
-        tornado_set_header(self, type.name, type.value);
-    }
+    if (TORNADO__UNLIKELY(!(response->defaults & TORNADO__SEND_TYPE)))
+        tornado__headers_remove(response, "Content-Type", 12, 0);
+    response->defaults |= TORNADO__SEND_TYPE | TORNADO__SEND_JSON;
     tornado__body_append(response, json->data, json->len);
     if (json->cap > 65536)
         tornado_buffer_free(json);

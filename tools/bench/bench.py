@@ -307,6 +307,27 @@ def cores_awake(cores):
             spinner.wait()
 
 
+def busy_seconds():
+    """CPU time of everybody on this machine, and of this program and its children that have ended."""
+    with open("/proc/stat") as stat:
+        user, nice, system, _, _, irq, softirq, steal = map(int, stat.readline().split()[1:9])
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return ((user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"),
+            sum(usage.ru_utime + usage.ru_stime for usage in usages))
+
+
+@contextlib.contextmanager
+def watching_for_others(step):
+    """Says so when others had a good part of the machine meanwhile: the figures are worth less then."""
+    start, (all_before, ours_before) = time.monotonic(), busy_seconds()
+    yield
+    all_after, ours_after = busy_seconds()
+    others = (all_after - all_before) - (ours_after - ours_before)
+    share = others / ((time.monotonic() - start) * os.cpu_count())
+    if share > 0.05:
+        note(f"measure again: while measuring {step}, others used {share:.0%} of the machine")
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Load.
 # ----------------------------------------------------------------------------------------------------------------------
@@ -360,7 +381,8 @@ def measure_load(servers, options):
                                                                    options.client_core)
     for server, load in itertools.product(servers, options.loads):
         if samples[server.name, load.name]:
-            server.results[load.name] = summary(samples[server.name, load.name], samples.get((BARE.name, load.name), {}))
+            floor = samples.get((BARE.name, load.name), {})
+            server.results[load.name] = summary(samples[server.name, load.name], floor)
 
 
 def microseconds(sample):
@@ -585,7 +607,7 @@ def columns(loads):
     yield "counted, per request", "instructions", ("instructions",), "{:,.0f}".format
     yield "counted, per request", "calls", ("calls", KEEP_ALIVE.name, "all"), "{:.2f}".format
     yield "counted, per request", "pipelined", ("calls", PIPELINED.name, "all"), "{:.2f}".format
-    yield "", "bytes/idle", ("bytes_per_idle",), "{:,.0f}".format
+    yield "memory", "bytes/idle", ("bytes_per_idle",), "{:,.0f}".format
 
 
 def cells(value, write):
@@ -598,10 +620,22 @@ def cells(value, write):
     return write(value["median"]), spread
 
 
-def table(servers, loads):
-    """Per server a line of medians and one of ranges."""
-    shown = [column for column in columns(loads)
+def bands(servers, loads, width):
+    """The columns that have figures, cut between groups where a line would become too long."""
+    known = [column for column in columns(loads)
              if any(look_up(server.results, column[2]) is not None for server in servers)]
+    band = []
+    for _, group in itertools.groupby(known, key=lambda column: column[0]):
+        group = list(group)
+        if band and len(lay_out(servers, band + group)[1]) > width:
+            yield band
+            band = []
+        band += group
+    yield band
+
+
+def lay_out(servers, shown):
+    """Per server a line of medians and one of ranges, below two lines of headings."""
     grid = [["server"] + [title for _, title, _, _ in shown]]
     for server in servers:
         both = [cells(look_up(server.results, path), write) for _, _, path, write in shown]
@@ -617,7 +651,7 @@ def group_line(groups, widths):
     for name, members in itertools.groupby(groups):
         count = len(list(members))
         width = sum(widths[at:at + count]) + 2 * (count - 1)
-        line += "  " + (f" {name} ".center(width, "-") if name else " " * width)
+        line += "  " + f" {name} ".center(width, "-")
         at += count
     return line
 
@@ -660,7 +694,8 @@ def report(servers, options):
           f"{options.runs} runs of {options.seconds} s in turn (every third for servers far from the floor), "
           f"server on core {options.server_core}, generator on core {options.client_core}")
     print("Medians [least..most]. CPU is the server's, per request.\n")
-    print("\n".join(line.rstrip() for line in table(servers, options.loads)) + "\n")
+    for band in bands(servers, options.loads, options.width):
+        print("\n".join(line.rstrip() for line in lay_out(servers, band)) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -687,6 +722,8 @@ def arguments():
     parser.add_argument("--server-core", type=int, default=1)
     parser.add_argument("--client-core", type=int, default=0)
     parser.add_argument("--no-spin", action="store_true", help="let the cores sleep")
+    parser.add_argument("--width", type=int, default=shutil.get_terminal_size((120, 0)).columns,
+                        help="of the table; what does not fit goes below")
     parser.add_argument("--json", metavar="FILE", help="write all figures there, too")
     options = parser.parse_args()
     defaults = {"runs": (9, 3), "seconds": (2, 1), "idle": (10000, 2000)}
@@ -743,7 +780,7 @@ def main():
     for step in options.steps:
         spinning = cores if not options.no_spin and step in ("load", "crowd") else ()
         try:
-            with cores_awake(spinning):
+            with watching_for_others(step), cores_awake(spinning):
                 STEPS[step](servers, options)
         except Failure as problem:
             note(f"not measured: {step}: {problem}")
