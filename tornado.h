@@ -3811,7 +3811,7 @@ static void tornado__poll_close(void *opaque)
     TORNADO_FREE(state);
 }
 
-/* Grows an array to hold at least `wanted` objects, the new ones all zero. False when memory is short. */
+/* Grows an array to hold at least `wanted` objects. False when memory is short. */
 static bool tornado__grow(void **array, int *capacity, int wanted, size_t size)
 {
     int bigger = *capacity ? *capacity : 16;
@@ -3827,9 +3827,18 @@ static bool tornado__grow(void **array, int *capacity, int wanted, size_t size)
     void *memory = TORNADO_REALLOC(*array, (size_t)bigger * size);
     if (!memory)
         return tornado__nomem();
-    memset((char *)memory + (size_t)*capacity * size, 0, (size_t)(bigger - *capacity) * size);
     *array = memory;
     *capacity = bigger;
+    return true;
+}
+
+/* The same, with the new objects all zero. */
+static bool tornado__grow_zeroed(void **array, int *capacity, int wanted, size_t size)
+{
+    int before = *capacity;
+    if (!tornado__grow(array, capacity, wanted, size))
+        return false;
+    memset((char *)*array + (size_t)before * size, 0, (size_t)(*capacity - before) * size);
     return true;
 }
 
@@ -3838,7 +3847,7 @@ static int tornado__poll_add(void *opaque, int fd, unsigned events, uint64_t key
     tornado__poll *state = opaque;
     int keys_capacity = state->capacity;
     void *fds = state->fds, *keys = state->keys, *places = state->places;
-    bool room = tornado__grow(&places, &state->places_capacity, fd + 1, sizeof *state->places);
+    bool room = tornado__grow_zeroed(&places, &state->places_capacity, fd + 1, sizeof *state->places);
     state->places = places;
     room = room && tornado__grow(&keys, &keys_capacity, state->count + 1, sizeof *state->keys);
     state->keys = keys;
@@ -4520,7 +4529,7 @@ TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornad
         return tornado__fail(TORNADO_ERR_INVALID, EBADF, "tornado_ioloop_add_handler: not a file descriptor: %d", fd);
     if (loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_add_handler: the loop is closed");
-    if (!tornado__grow(&fds, &loop->fds_capacity, fd + 1, sizeof *loop->fds))
+    if (!tornado__grow_zeroed(&fds, &loop->fds_capacity, fd + 1, sizeof *loop->fds))
         return false;
     loop->fds = fds;
     tornado__fd_slot *slot = &loop->fds[fd];
