@@ -26,8 +26,8 @@ SUBMAKE = $(MAKE) -s --no-print-directory $(if $(findstring jobserver,$(MAKEFLAG
 all: examples build/plain/tests
 
 .PHONY: run
-run: build/hello
-	build/hello
+run: build/examples/hello
+	build/examples/hello
 
 #-------------------------------------------------------------------------------------------------------------------
 # Environments. Each builds the test program in build/NAME/ and has
@@ -112,6 +112,9 @@ musl.flags = -static -O1 -g $(WARN)
 # LeakSanitizer cannot work everywhere (under ptrace, in some containers): only where the probe has shown it.
 leaks = detect_leaks=$$(build/$(1)/probe >/dev/null 2>&1 && echo 1 || echo 0)
 
+# The tests run these as programs, the same in each environment.
+EXAMPLES := $(patsubst examples/%.c,build/examples/%,$(sort $(wildcard examples/*.c)))
+
 TEST_SOURCES := tests/harness.c tests/impl.c $(sort $(wildcard tests/test_*.c))
 
 define environment
@@ -140,7 +143,7 @@ $(foreach name,$(ENVIRONMENTS),$(eval $(call environment,$(name))))
 always:
 
 .PHONY: test
-test: build/plain/tests
+test: build/plain/tests $(EXAMPLES)
 	@build/plain/tests $(TESTS)
 
 # What a recipe says when something that it needs is not there, and whether it then fails.
@@ -150,7 +153,7 @@ missing = echo "skipped $@: $(1)"; test "$$CI" != true
 $(ENVIRONMENTS:%=test-%): test-%:
 	@echo "== $@: $($*.is)"
 	+@if $(SUBMAKE) build/$*/probe >/dev/null 2>&1 && $($*.run) build/$*/probe >/dev/null 2>&1; then \
-	    $(SUBMAKE) build/$*/tests && $($*.run) build/$*/tests $($*.args) $(TESTS); \
+	    $(SUBMAKE) build/$*/tests $(EXAMPLES) && $($*.run) build/$*/tests $($*.args) $(TESTS); \
 	else \
 	    $(call missing,no empty program can be built and run that way); \
 	fi
@@ -207,14 +210,12 @@ map:
 	@echo "== $@: lines per section, layers, comments"
 	@if command -v python3 >/dev/null; then tools/map; else $(call missing,python3 is not installed); fi
 
-EXAMPLES := $(patsubst examples/%.c,build/%,$(sort $(wildcard examples/*.c)))
-
 .PHONY: examples
 examples: $(EXAMPLES)
 	@echo "== $@: $(words $(EXAMPLES)) built"
 
-$(EXAMPLES): build/%: examples/%.c tornado.h
-	@mkdir -p build
+$(EXAMPLES): build/examples/%: examples/%.c tornado.h
+	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< -I.
 
 .PHONY: size

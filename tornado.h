@@ -1615,7 +1615,8 @@ typedef struct tornado__execution {
     tornado_scope *scope;
     struct tornado__coroutine *coroutine; /* NULL for a loop's own */
     unsigned deferring; /* deferred functions that run now: they may not wait */
-    tornado_error raised;
+    tornado_error raised; /* last, until the next try */
+    tornado_error waited; /* what the last wait failed with */
 } tornado__execution;
 
 static _Thread_local struct {
@@ -5816,11 +5817,11 @@ TORNADO_API tornado_arena *tornado_current_arena(void)
 static const tornado_error *tornado__wait_failed(tornado__execution *running, tornado_future *future,
                                                  const tornado_error *error)
 {
-    running->raised = *error;
+    running->waited = *error;
     if (!future->immortal)
         future->observed = true;
     tornado_future_release(future);
-    return &running->raised;
+    return &running->waited;
 }
 
 /* Waits until the future is done. NULL: it has succeeded, and the reference is still the caller's. */
@@ -5833,9 +5834,9 @@ static const tornado_error *tornado__wait(tornado_future *future)
     if (TORNADO__UNLIKELY(!co || running->deferring)) {
         const tornado_error *error = co ? &deferring : &outside;
         tornado_app_log(TORNADO_LOG_ERROR, "%s", error->message);
-        running->raised = *error;
+        running->waited = *error;
         tornado_future_release(future);
-        return &running->raised;
+        return &running->waited;
     }
     if (future->state == TORNADO__PENDING && !co->cancelled) {
         co->waiting = future;
@@ -5843,8 +5844,8 @@ static const tornado_error *tornado__wait(tornado_future *future)
         co->ready_waits = 0;
         tornado__coroutine_suspend(co);
         if (!co->waiting) { /* cancelled, which has let go of the future */
-            running->raised = tornado__error_cancelled;
-            return &running->raised;
+            running->waited = tornado__error_cancelled;
+            return &running->waited;
         }
         co->waiting = NULL;
     } else if (!co->cancelled && ++co->ready_waits >= TORNADO__READY_WAITS) {
@@ -5969,52 +5970,68 @@ TORNADO_API tornado_bytes tornado_await_bytes(tornado_future *future)
 
 /* ---- from outside ---- */
 
-static void tornado__run_sync_done(tornado_future *future, void *arg)
+/* Stops the loop when the function has ended. On the heap, as the loop may be stopped by others before that. */
+typedef struct tornado__sync {
+    tornado__waiter waiter;
+    tornado_future *future;
+    bool abandoned;
+} tornado__sync;
+
+static void tornado__sync_done(tornado__task *task, tornado_ioloop *loop)
 {
-    (void)future;
-    tornado_ioloop_stop(arg);
+    tornado__sync *sync = TORNADO__CONTAINER(task, tornado__sync, waiter.task);
+    if (!sync->abandoned)
+        tornado_ioloop_stop(loop);
+    tornado_future_release(sync->future);
+    TORNADO_FREE(sync);
 }
 
-static void tornado__run_sync_late(void *arg)
+static void tornado__sync_late(void *arg)
 {
-    tornado_cancel(arg);
+    tornado__sync *sync = arg;
+    tornado_cancel(sync->future);
+}
+
+/* Runs the loop until the future is done. False: it was stopped before. */
+static bool tornado__sync_run(tornado_ioloop *loop, tornado__sync *sync, tornado_future *future)
+{
+    sync->future = tornado_future_retain(future);
+    tornado__future_wait(future, loop, &sync->waiter);
+    tornado_ioloop_start(loop);
+    if (future->state != TORNADO__PENDING)
+        return true;
+    sync->abandoned = true; /* it stays behind, and goes with the future */
+    return tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop was stopped before the function ended");
 }
 
 static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const double *timeout)
 {
     tornado_timeout timer = 0;
     if (loop->running || loop->closed)
-        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_run_sync: the loop is %s",
-                             loop->closed ? "closed" : "running already");
-    tornado_ioloop *outer = tornado__current_loop;
-    if (outer)
-        tornado_ioloop_retain(outer);
-    tornado_ioloop_make_current(loop);
-    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync");
-    bool ok = future->state == TORNADO__PENDING && tornado_ioloop_add_future(loop, future, tornado__run_sync_done, loop);
-    if (ok && timeout) {
-        timer = tornado_ioloop_call_later(loop, *timeout, tornado__run_sync_late, future);
-        ok = timer != 0;
+        return tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop is %s", loop->closed ? "closed" : "running already");
+    tornado__sync *sync = TORNADO_MALLOC(sizeof *sync);
+    if (!sync)
+        return tornado__nomem();
+    memset(sync, 0, sizeof *sync);
+    sync->waiter.task.run = tornado__sync_done;
+    if (timeout && !(timer = tornado_ioloop_call_later(loop, *timeout, tornado__sync_late, sync))) {
+        TORNADO_FREE(sync);
+        return false;
     }
-    if (!ok && future->state == TORNADO__PENDING)
-        tornado_cancel(future); /* it never runs */
-    if (ok || future->state == TORNADO__PENDING)
-        tornado_ioloop_start(loop);
+    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync");
+    bool ok = future->state == TORNADO__PENDING;
+    if (ok)
+        ok = tornado__sync_run(loop, sync, future);
+    else
+        TORNADO_FREE(sync);
     bool late = timer && !tornado_ioloop_remove_timeout(loop, timer);
     const tornado_error *error = tornado_future_error(future);
-    if (future->state == TORNADO__PENDING) {
-        ok = tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_run_sync: the loop was stopped before the function ended");
-    } else if (error && late && error->code == TORNADO_ERR_CANCELLED) {
-        ok = tornado__fail(TORNADO_ERR_TIMEOUT, 0, "Operation timed out after %g seconds", *timeout);
-    } else if (error) {
+    if (error && late && error->code == TORNADO_ERR_CANCELLED)
+        ok = tornado__fail(TORNADO_ERR_TIMEOUT, ETIMEDOUT, "Operation timed out after %g seconds", *timeout);
+    else if (error)
         tornado__thread.last = *error;
-        ok = false;
-    }
+    ok = ok && !error;
     tornado_future_release(future);
-    if (outer) {
-        tornado_ioloop_make_current(outer);
-        tornado_ioloop_release(outer);
-    }
     return ok;
 }
 
@@ -6694,7 +6711,7 @@ static void tornado__iostream_feed(tornado_iostream *stream)
     if (!in)
         return;
     in->start += used < in->end - in->start ? used : in->end - in->start;
-    if (in->start == in->end) {
+    if (used && in->start == in->end) { /* an owner that used none may have given out bytes in there */
         TORNADO_FREE(in);
         stream->in = NULL;
     }
@@ -8370,10 +8387,14 @@ static int tornado__parse_special_target(tornado__message *message, char *target
 {
     tornado_http_request *request = &message->request;
     char *end = target + len, *authority;
+    if (strcmp(request->method, "CONNECT") == 0) /* host and port, both */
+        return tornado__is_authority(target, len) && len > 1 && end[-1] >= '0' && end[-1] <= '9' && strrchr(target, ':')
+                   ? 0
+                   : 400;
+    if (*target == '/')
+        return 0;
     if (len == 1 && *target == '*')
         return strcmp(request->method, "OPTIONS") == 0 ? 0 : 400;
-    if (strcmp(request->method, "CONNECT") == 0)
-        return tornado__is_authority(target, len) ? 0 : 400;
     if (!(len > 7 && TORNADO__IS_WORD(target, 7, "http://")) && !(len > 8 && TORNADO__IS_WORD(target, 8, "https://")))
         return 400;
     authority = strchr(target, ':') + 3;
@@ -8391,7 +8412,7 @@ static TORNADO__INLINE int tornado__parse_target(tornado__message *message, char
 {
     tornado_http_request *request = &message->request;
     char *path = target;
-    if (TORNADO__UNLIKELY(*target != '/')) {
+    if (TORNADO__UNLIKELY(*target != '/' || message->request.method[0] == 'C')) { /* perhaps CONNECT */
         int status = tornado__parse_special_target(message, target, (size_t)(end - target), &path);
         if (status)
             return status;
@@ -8963,6 +8984,10 @@ static size_t tornado__chunk_size(tornado__message *message, const char *data, s
         tornado__message_refuse(message, 400, "a chunk's size is malformed");
         return 0;
     }
+    if (size > message->host->max_body_size - message->received) {
+        tornado__message_refuse(message, 413, "the body is too large");
+        return 0;
+    }
     message->left = size;
     message->body_state = size ? TORNADO__BODY_CHUNK : TORNADO__BODY_TRAILERS;
     return (size_t)line;
@@ -9085,11 +9110,11 @@ static size_t tornado__http1_head(tornado__http1 *connection, const char *data, 
 {
     tornado__http1_host *host = connection->host;
     size_t skip = 0;
-    if (!connection->scanned) {
-        while (skip + 1 < len && data[skip] == '\r' && data[skip + 1] == '\n')
-            skip += 2;
-        if (skip) /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
-            return skip;
+    while (skip + 1 < len && data[skip] == '\r' && data[skip + 1] == '\n')
+        skip += 2;
+    if (TORNADO__UNLIKELY(skip)) { /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
+        connection->scanned = 0;
+        return skip;
     }
     ptrdiff_t length = tornado__head_length(data, len, &connection->scanned);
     if (TORNADO__LIKELY(length > 0 && (size_t)length <= host->max_header_size)) {

@@ -12,9 +12,15 @@ static const tornado_handler_class hello = {.name = "hello", .get = get};
 
 int main(int argc, char **argv)
 {
+    char *end = NULL;
+    long port = argc > 1 ? strtol(argv[1], &end, 10) : 8888;
+    if (port < 0 || port > 65535 || (end && *end)) {
+        fprintf(stderr, "not a port: %s\n", argv[1]);
+        return 1;
+    }
     tornado_rule rules[] = {{.path = "/", .handler = &hello}, {0}};
     tornado_application *app = tornado_application_new(rules, NULL);
-    tornado_httpserver *server = app ? tornado_application_listen(app, argc > 1 ? atoi(argv[1]) : 8888, NULL) : NULL;
+    tornado_httpserver *server = app ? tornado_application_listen(app, (int)port, NULL) : NULL;
     if (!server)
         return 1; /* the reason is in the log */
     tornado_ioloop *loop = tornado_ioloop_current();

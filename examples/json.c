@@ -1,0 +1,53 @@
+/* Answers in JSON: / tells about the request, anything else is an error in JSON, too.
+   cc -O2 -o json examples/json.c && ./json [port] */
+#define TORNADO_IMPLEMENTATION
+#include "../tornado.h"
+
+static void get(tornado_handler *self)
+{
+    tornado_write_json(self, "{greeting:s, host:s, user_agent:s, time:f, numbers:[i, i], ok:b}", "Grüße",
+                       self->request->host, tornado_get_header(self, "User-Agent"), tornado_time(), 1, 2, true);
+}
+
+/* The error pages of every class that has this one as its parent. */
+static void write_error(tornado_handler *self, int status, const tornado_error *error)
+{
+    (void)error; /* what was raised is for the log, not for the client */
+    tornado_write_json(self, "{status:i, error:s}", status, tornado_http_reason(status));
+}
+
+static const tornado_handler_class base = {.name = "base", .write_error = write_error};
+static const tornado_handler_class hello = {.parent = &base, .name = "hello", .get = get};
+
+static void not_found(tornado_handler *self)
+{
+    (void)self;
+    tornado_raise_http_status(404);
+}
+
+static const tornado_handler_class unknown = {.parent = &base, .name = "unknown", .prepare = not_found};
+
+int main(int argc, char **argv)
+{
+    char *end = NULL;
+    long port = argc > 1 ? strtol(argv[1], &end, 10) : 8888;
+    if (port < 0 || port > 65535 || (end && *end)) {
+        fprintf(stderr, "not a port: %s\n", argv[1]);
+        return 1;
+    }
+    tornado_rule rules[] = {{.path = "/", .handler = &hello}, {0}};
+    tornado_settings settings = {.default_handler_class = &unknown};
+    tornado_application *app = tornado_application_new(rules, &settings);
+    tornado_httpserver *server = app ? tornado_application_listen(app, (int)port, NULL) : NULL;
+    if (!server)
+        return 1; /* the reason is in the log */
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_shutdown_on_signals(loop, 5);
+    printf("serving on http://127.0.0.1:%d/\n", tornado_httpserver_port(server));
+    fflush(stdout);
+    tornado_ioloop_start(loop);
+    tornado_application_free(app);
+    tornado_ioloop_close(loop, false);
+    tornado_ioloop_clear_current();
+    return 0;
+}

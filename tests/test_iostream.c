@@ -1,0 +1,1052 @@
+/* Streams over real sockets: every form of read and write, and every way in which a peer can end. */
+#include "http_client.h"
+
+/* A stream, and the raw socket at its other end. */
+typedef struct pair {
+    tornado_iostream *stream;
+    int peer;
+} pair;
+
+static pair pair_new_with(const tornado_iostream_options *options)
+{
+    int ends[2];
+    tcp_pair(ends);
+    set_nonblocking(ends[1]);
+    pair p = {tornado_iostream_new(ends[0], options), ends[1]};
+    CHECK(p.stream != NULL);
+    return p;
+}
+
+static pair pair_new(void)
+{
+    return pair_new_with(NULL);
+}
+
+static void pair_free(pair *p)
+{
+    if (p->peer >= 0)
+        close(p->peer);
+    tornado_iostream_release(p->stream);
+}
+
+static void peer_send(pair *p, const char *text)
+{
+    CHECK_INT(send(p->peer, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+}
+
+static void peer_close(pair *p)
+{
+    close(p->peer);
+    p->peer = -1;
+}
+
+/* Waits for a read, which must succeed with these bytes and a NUL behind them. */
+static void expect_bytes(tornado_future *future, const char *want, size_t len)
+{
+    const tornado_error *error = loop_until(future);
+    if (error)
+        FAIL("the read failed: %s", error->message);
+    tornado_bytes got = tornado_future_bytes(future);
+    CHECK_MEM(got.data, got.len, want, len);
+    CHECK(got.data[got.len] == '\0');
+    tornado_future_release(future);
+}
+
+static void expect(tornado_future *future, const char *want)
+{
+    expect_bytes(future, want, strlen(want));
+}
+
+static tornado_future *read_with(pair *p, tornado_read_options options)
+{
+    return tornado_iostream_read(p->stream, &options);
+}
+
+/*----------------------------------------------------------------------------
+ * Reads.
+ *----------------------------------------------------------------------------*/
+
+TEST_EACH_POLLER(iostream_reads_exactly_so_many_bytes)
+{
+    pair p = pair_new();
+    peer_send(&p, "abcdefgh");
+    expect(tornado_iostream_read_bytes(p.stream, 3), "abc");
+    expect(tornado_iostream_read_bytes(p.stream, 5), "defgh");
+    tornado_future *later = tornado_iostream_read_bytes(p.stream, 4);
+    loop_turns(2);
+    peer_send(&p, "ij");
+    loop_turns(3);
+    CHECK(!tornado_future_done(later));
+    CHECK(tornado_iostream_reading(p.stream));
+    peer_send(&p, "kl");
+    expect(later, "ijkl");
+    CHECK(!tornado_iostream_reading(p.stream));
+    pair_free(&p);
+}
+
+TEST(iostream_reads_zero_bytes_at_once)
+{
+    pair p = pair_new();
+    expect(tornado_iostream_read_bytes(p.stream, 0), "");
+    expect(read_with(&p, (tornado_read_options){.partial = true}), "");
+    peer_send(&p, "x");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "x");
+    expect(tornado_iostream_read_bytes(p.stream, 0), "");
+    pair_free(&p);
+}
+
+TEST(iostream_partial_read_gives_what_there_is_and_never_more)
+{
+    pair p = pair_new();
+    tornado_future *future = read_with(&p, (tornado_read_options){.bytes = 100, .partial = true});
+    peer_send(&p, "abc");
+    expect(future, "abc");
+    peer_send(&p, "defgh");
+    expect(read_with(&p, (tornado_read_options){.bytes = 2, .partial = true}), "de");
+    expect(read_with(&p, (tornado_read_options){.bytes = 100, .partial = true}), "fgh");
+    pair_free(&p);
+}
+
+TEST_EACH_POLLER(iostream_reads_until_a_delimiter)
+{
+    pair p = pair_new();
+    peer_send(&p, "one\ntwo\nthree");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "one\n");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "two\n");
+    tornado_future *future = tornado_iostream_read_until(p.stream, "\n");
+    loop_turns(2);
+    CHECK(!tornado_future_done(future));
+    peer_send(&p, "\n");
+    expect(future, "three\n");
+    pair_free(&p);
+}
+
+TEST(iostream_delimiter_may_be_split_over_packets_anywhere)
+{
+    static const char text[] = "head\r\n\r\r\n\r\n", rest[] = "tail";
+    for (size_t cut = 1; cut < sizeof text - 1; cut++) {
+        pair p = pair_new();
+        tornado_future *future = tornado_iostream_read_until(p.stream, "\r\n\r\n");
+        CHECK(send(p.peer, text, cut, MSG_NOSIGNAL) == (ssize_t)cut);
+        loop_turns(2);
+        CHECK(!tornado_future_done(future));
+        peer_send(&p, text + cut);
+        expect(future, text);
+        peer_send(&p, rest);
+        expect(tornado_iostream_read_bytes(p.stream, 4), rest);
+        pair_free(&p);
+    }
+}
+
+TEST(iostream_reads_a_byte_at_a_time)
+{
+    static const char text[] = "a long enough line, then CRLF\r\n";
+    pair p = pair_new();
+    tornado_future *future = tornado_iostream_read_until(p.stream, "\r\n");
+    for (size_t i = 0; i + 1 < sizeof text; i++) {
+        CHECK(!tornado_future_done(future));
+        CHECK(send(p.peer, text + i, 1, MSG_NOSIGNAL) == 1);
+        loop_turns(2);
+    }
+    expect(future, text);
+    pair_free(&p);
+}
+
+TEST(iostream_delimiter_may_be_long_and_hold_zeros)
+{
+    static const char delimiter[] = "\0--- a delimiter that is longer than sixteen bytes ---\0";
+    pair p = pair_new();
+    tornado_future *future = read_with(&p, (tornado_read_options){.until = {delimiter, sizeof delimiter}});
+    peer_send(&p, "content");
+    CHECK(send(p.peer, delimiter, 10, MSG_NOSIGNAL) == 10);
+    loop_turns(2);
+    CHECK(send(p.peer, delimiter + 10, sizeof delimiter - 10, MSG_NOSIGNAL) == (ssize_t)sizeof delimiter - 10);
+    char want[7 + sizeof delimiter];
+    memcpy(want, "content", 7);
+    memcpy(want + 7, delimiter, sizeof delimiter);
+    expect_bytes(future, want, sizeof want);
+    pair_free(&p);
+}
+
+TEST(iostream_max_bytes_includes_the_delimiter)
+{
+    static const struct {
+        const char *text;
+        size_t max;
+        bool ok;
+    } cases[] = {
+        {"abc\r\n", 5, true},    {"abc\r\n", 6, true},  {"abc\r\n", 4, false},
+        {"abcdefgh", 5, false}, {"abcd\r", 6, true}, {"\r\n", 2, true},   {"\r\n", 1, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        pair p = pair_new();
+        tornado_future *future =
+            read_with(&p, (tornado_read_options){.until = {"\r\n", 2}, .max_bytes = cases[i].max});
+        peer_send(&p, cases[i].text);
+        if (cases[i].ok) {
+            loop_turns(2);
+            if (!strstr(cases[i].text, "\n")) {
+                CHECK(!tornado_future_done(future));
+                peer_send(&p, "\n");
+            }
+            CHECK_INT(loop_code(future), 0);
+        } else {
+            CHECK_INT(loop_code(future), TORNADO_ERR_UNSATISFIABLE);
+            CHECK(tornado_iostream_closed(p.stream));
+            CHECK_INT(tornado_iostream_error(p.stream)->code, TORNADO_ERR_UNSATISFIABLE);
+        }
+        pair_free(&p);
+    }
+}
+
+TEST_EACH_POLLER(iostream_reads_until_the_peer_closes)
+{
+    pair p = pair_new();
+    peer_send(&p, "first ");
+    tornado_future *future = tornado_iostream_read_until_close(p.stream);
+    loop_turns(2);
+    peer_send(&p, "second");
+    loop_turns(2);
+    CHECK(!tornado_future_done(future));
+    peer_close(&p);
+    expect(future, "first second");
+    CHECK(tornado_iostream_closed(p.stream));
+    CHECK(tornado_iostream_error(p.stream) == NULL);
+    CHECK_INT(tornado_iostream_fileno(p.stream), -1);
+    pair_free(&p);
+}
+
+TEST(iostream_reads_nothing_until_close_when_nothing_came)
+{
+    pair p = pair_new();
+    tornado_future *future = tornado_iostream_read_until_close(p.stream);
+    peer_close(&p);
+    expect(future, "");
+    expect(tornado_iostream_read_until_close(p.stream), "");
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(p.stream, 1)), TORNADO_ERR_CLOSED);
+    pair_free(&p);
+}
+
+TEST(iostream_what_was_received_can_be_read_after_the_close)
+{
+    pair p = pair_new();
+    peer_send(&p, "line\nmore\nrest");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "line\n");
+    peer_close(&p);
+    loop_turns(3);
+    expect(tornado_iostream_read_until(p.stream, "\n"), "more\n");
+    loop_turns(3);
+    expect(tornado_iostream_read_bytes(p.stream, 2), "re");
+    expect(tornado_iostream_read_until_close(p.stream), "st");
+    CHECK_INT(loop_code(tornado_iostream_read_until(p.stream, "\n")), TORNADO_ERR_CLOSED);
+    pair_free(&p);
+}
+
+TEST(iostream_result_stays_until_the_next_read)
+{
+    pair p = pair_new();
+    peer_send(&p, "first\n");
+    tornado_future *first = tornado_iostream_read_until(p.stream, "\n");
+    CHECK(loop_until(first) == NULL);
+    tornado_bytes got = tornado_future_bytes(first);
+    peer_send(&p, "second\n"); /* comes in, but may not move what was given */
+    loop_turns(5);
+    CHECK_STR(got.data, "first\n");
+    tornado_future_release(first);
+    CHECK_STR(got.data, "first\n");
+    peer_close(&p);
+    loop_turns(5);
+    CHECK_STR(got.data, "first\n");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "second\n");
+    pair_free(&p);
+}
+
+TEST(iostream_result_stays_when_it_came_in_pieces)
+{
+    pair p = pair_new();
+    tornado_future *future = tornado_iostream_read_bytes(p.stream, 6);
+    peer_send(&p, "abc");
+    loop_turns(2);
+    peer_send(&p, "def");
+    expect(future, "abcdef");
+    loop_turns(2);
+    future = tornado_iostream_read_bytes(p.stream, 4);
+    peer_send(&p, "gh");
+    loop_turns(2);
+    peer_send(&p, "ijk");
+    expect(future, "ghij");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "k");
+    pair_free(&p);
+}
+
+TEST(iostream_a_nul_behind_a_result_does_not_harm_the_bytes_behind)
+{
+    pair p = pair_new();
+    peer_send(&p, "abcdef");
+    for (const char *at = "abcdef"; *at; at++)
+        expect_bytes(tornado_iostream_read_bytes(p.stream, 1), at, 1);
+    pair_free(&p);
+}
+
+TEST(iostream_a_second_read_is_an_error_and_the_first_goes_on)
+{
+    pair p = pair_new();
+    tornado_future *first = tornado_iostream_read_bytes(p.stream, 2);
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(p.stream, 1)), TORNADO_ERR_STATE);
+    CHECK_INT(loop_code(tornado_iostream_read_until(p.stream, "\n")), TORNADO_ERR_STATE);
+    CHECK_INT(loop_code(tornado_iostream_read_until_close(p.stream)), TORNADO_ERR_STATE);
+    peer_send(&p, "ok");
+    expect(first, "ok");
+    pair_free(&p);
+}
+
+TEST(iostream_read_options_that_exclude_each_other_are_refused)
+{
+    pair p = pair_new();
+    CHECK_INT(loop_code(read_with(&p, (tornado_read_options){.bytes = 1, .until_close = true})), TORNADO_ERR_INVALID);
+    CHECK_INT(loop_code(read_with(&p, (tornado_read_options){.bytes = 1, .until = {"\n", 1}})), TORNADO_ERR_INVALID);
+    CHECK_INT(loop_code(tornado_iostream_read_until(p.stream, "")), TORNADO_ERR_INVALID);
+    CHECK(!tornado_iostream_closed(p.stream));
+    peer_send(&p, "x");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "x");
+    pair_free(&p);
+}
+
+TEST(iostream_reads_more_than_the_buffer_may_hold_are_refused)
+{
+    pair p = pair_new_with(&(tornado_iostream_options){.max_buffer_size = 1000});
+    static char block[4000];
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(p.stream, 1001)), TORNADO_ERR_BUFFER_FULL);
+    pair_free(&p);
+
+    p = pair_new_with(&(tornado_iostream_options){.max_buffer_size = 1000});
+    memset(block, 'x', sizeof block - 1);
+    peer_send(&p, block);
+    CHECK_INT(loop_code(tornado_iostream_read_until(p.stream, "\n")), TORNADO_ERR_UNSATISFIABLE);
+    CHECK(tornado_iostream_closed(p.stream));
+    pair_free(&p);
+
+    p = pair_new_with(&(tornado_iostream_options){.max_buffer_size = 1000});
+    peer_send(&p, block);
+    CHECK_INT(loop_code(tornado_iostream_read_until_close(p.stream)), TORNADO_ERR_BUFFER_FULL);
+    CHECK(tornado_iostream_closed(p.stream));
+    pair_free(&p);
+}
+
+TEST(iostream_a_peer_that_floods_between_reads_is_not_buffered)
+{
+    pair p = pair_new_with(&(tornado_iostream_options){.max_buffer_size = 100000});
+    static char block[65536];
+    size_t sent = 0;
+    peer_send(&p, "x");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "x");
+    for (int i = 0; i < 1000; i++) {
+        ssize_t part = send(p.peer, block, sizeof block, MSG_NOSIGNAL);
+        sent += part > 0 ? (size_t)part : 0;
+        loop_turns(1);
+    }
+    CHECK(sent < 64u * 1024 * 1024 - 1);
+    CHECK(tornado_iostream_read_buffer_size(p.stream) <= 100000 + 65536);
+    while (sent > 0) {
+        size_t part = sent < 50000 ? sent : 50000;
+        CHECK_INT(loop_code(tornado_iostream_read_bytes(p.stream, part)), 0);
+        sent -= part;
+    }
+    pair_free(&p);
+}
+
+/*----------------------------------------------------------------------------
+ * Streaming.
+ *----------------------------------------------------------------------------*/
+
+typedef struct sink {
+    tornado_iostream *stream;
+    tornado_buffer all;
+    int calls, close_at, raise_at;
+    bool in_call; /* of the test: nothing may be called back from inside it */
+} sink;
+
+static void sink_chunk(tornado_bytes chunk, void *arg)
+{
+    sink *s = arg;
+    CHECK(!s->in_call);
+    CHECK(chunk.len > 0);
+    CHECK(tornado_buffer_append(&s->all, chunk.data, chunk.len));
+    s->calls++;
+    if (s->calls == s->close_at)
+        tornado_iostream_close(s->stream);
+    if (s->calls == s->raise_at)
+        tornado_raise(TORNADO_ERR_INVALID, "from a streaming callback");
+}
+
+TEST_EACH_POLLER(iostream_streams_a_count_of_bytes)
+{
+    pair p = pair_new();
+    sink s = {.stream = p.stream};
+    peer_send(&p, "x0123");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "x");
+    s.in_call = true;
+    tornado_future *future =
+        read_with(&p, (tornado_read_options){.bytes = 10, .streaming_callback = sink_chunk, .arg = &s});
+    s.in_call = false;
+    loop_turns(2);
+    CHECK_STR(s.all.data, "0123");
+    CHECK(!tornado_future_done(future));
+    peer_send(&p, "456789tail");
+    expect(future, "");
+    CHECK_STR(s.all.data, "0123456789");
+    expect(tornado_iostream_read_bytes(p.stream, 4), "tail");
+    tornado_buffer_free(&s.all);
+    pair_free(&p);
+}
+
+TEST_EACH_POLLER(iostream_streams_until_close)
+{
+    pair p = pair_new();
+    sink s = {.stream = p.stream};
+    tornado_future *future =
+        read_with(&p, (tornado_read_options){.until_close = true, .streaming_callback = sink_chunk, .arg = &s});
+    for (int i = 0; i < 5; i++) {
+        peer_send(&p, "part ");
+        loop_turns(2);
+        CHECK_INT(s.calls, i + 1);
+    }
+    peer_send(&p, "end");
+    peer_close(&p);
+    expect(future, "");
+    CHECK_STR(s.all.data, "part part part part part end");
+    tornado_buffer_free(&s.all);
+    pair_free(&p);
+}
+
+TEST(iostream_streams_what_was_buffered_when_the_peer_had_closed_already)
+{
+    pair p = pair_new();
+    sink s = {.stream = p.stream};
+    peer_send(&p, "a\nbcd");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "a\n");
+    peer_close(&p);
+    loop_turns(3);
+    expect(read_with(&p, (tornado_read_options){.until_close = true, .streaming_callback = sink_chunk, .arg = &s}),
+           "");
+    CHECK_STR(s.all.data, "bcd");
+    tornado_buffer_free(&s.all);
+    pair_free(&p);
+}
+
+TEST(iostream_streaming_callback_may_close_the_stream)
+{
+    pair p = pair_new();
+    sink s = {.stream = p.stream, .close_at = 1};
+    tornado_future *future =
+        read_with(&p, (tornado_read_options){.bytes = 10, .streaming_callback = sink_chunk, .arg = &s});
+    peer_send(&p, "abc");
+    CHECK_INT(loop_code(future), TORNADO_ERR_CLOSED);
+    CHECK_INT(s.calls, 1);
+    tornado_buffer_free(&s.all);
+    pair_free(&p);
+}
+
+TEST(iostream_streaming_callback_that_raises_does_no_harm)
+{
+    pair p = pair_new();
+    sink s = {.stream = p.stream, .raise_at = 1};
+    tornado_future *future =
+        read_with(&p, (tornado_read_options){.bytes = 6, .streaming_callback = sink_chunk, .arg = &s});
+    peer_send(&p, "abc");
+    loop_turns(2);
+    peer_send(&p, "def");
+    expect(future, "");
+    CHECK_STR(s.all.data, "abcdef");
+    tornado_buffer_free(&s.all);
+    pair_free(&p);
+}
+
+TEST(iostream_streams_more_than_the_buffer_may_hold)
+{
+    pair p = pair_new_with(&(tornado_iostream_options){.max_buffer_size = 70000});
+    sink s = {.stream = p.stream};
+    static char block[1000001];
+    memset(block, 'y', sizeof block - 1);
+    tornado_future *future = read_with(
+        &p, (tornado_read_options){.bytes = sizeof block - 1, .streaming_callback = sink_chunk, .arg = &s});
+    for (size_t at = 0; at < sizeof block - 1;) {
+        ssize_t part = send(p.peer, block + at, sizeof block - 1 - at, MSG_NOSIGNAL);
+        at += part > 0 ? (size_t)part : 0;
+        loop_turns(1);
+    }
+    expect(future, "");
+    CHECK_MEM(s.all.data, s.all.len, block, sizeof block - 1);
+    tornado_buffer_free(&s.all);
+    pair_free(&p);
+}
+
+/*----------------------------------------------------------------------------
+ * Writes.
+ *----------------------------------------------------------------------------*/
+
+/* Reads so many bytes at the peer while the loop runs. */
+static size_t peer_drain(pair *p, size_t want, bool (*valid)(size_t at, char c))
+{
+    static char block[65536];
+    size_t got = 0;
+    while (got < want) {
+        ssize_t part = recv(p->peer, block, sizeof block, 0);
+        if (part == 0)
+            break;
+        if (part < 0) {
+            CHECK(errno == EAGAIN);
+            loop_until_fd(p->peer, TORNADO_IOLOOP_READ);
+            continue;
+        }
+        for (ssize_t i = 0; valid && i < part; i++)
+            if (!valid(got + (size_t)i, block[i]))
+                FAIL("byte %zu is wrong", got + (size_t)i);
+        got += (size_t)part;
+    }
+    return got;
+}
+
+static bool is_pattern(size_t at, char c)
+{
+    return c == (char)(at * 31 + at / 251);
+}
+
+static char *pattern(size_t len)
+{
+    char *data = malloc(len);
+    CHECK(data != NULL);
+    for (size_t i = 0; i < len; i++)
+        data[i] = (char)(i * 31 + i / 251);
+    return data;
+}
+
+TEST(iostream_small_write_is_done_at_once)
+{
+    pair p = pair_new();
+    char got[16] = "";
+    tornado_future *future = tornado_iostream_write(p.stream, tornado_bytes_of("hello"));
+    CHECK(tornado_future_done(future));
+    tornado_future_release(future);
+    CHECK(!tornado_iostream_writing(p.stream));
+    CHECK_INT(recv(p.peer, got, sizeof got, 0), 5);
+    CHECK_STR(got, "hello");
+    CHECK_INT(loop_code(tornado_iostream_write(p.stream, tornado_bytes_of(""))), 0);
+    CHECK_INT(loop_code(tornado_iostream_write(p.stream, tornado_bytes_of(NULL))), 0);
+    pair_free(&p);
+}
+
+TEST_EACH_POLLER(iostream_writes_ten_megabytes_at_the_readers_pace)
+{
+    const size_t len = 10u << 20;
+    pair p = pair_new();
+    char *data = pattern(len);
+    tornado_future *future = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    CHECK(!tornado_future_done(future));
+    CHECK(tornado_iostream_writing(p.stream));
+    CHECK(tornado_iostream_write_buffer_size(p.stream) > 0);
+    memset(data, 0, len); /* it was copied */
+    free(data);
+    CHECK_INT(peer_drain(&p, len, is_pattern), len);
+    CHECK_INT(loop_code(future), 0);
+    CHECK_INT(tornado_iostream_write_buffer_size(p.stream), 0);
+    pair_free(&p);
+}
+
+typedef struct order {
+    int done[8], count;
+} order;
+
+static void note_done(tornado_future *future, void *arg)
+{
+    order *o = arg;
+    (void)future;
+    o->done[o->count] = o->count;
+    o->count++;
+}
+
+TEST(iostream_write_futures_are_done_in_order)
+{
+    enum { WRITES = 8, LEN = 1 << 20 };
+    pair p = pair_new();
+    order o = {.count = 0};
+    char *data = pattern((size_t)WRITES * LEN);
+    tornado_future *futures[WRITES];
+    for (int i = 0; i < WRITES; i++) {
+        futures[i] = tornado_iostream_write(p.stream, (tornado_bytes){data + (size_t)i * LEN, LEN});
+        CHECK(tornado_future_add_done_callback(futures[i], note_done, &o));
+    }
+    tornado_future *empty = tornado_iostream_write(p.stream, tornado_bytes_of(""));
+    CHECK(!tornado_future_done(empty)); /* its turn has not come */
+    for (size_t drained = 0; drained < (size_t)WRITES * LEN; drained += LEN / 2) {
+        CHECK_INT(peer_drain(&p, LEN / 2 - 65536, NULL) > 0, 1);
+        loop_turns(2);
+        for (int i = 1; i < WRITES; i++)
+            CHECK(tornado_future_done(futures[i - 1]) || !tornado_future_done(futures[i]));
+        if (tornado_future_done(empty))
+            break;
+    }
+    CHECK_INT(loop_code(empty), 0);
+    for (int i = 0; i < WRITES; i++)
+        CHECK_INT(loop_code(futures[i]), 0);
+    loop_turns(2);
+    CHECK_INT(o.count, WRITES);
+    free(data);
+    pair_free(&p);
+}
+
+TEST(iostream_a_full_write_buffer_refuses_and_takes_nothing)
+{
+    const size_t len = 8u << 20;
+    pair p = pair_new_with(&(tornado_iostream_options){.max_write_buffer_size = (int64_t)len});
+    char *data = pattern(2 * len);
+    tornado_future *first = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    CHECK_INT(loop_code(tornado_iostream_write(p.stream, (tornado_bytes){data + len, len})), TORNADO_ERR_BUFFER_FULL);
+    CHECK(!tornado_iostream_closed(p.stream));
+    CHECK_INT(peer_drain(&p, len, is_pattern), len);
+    CHECK_INT(loop_code(first), 0);
+    tornado_future *second = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    CHECK_INT(peer_drain(&p, len, is_pattern), len);
+    CHECK_INT(loop_code(second), 0);
+    free(data);
+    pair_free(&p);
+}
+
+TEST(iostream_writing_to_a_peer_that_is_gone_fails_without_a_signal)
+{
+    pair p = pair_new();
+    close_with_reset(p.peer);
+    p.peer = -1;
+    int code = 0;
+    for (int i = 0; i < 10 && !code; i++)
+        code = loop_code(tornado_iostream_write(p.stream, tornado_bytes_of("x")));
+    CHECK_INT(code, TORNADO_ERR_CLOSED);
+    CHECK(tornado_iostream_closed(p.stream));
+    CHECK(tornado_iostream_error(p.stream) != NULL);
+    CHECK_INT(loop_code(tornado_iostream_write(p.stream, tornado_bytes_of("x"))), TORNADO_ERR_CLOSED);
+    pair_free(&p);
+}
+
+TEST_EACH_POLLER(iostream_pending_writes_fail_when_the_peer_resets)
+{
+    const size_t len = 8u << 20;
+    pair p = pair_new();
+    char *data = pattern(len);
+    tornado_future *first = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    tornado_future *second = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    loop_turns(2);
+    close_with_reset(p.peer);
+    p.peer = -1;
+    CHECK_INT(loop_code(first), TORNADO_ERR_CLOSED);
+    CHECK_INT(loop_code(second), TORNADO_ERR_CLOSED);
+    CHECK(tornado_iostream_closed(p.stream));
+    free(data);
+    pair_free(&p);
+}
+
+TEST(iostream_reads_and_writes_at_once)
+{
+    const size_t len = 4u << 20;
+    pair p = pair_new();
+    char *data = pattern(len);
+    tornado_future *read = tornado_iostream_read_until(p.stream, "\n");
+    tornado_future *write = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    peer_send(&p, "a line\n");
+    expect(read, "a line\n");
+    CHECK(!tornado_future_done(write));
+    CHECK_INT(peer_drain(&p, len, is_pattern), len);
+    CHECK_INT(loop_code(write), 0);
+    free(data);
+    pair_free(&p);
+}
+
+TEST(iostream_writes_to_a_peer_that_closed_only_its_sending_side)
+{
+    /* A peer that shuts down its sending side looks the same as one that closes: the stream ends, as in Tornado. */
+    pair p = pair_new();
+    char got[64] = "";
+    peer_send(&p, "question\n");
+    CHECK(shutdown(p.peer, SHUT_WR) == 0);
+    expect(tornado_iostream_read_until(p.stream, "\n"), "question\n");
+    CHECK_INT(loop_code(tornado_iostream_write(p.stream, tornado_bytes_of("answer"))), 0);
+    CHECK_INT(recv(p.peer, got, sizeof got, 0), 6);
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(p.stream, 1)), TORNADO_ERR_CLOSED);
+    pair_free(&p);
+}
+
+/*----------------------------------------------------------------------------
+ * The end.
+ *----------------------------------------------------------------------------*/
+
+static void set_flag(void *arg)
+{
+    *(int *)arg += 1;
+}
+
+static void note_order(void *arg)
+{
+    order *o = arg;
+    o->done[o->count++] = 100;
+}
+
+TEST_EACH_POLLER(iostream_close_callback_comes_when_the_peer_closes_an_idle_stream)
+{
+    pair p = pair_new();
+    int closed = 0;
+    tornado_iostream_set_close_callback(p.stream, set_flag, &closed);
+    CHECK(!closed);
+    peer_close(&p);
+    loop_turns(4);
+    CHECK_INT(closed, 1);
+    CHECK(tornado_iostream_closed(p.stream));
+    pair_free(&p);
+}
+
+TEST_EACH_POLLER(iostream_close_callback_waits_for_what_is_unread)
+{
+    pair p = pair_new();
+    int closed = 0;
+    tornado_iostream_set_close_callback(p.stream, set_flag, &closed);
+    peer_send(&p, "one\ntwo\n");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "one\n");
+    peer_close(&p);
+    loop_turns(5);
+    CHECK_INT(closed, 0);
+    expect(tornado_iostream_read_until(p.stream, "\n"), "two\n");
+    CHECK_INT(loop_code(tornado_iostream_read_until(p.stream, "\n")), TORNADO_ERR_CLOSED);
+    loop_turns(3);
+    CHECK_INT(closed, 1);
+    pair_free(&p);
+}
+
+TEST(iostream_close_callback_comes_after_unread_data_was_left_in_the_kernel)
+{
+    pair p = pair_new();
+    int closed = 0;
+    tornado_iostream_set_close_callback(p.stream, set_flag, &closed);
+    peer_send(&p, "one\n");
+    peer_close(&p);
+    loop_turns(5);
+    CHECK_INT(closed, 0);
+    CHECK(!tornado_iostream_closed(p.stream));
+    expect(tornado_iostream_read_until(p.stream, "\n"), "one\n");
+    loop_turns(5);
+    CHECK_INT(closed, 1);
+    pair_free(&p);
+}
+
+TEST(iostream_close_fails_what_is_pending_and_calls_back_in_a_later_turn)
+{
+    pair p = pair_new();
+    order o = {.count = 0};
+    tornado_future *read = tornado_iostream_read_bytes(p.stream, 1);
+    CHECK(tornado_future_add_done_callback(read, note_done, &o));
+    tornado_iostream_set_close_callback(p.stream, note_order, &o);
+    tornado_iostream_close(p.stream);
+    CHECK_INT(o.count, 0);
+    CHECK(tornado_iostream_closed(p.stream));
+    CHECK_INT(tornado_iostream_fileno(p.stream), -1);
+    CHECK_INT(loop_code(read), TORNADO_ERR_CLOSED);
+    loop_turns(2);
+    CHECK_INT(o.count, 2);
+    CHECK_INT(o.done[0], 0); /* the future, then the callback */
+    CHECK_INT(o.done[1], 100);
+    tornado_iostream_close(p.stream);
+    loop_turns(2);
+    CHECK_INT(o.count, 2);
+    pair_free(&p);
+}
+
+TEST(iostream_close_callback_set_after_the_close_is_called)
+{
+    pair p = pair_new();
+    int closed = 0;
+    tornado_iostream_close(p.stream);
+    tornado_iostream_set_close_callback(p.stream, set_flag, &closed);
+    CHECK_INT(closed, 0);
+    loop_turns(2);
+    CHECK_INT(closed, 1);
+    tornado_iostream_set_close_callback(p.stream, set_flag, &closed);
+    tornado_iostream_set_close_callback(p.stream, NULL, NULL);
+    loop_turns(2);
+    CHECK_INT(closed, 1);
+    pair_free(&p);
+}
+
+static void release_stream(void *arg)
+{
+    tornado_iostream_release(arg);
+}
+
+TEST(iostream_close_callback_may_release_the_stream)
+{
+    pair p = pair_new();
+    tornado_iostream_set_close_callback(p.stream, release_stream, p.stream);
+    peer_close(&p);
+    loop_turns(4);
+}
+
+TEST(iostream_release_with_a_pending_read_fails_it)
+{
+    pair p = pair_new();
+    tornado_future *read = tornado_iostream_read_bytes(p.stream, 5);
+    tornado_iostream_release(p.stream);
+    char c;
+    CHECK_INT(loop_code(read), TORNADO_ERR_CLOSED);
+    CHECK_INT(recv(p.peer, &c, 1, 0), 0);
+    close(p.peer);
+}
+
+TEST(iostream_release_with_pending_writes_fails_them)
+{
+    const size_t len = 8u << 20;
+    pair p = pair_new();
+    char *data = pattern(len);
+    tornado_future *write = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    tornado_iostream_release(p.stream);
+    CHECK_INT(loop_code(write), TORNADO_ERR_CLOSED);
+    free(data);
+    close(p.peer);
+}
+
+TEST(iostream_release_with_a_pending_streaming_read_and_close_callback)
+{
+    pair p = pair_new();
+    sink s = {.stream = p.stream};
+    int closed = 0;
+    peer_send(&p, "xy");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "x");
+    tornado_iostream_set_close_callback(p.stream, set_flag, &closed);
+    tornado_future *future =
+        read_with(&p, (tornado_read_options){.bytes = 10, .streaming_callback = sink_chunk, .arg = &s});
+    tornado_iostream_release(p.stream);
+    loop_turns(4);
+    tornado_iostream *stream = p.stream;
+    (void)stream;
+    tornado_future_release(future);
+    tornado_buffer_free(&s.all);
+    close(p.peer);
+    loop_turns(4);
+}
+
+TEST_EACH_POLLER(iostream_peer_that_closes_within_a_read_fails_it_at_every_byte)
+{
+    static const char text[] = "0123456789\r\n";
+    for (int reset = 0; reset < 2; reset++)
+        for (size_t cut = 0; cut < sizeof text - 2; cut++)
+            for (int form = 0; form < 2; form++) {
+                pair p = pair_new();
+                tornado_future *future = form ? tornado_iostream_read_until(p.stream, "\r\n")
+                                              : tornado_iostream_read_bytes(p.stream, sizeof text - 1);
+                CHECK(send(p.peer, text, cut, MSG_NOSIGNAL) == (ssize_t)cut);
+                loop_turns(2);
+                if (reset)
+                    close_with_reset(p.peer);
+                else
+                    close(p.peer);
+                p.peer = -1;
+                CHECK_INT(loop_code(future), TORNADO_ERR_CLOSED);
+                CHECK((tornado_iostream_error(p.stream) != NULL) == reset);
+                pair_free(&p);
+            }
+}
+
+TEST_EACH_POLLER(iostream_until_close_of_a_reset_connection_fails)
+{
+    pair p = pair_new();
+    tornado_future *future = tornado_iostream_read_until_close(p.stream);
+    peer_send(&p, "abc");
+    loop_turns(2);
+    close_with_reset(p.peer);
+    p.peer = -1;
+    CHECK_INT(loop_code(future), TORNADO_ERR_CLOSED);
+    CHECK_INT(tornado_iostream_error(p.stream)->sys_errno, ECONNRESET);
+    pair_free(&p);
+}
+
+/*----------------------------------------------------------------------------
+ * Connecting and making.
+ *----------------------------------------------------------------------------*/
+
+TEST_EACH_POLLER(iostream_connects_and_sends_what_was_written_before)
+{
+    int port, listener = listen_loopback(&port);
+    tornado_address address;
+    char got[16] = "";
+    CHECK(tornado_address_ip(&address, "127.0.0.1", port));
+    tornado_iostream *stream = tornado_iostream_new(socket(AF_INET, SOCK_STREAM, 0), NULL);
+    CHECK(stream != NULL);
+    tornado_future *connected = tornado_iostream_connect(stream, &address);
+    tornado_future *written = tornado_iostream_write(stream, tornado_bytes_of("early"));
+    CHECK(loop_until(connected) == NULL);
+    CHECK(tornado_future_result(connected) == stream);
+    tornado_future_release(connected);
+    CHECK_INT(loop_code(written), 0);
+    int peer = accept(listener, NULL, NULL);
+    CHECK_INT(recv(peer, got, sizeof got, 0), 5);
+    CHECK_STR(got, "early");
+    CHECK_INT(send(peer, "hi\n", 3, 0), 3);
+    pair p = {stream, peer};
+    expect(tornado_iostream_read_until(stream, "\n"), "hi\n");
+    pair_free(&p);
+    close(listener);
+}
+
+TEST_EACH_POLLER(iostream_connect_refused_fails_and_closes)
+{
+    int port, listener = listen_loopback(&port), closed = 0;
+    tornado_address address;
+    close(listener);
+    CHECK(tornado_address_ip(&address, "127.0.0.1", port));
+    tornado_iostream *stream = tornado_iostream_new(socket(AF_INET, SOCK_STREAM, 0), NULL);
+    tornado_iostream_set_close_callback(stream, set_flag, &closed);
+    tornado_future *connected = tornado_iostream_connect(stream, &address);
+    const tornado_error *error = loop_until(connected);
+    CHECK(error && (error->code == TORNADO_ERR_SYSTEM || error->code == TORNADO_ERR_CLOSED));
+    CHECK_INT(error->sys_errno, ECONNREFUSED);
+    tornado_future_release(connected);
+    loop_turns(2);
+    CHECK(tornado_iostream_closed(stream));
+    CHECK_INT(closed, 1);
+    tornado_iostream_release(stream);
+}
+
+TEST(iostream_released_while_connecting_fails_the_connect)
+{
+    int port, listener = listen_loopback(&port);
+    tornado_address address;
+    CHECK(tornado_address_ip(&address, "127.0.0.1", port));
+    tornado_iostream *stream = tornado_iostream_new(socket(AF_INET, SOCK_STREAM, 0), NULL);
+    tornado_future *connected = tornado_iostream_connect(stream, &address);
+    bool done = tornado_future_done(connected);
+    tornado_iostream_release(stream);
+    CHECK_INT(loop_code(connected), done ? 0 : TORNADO_ERR_CLOSED);
+    close(listener);
+}
+
+TEST(iostream_refuses_what_is_no_socket)
+{
+    int ends[2];
+    CHECK(tornado_iostream_new(-1, NULL) == NULL);
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+    CHECK(pipe(ends) == 0);
+    CHECK(tornado_iostream_new(ends[0], NULL) == NULL);
+    CHECK_INT(fcntl(ends[0], F_GETFD), -1); /* taken over, and closed */
+    close(ends[1]);
+}
+
+TEST(iostream_works_over_a_unix_socket)
+{
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    pair p = {tornado_iostream_new(ends[0], NULL), ends[1]};
+    tornado_iostream_set_nodelay(p.stream, true);
+    peer_send(&p, "abc\n");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "abc\n");
+    peer_close(&p);
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(p.stream, 1)), TORNADO_ERR_CLOSED);
+    pair_free(&p);
+}
+
+/*----------------------------------------------------------------------------
+ * In coroutines.
+ *----------------------------------------------------------------------------*/
+
+static void *read_in_coroutine(void *arg)
+{
+    pair *p = arg;
+    tornado_await_bytes(tornado_iostream_read_until(p->stream, "\n"));
+    return NULL;
+}
+
+static void *write_in_coroutine(void *arg)
+{
+    pair *p = arg;
+    static char data[8 << 20];
+    tornado_await(tornado_iostream_write(p->stream, (tornado_bytes){data, sizeof data}));
+    return NULL;
+}
+
+TEST(iostream_a_coroutine_can_be_cancelled_in_a_read)
+{
+    pair p = pair_new();
+    tornado_future *coroutine = tornado_spawn(read_in_coroutine, &p);
+    loop_turns(2);
+    CHECK(tornado_cancel(coroutine));
+    CHECK_INT(loop_code(coroutine), TORNADO_ERR_CANCELLED);
+    CHECK(tornado_iostream_reading(p.stream)); /* the read itself goes on */
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(p.stream, 1)), TORNADO_ERR_STATE);
+    peer_send(&p, "a line\n");
+    loop_turns(3);
+    CHECK(!tornado_iostream_reading(p.stream));
+    pair_free(&p);
+}
+
+TEST(iostream_a_coroutine_can_be_cancelled_in_a_write)
+{
+    pair p = pair_new();
+    tornado_future *coroutine = tornado_spawn(write_in_coroutine, &p);
+    loop_turns(2);
+    CHECK(tornado_cancel(coroutine));
+    CHECK_INT(loop_code(coroutine), TORNADO_ERR_CANCELLED);
+    CHECK_INT(peer_drain(&p, 8 << 20, NULL), 8 << 20); /* what was written is sent all the same */
+    pair_free(&p);
+}
+
+static void *echo_lines(void *arg)
+{
+    pair *p = arg;
+    while (p) {
+        tornado_bytes line = tornado_await_bytes(tornado_iostream_read_until(p->stream, "\n"));
+        tornado_await(tornado_iostream_write(p->stream, line));
+    }
+    return NULL;
+}
+
+TEST_EACH_POLLER(iostream_an_echo_loop_runs_in_constant_memory)
+{
+    pair p = pair_new();
+    char got[64];
+    tornado_future *coroutine = tornado_spawn(echo_lines, &p);
+    long live = 0;
+    for (int i = 0; i < 2000; i++) {
+        peer_send(&p, "some line\n");
+        ssize_t len;
+        while ((len = recv(p.peer, got, sizeof got, 0)) < 0)
+            loop_until_fd(p.peer, TORNADO_IOLOOP_READ);
+        CHECK_MEM(got, (size_t)len, "some line\n", 10);
+        if (i == 100)
+            live = test_live();
+    }
+    CHECK(test_live() <= live + 4);
+    peer_close(&p);
+    CHECK_INT(loop_code(coroutine), TORNADO_ERR_CLOSED);
+    pair_free(&p);
+}
+
+TEST(iostream_failing_allocations_close_or_fail_and_never_crash)
+{
+    for (long n = 1; n <= 12; n++) {
+        int ends[2];
+        loop_turns(3);
+        tcp_pair(ends);
+        test_fail_alloc(n);
+        tornado_iostream *stream = tornado_iostream_new(ends[0], NULL);
+        if (stream) {
+            tornado_future *read = tornado_iostream_read_until(stream, "a delimiter that is not short\n");
+            static char big[4 << 20];
+            tornado_future *write = tornado_iostream_write(stream, (tornado_bytes){big, sizeof big});
+            CHECK(send(ends[1], "abc", 3, MSG_NOSIGNAL) == 3);
+            for (int i = 0; i < 3; i++) {
+                if (tornado_ioloop_add_callback(tornado_ioloop_current(), loop_stop_callback, tornado_ioloop_current()))
+                    tornado_ioloop_start(tornado_ioloop_current());
+            }
+            test_fail_alloc(0);
+            tornado_iostream_release(stream);
+            loop_code(read);
+            loop_code(write);
+        }
+        test_fail_alloc(0);
+        close(ends[1]);
+    }
+}
