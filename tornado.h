@@ -1412,6 +1412,7 @@ const char tornado__abi = 0;
 #ifdef TORNADO__ASAN
 extern void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
 extern void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old, size_t *size_old);
+extern void __asan_handle_no_return(void);
 #endif
 
 /* A stack for a coroutine: `size` usable bytes from `low` up. */
@@ -1726,6 +1727,9 @@ static TORNADO_NORETURN void tornado__raise(const tornado_error *error)
         tornado__scope_end(running, scope);
         running->scope = scope->prev;
         if (boundary) {
+#ifdef TORNADO__ASAN
+            __asan_handle_no_return(); /* the frames that are skipped, this one among them, must not stay poisoned */
+#endif
             boundary->raised = true;
             running->deferring = boundary->deferring;
             running->raised = copy;

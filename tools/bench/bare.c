@@ -1,6 +1,6 @@
-/* The floor: an epoll loop that parses nothing. For every blank line that it reads it sends one canned answer, and all
-   that belong to one read with one send. A request that is cut in the middle of its blank line would be lost: those of
-   this benchmark are written whole. The answer is as long as the one that tornado_hello.c gives. */
+/* The floor: an epoll loop that parses nothing. For every blank line that it reads it sends one canned answer, and
+   all that belong to one read with one send. A request that is cut in the middle of its blank line would be lost:
+   those of this benchmark are written whole. The answer is as long as the one that tornado_hello.c gives. */
 #include "listen.h"
 
 #include <stdbool.h>

@@ -633,7 +633,8 @@ def bands(servers, loads, width):
             yield band
             band = []
         band += group
-    yield band
+    if band:
+        yield band
 
 
 def lay_out(servers, shown):

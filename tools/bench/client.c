@@ -1,6 +1,6 @@
-/* A client that does exactly what it is told, for counting: opens CONNECTIONS, and in each of ROUNDS rounds writes BATCH
-   requests at once on every connection, then reads all the answers. With HOLD it says "held" and keeps the connections
-   open until its input ends. Answers are told apart by their length, which must be the first one's.
+/* A client that does exactly what it is told, for counting: opens CONNECTIONS with one request on each, and in each
+   of ROUNDS rounds writes BATCH requests at once on every connection, then reads all the answers. With HOLD it says
+   "held" and keeps the connections open until its input ends. An answer's end is known by its length, the first's.
 
    usage: client PORT PATH CONNECTIONS ROUNDS BATCH [HOLD] */
 #include <arpa/inet.h>

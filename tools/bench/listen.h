@@ -12,8 +12,8 @@
 #define BENCH_BACKLOG 4096
 #define BENCH_BODY    "Hello, world"
 
-/* A non-blocking socket that listens on the port named by argv[1]; exits when there is none. A client that goes away must
-   not end the process: SIGPIPE is ignored. */
+/* A non-blocking socket that listens on the port named by argv[1]; exits when there is none. A client that goes
+   away must not end the process: SIGPIPE is ignored. */
 static inline int bench_listen(int argc, char **argv)
 {
     struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
