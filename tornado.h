@@ -600,7 +600,7 @@ TORNADO_API bool tornado_ioloop_configure(const char *poller);
 /* This thread's loop, made when there is none. NULL only when it cannot be made. */
 TORNADO_API tornado_ioloop *tornado_ioloop_current(void);
 
-/* Makes `loop` this thread's current one, or none at all. */
+/* Makes `loop` this thread's current one; NULL, and clear_current: none. */
 TORNADO_API void tornado_ioloop_make_current(tornado_ioloop *loop);
 TORNADO_API void tornado_ioloop_clear_current(void);
 
@@ -611,10 +611,10 @@ TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop);
 /* Ends tornado_ioloop_start after this turn; when it is not running, the next start returns at once. */
 TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop);
 
-/* Frees what the loop holds: its poller, timers, callbacks and coroutine stacks (a coroutine that is still suspended is
-   logged and abandoned). With all_fds, closes every registered file descriptor too. The loop must not be running: false
-   with TORNADO_ERR_STATE then. The struct itself lives while it is its thread's current loop, or as long as somebody holds
-   it by tornado_ioloop_retain, and ignores callbacks that come late. */
+/* Ends the loop, which is no thread's current one from then on: callbacks and timers that have not run never run, and
+   coroutines that are still suspended are cancelled, so that they unwind before this returns. With all_fds, closes every
+   registered file descriptor too. False with TORNADO_ERR_STATE when the loop is running. The struct itself lives on as long as
+   futures, streams or servers of it do, or somebody holds it by tornado_ioloop_retain: it ignores what comes late. */
 TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds);
 
 /* Keep the struct of a loop valid beyond its closing, for instance in another thread that adds callbacks. Any thread. */
@@ -731,7 +731,9 @@ TORNADO_API tornado_bytes tornado_future_bytes(const tornado_future *future);
 TORNADO_API const tornado_error *tornado_future_error(tornado_future *future);
 
 /* Calls callback(future, arg) in a turn of the loop after the future is done; in order, when there are several. The
-   future is held until then. add_future is the same on a given loop, which must be the future's. False when memory is short. */
+   future is held from then on until the callback has returned; one whose last reference goes before it is done never
+   calls. add_future is the same on a given loop, which must be the future's. False when memory is short
+   (TORNADO_ERR_NOMEM) or the loop is closed (TORNADO_ERR_STATE). */
 typedef void (*tornado_future_callback)(tornado_future *future, void *arg);
 TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornado_future_callback callback, void *arg);
 TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future *future,
@@ -4062,6 +4064,7 @@ typedef struct tornado__timer {
     int64_t when; /* nanoseconds; may be later than the key in the heap */
     void (*fire)(struct tornado__timer *timer, tornado_ioloop *loop);
     uint32_t place; /* in the heap, plus one; 0: not set */
+    bool fires_at_close; /* of the loop, to let go of what is held until then */
 } tornado__timer;
 
 typedef struct tornado__heap_entry {
@@ -4124,6 +4127,7 @@ struct tornado_ioloop {
     tornado__fd_slot *fds;
     int fds_capacity;
     bool running, stopping, closed;
+    bool unwinding; /* closed, but its coroutines are still being ended */
     int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
     tornado__heap_entry *heap;
     int heap_count, heap_capacity;
@@ -4144,10 +4148,12 @@ struct tornado_ioloop {
     struct tornado__stacks *stacks; /* the coroutine section's */
     size_t (*coroutines_alive)(const tornado_ioloop *loop);
     void (*cancel_coroutines)(tornado_ioloop *loop);
+    void (*unwind_coroutines)(tornado_ioloop *loop);
     tornado__timer shutdown_timer;
     const void *owner; /* the address of its thread's own variables */
     int wake[2];
-    atomic_int references;
+    size_t holds;          /* one until it is closed, and one of each thing of its thread that points to it */
+    atomic_int references; /* one for all holds, and those of tornado_ioloop_retain */
     atomic_int is_closed; /* `closed`, for other threads */
     _Atomic(tornado__callback *) remote; /* newest first */
     tornado__signal_slot signals[TORNADO__SIGNAL_SLOTS];
@@ -4182,15 +4188,31 @@ TORNADO_API bool tornado_ioloop_configure(const char *poller)
 
 /* ---- tasks ---- */
 
+/* Runs a task in the next turn. On a loop that is closed each task only lets go of what it holds: at once. */
 static TORNADO__INLINE void tornado__ioloop_schedule(tornado_ioloop *loop, tornado__task *task)
 {
-    tornado__queue_push(&loop->tasks, task);
+    if (TORNADO__UNLIKELY(loop->closed))
+        task->run(task, loop);
+    else
+        tornado__queue_push(&loop->tasks, task);
 }
 
 /* The same for what has to happen before the loop waits: answers leave then. */
 static TORNADO__INLINE void tornado__ioloop_before_wait(tornado_ioloop *loop, tornado__task *task)
 {
     tornado__queue_push(&loop->before_wait, task);
+}
+
+/* Keeps the struct for something of the loop's own thread that points to it: tornado_ioloop_retain without atomics. */
+static TORNADO__INLINE void tornado__ioloop_hold(tornado_ioloop *loop)
+{
+    loop->holds++;
+}
+
+static TORNADO__INLINE void tornado__ioloop_let_go(tornado_ioloop *loop)
+{
+    if (TORNADO__UNLIKELY(--loop->holds == 0))
+        tornado_ioloop_release(loop);
 }
 
 /* Ends the scope that callbacks on the loop's stack share, when one of them used it. */
@@ -4380,6 +4402,8 @@ static void tornado__timer_clear(tornado_ioloop *loop, tornado__timer *timer)
 static TORNADO__NOINLINE bool tornado__timer_place(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
 {
     tornado__heap_entry entry = {when, ++loop->timer_order, timer};
+    if (loop->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "a timer on a loop that is closed");
     timer->when = when;
     if (timer->place) {
         if (when < loop->heap[timer->place - 1].when)
@@ -4466,7 +4490,7 @@ static tornado_timeout tornado__ioloop_set_timeout(tornado_ioloop *loop, int64_t
                                                    void *arg)
 {
     if (loop->closed)
-        return 0;
+        return tornado__fail(TORNADO_ERR_STATE, 0, "a timer on a loop that is closed");
     if (!loop->free_timers && !tornado__user_timers_grow(loop))
         return 0;
     tornado__user_timer *timer = loop->free_timers;
@@ -4696,10 +4720,20 @@ TORNADO_API tornado_ioloop *tornado_ioloop_retain(tornado_ioloop *loop)
     return loop;
 }
 
+/* What other threads may still use until the last of them lets go: the list of remote callbacks, and the pipe. */
 TORNADO_API void tornado_ioloop_release(tornado_ioloop *loop)
 {
-    if (atomic_fetch_sub(&loop->references, 1) == 1)
-        TORNADO_FREE(loop);
+    if (atomic_fetch_sub(&loop->references, 1) > 1)
+        return;
+    for (tornado__callback *node = atomic_load(&loop->remote); node;) {
+        tornado__task *next = node->task.next;
+        TORNADO_FREE(node);
+        node = next ? TORNADO__CONTAINER(next, tornado__callback, task) : NULL;
+    }
+    for (int i = 0; i < 2; i++)
+        if (loop->wake[i] >= 0)
+            close(loop->wake[i]);
+    TORNADO_FREE(loop);
 }
 
 TORNADO_API void tornado_ioloop_clear_current(void)
@@ -4746,14 +4780,15 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
 {
     loop->closed = true;
     atomic_store(&loop->is_closed, 1);
-    for (tornado__callback *node = atomic_exchange(&loop->remote, NULL); node;) {
-        tornado__task *next = node->task.next;
-        TORNADO_FREE(node);
-        node = next ? TORNADO__CONTAINER(next, tornado__callback, task) : NULL;
-    }
     tornado__ioloop_run_queue(loop, &loop->batch); /* closed: each only lets go of what it holds */
     tornado__ioloop_run_queue(loop, &loop->tasks);
     tornado__ioloop_run_queue(loop, &loop->before_wait);
+    if (loop->unwind_coroutines) {
+        loop->unwinding = true;
+        loop->unwind_coroutines(loop);
+        loop->unwinding = false;
+        tornado__ioloop_run_queue(loop, &loop->before_wait);
+    }
     while (loop->attachments) {
         tornado__attachment *attachment = loop->attachments;
         loop->attachments = attachment->next;
@@ -4765,11 +4800,16 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
             node->task.next ? TORNADO__CONTAINER(node->task.next, tornado__callback, task) : NULL;
         TORNADO_FREE(node);
     }
-    for (int i = 0; i < loop->heap_count; i++)
-        loop->heap[i].timer->place = 0; /* what outlives the loop may still clear its timer */
+    while (loop->heap_count) {
+        tornado__timer *timer = loop->heap[--loop->heap_count].timer;
+        timer->place = 0; /* what outlives the loop may still clear its timer */
+        if (timer->fires_at_close)
+            timer->fire(timer, loop);
+    }
     for (int i = 0; i < loop->timer_chunks_count; i++)
         TORNADO_FREE(loop->timer_chunks[i]);
-    loop->timer_chunks_count = loop->heap_count = 0;
+    loop->timer_chunks_count = 0;
+    loop->free_timers = NULL;
     TORNADO_FREE(loop->timer_chunks);
     TORNADO_FREE(loop->heap);
     loop->heap = NULL;
@@ -4782,10 +4822,6 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
     tornado__pool_clear(&loop->blocks);
     tornado__pool_clear(&loop->chunks);
     loop->blocks.limit = loop->chunks.limit = 0; /* what comes back late is freed */
-    if (loop->wake[0] >= 0)
-        close(loop->wake[0]);
-    if (loop->wake[1] >= 0)
-        close(loop->wake[1]);
     if (loop->poller_state)
         loop->poller->close(loop->poller_state);
 }
@@ -4816,22 +4852,23 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     loop->owner = &tornado__thread;
     loop->now = tornado__now_ns();
     atomic_init(&loop->references, 1);
+    loop->holds = 1;
     tornado__link_init(&loop->services);
     if (!tornado__ioloop_open(loop)) {
         tornado__ioloop_free_resources(loop);
-        TORNADO_FREE(loop);
+        tornado__ioloop_let_go(loop);
         return NULL;
     }
     loop->stack_size = o->stack_size ? o->stack_size : TORNADO_STACK_SIZE;
     loop->max_coroutines = o->max_coroutines > 0 ? o->max_coroutines : TORNADO_MAX_COROUTINES;
-    if (!tornado__current_loop || tornado__current_loop->closed)
+    if (!tornado__current_loop)
         tornado_ioloop_make_current(loop);
     return loop;
 }
 
 TORNADO_API tornado_ioloop *tornado_ioloop_current(void)
 {
-    if (TORNADO__UNLIKELY(!tornado__current_loop || tornado__current_loop->closed))
+    if (TORNADO__UNLIKELY(!tornado__current_loop))
         return tornado_ioloop_new(NULL);
     return tornado__current_loop;
 }
@@ -4849,8 +4886,11 @@ TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
             tornado_ioloop_remove_handler(loop, fd);
             close(fd);
         }
+    tornado_ioloop *current = tornado__current_loop;
+    tornado_ioloop_make_current(loop); /* for the coroutines that unwind */
     tornado__ioloop_free_resources(loop);
-    tornado_ioloop_release(loop);
+    tornado_ioloop_make_current(current != loop ? current : NULL);
+    tornado__ioloop_let_go(loop);
     return true;
 }
 
@@ -5084,6 +5124,9 @@ TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double
 typedef struct tornado__waiter {
     tornado__task task;
     struct tornado__waiter *next;
+    /* NULL: whoever waits holds the future. Else the future is held for the task once it is done, and this is called
+       when it goes without ever being done. */
+    void (*drop)(struct tornado__waiter *waiter);
 } tornado__waiter;
 
 enum { TORNADO__PENDING, TORNADO__SUCCEEDED, TORNADO__FAILED };
@@ -5094,6 +5137,7 @@ struct tornado_future {
     unsigned char state, kind;
     bool immortal, observed, visited;
     bool owns;       /* the result's memory goes with the future */
+    bool unattended; /* what resolves it holds no reference: a timer */
     bool held_in_use;
     tornado_ioloop *loop;
     union {
@@ -5129,6 +5173,7 @@ static tornado_future *tornado__future_alloc(tornado_ioloop *loop, size_t size, 
     memset(future, 0, size);
     future->references = 1;
     future->loop = loop;
+    tornado__ioloop_hold(loop);
     future->finalize = finalize;
     return future;
 }
@@ -5149,6 +5194,11 @@ TORNADO_API tornado_future *tornado_future_retain(tornado_future *future)
 
 static void tornado__future_free(tornado_future *future)
 {
+    tornado_ioloop *loop = future->loop;
+    for (tornado__waiter *waiter = future->waiters, *next; waiter; waiter = next) {
+        next = waiter->next;
+        waiter->drop(waiter);
+    }
     if (future->state == TORNADO__FAILED && !future->observed && future->error->code != TORNADO_ERR_CANCELLED)
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, future->error, "Future exception was never retrieved");
     if (future->finalize)
@@ -5159,6 +5209,7 @@ static void tornado__future_free(tornado_future *future)
     if (future->error && future->error != &tornado__error_nomem && future->error != &tornado__error_cancelled)
         TORNADO_FREE((void *)(uintptr_t)future->error);
     TORNADO_FREE(future);
+    tornado__ioloop_let_go(loop);
 }
 
 TORNADO_API void tornado_future_release(tornado_future *future)
@@ -5169,12 +5220,14 @@ TORNADO_API void tornado_future_release(tornado_future *future)
 
 static void tornado__future_resolve(tornado_future *future, int state)
 {
+    tornado__waiter *waiter = future->waiters;
     future->state = (unsigned char)state;
-    for (tornado__waiter *waiter = future->waiters, *next; waiter; waiter = next) {
+    future->waiters = NULL;
+    for (tornado__waiter *next; waiter; waiter = next) {
         next = waiter->next;
+        future->references += waiter->drop != NULL;
         tornado__ioloop_schedule(future->loop, &waiter->task);
     }
-    future->waiters = NULL;
 }
 
 /* Whether a future may still be resolved. */
@@ -5289,11 +5342,13 @@ TORNADO_API const tornado_error *tornado_future_error(tornado_future *future)
     return future->error;
 }
 
-/* Has the waiter's task scheduled on `loop` when the future is done. The future must be held until then. */
+/* Has the waiter's task scheduled on `loop` when the future is done. */
 static void tornado__future_wait(tornado_future *future, tornado_ioloop *loop, tornado__waiter *waiter)
 {
     waiter->next = NULL;
     if (future->state != TORNADO__PENDING) {
+        if (waiter->drop)
+            tornado_future_retain(future);
         tornado__ioloop_schedule(loop, &waiter->task);
     } else if (future->waiters) {
         future->last_waiter->next = waiter;
@@ -5328,7 +5383,7 @@ static void tornado__future_let_go(tornado__held *held)
 typedef struct tornado__done_callback {
     tornado__waiter waiter;
     tornado__held held;
-    tornado_future *future;
+    tornado_future *future; /* held once it is done */
     tornado_future_callback callback;
     void *arg;
 } tornado__done_callback;
@@ -5353,15 +5408,27 @@ static void tornado__done_callback_run(tornado__task *task, tornado_ioloop *loop
     node->callback(node->future, node->arg);
 }
 
+static void tornado__done_callback_drop(tornado__waiter *waiter)
+{
+    TORNADO_FREE(TORNADO__CONTAINER(waiter, tornado__done_callback, waiter));
+}
+
 TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future *future,
                                            tornado_future_callback callback, void *arg)
 {
+    if (loop->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_add_future: the loop is closed");
     tornado__done_callback *node = TORNADO_MALLOC(sizeof *node);
     if (!node)
         return tornado__nomem();
     node->waiter.task.run = tornado__done_callback_run;
+    node->waiter.drop = tornado__done_callback_drop;
     node->held.release = tornado__done_callback_let_go;
-    node->future = tornado_future_retain(future);
+    node->future = future;
+    if (future->unattended && future->state == TORNADO__PENDING) {
+        tornado_future_retain(future);
+        node->waiter.drop = NULL;
+    }
     node->callback = callback;
     node->arg = arg;
     tornado__future_wait(future, loop, &node->waiter);
@@ -5454,25 +5521,9 @@ static bool tornado__stack_guard(char *low, size_t page)
     return false;
 }
 
-/* Cuts a suspended coroutine's ties, as its stack is about to go. What it holds is lost. */
-static void tornado__coroutine_abandon(tornado__coroutine *co)
-{
-    tornado_gen_log(TORNADO_LOG_WARNING, "the loop closes while the coroutine %s is suspended: abandoned", co->name);
-    if (co->waiting) {
-        tornado__future_unwait(co->waiting, &co->waiter);
-        tornado_future_release(co->waiting);
-    }
-    if (co->future) {
-        co->future->coroutine = NULL;
-        tornado_future_release(co->future);
-    }
-}
-
 static void tornado__stacks_free(tornado__attachment *attachment)
 {
     tornado__stacks *stacks = TORNADO__CONTAINER(attachment, tornado__stacks, attachment);
-    for (tornado__link *link = stacks->alive.next; link != &stacks->alive; link = link->next)
-        tornado__coroutine_abandon(TORNADO__CONTAINER(link, tornado__coroutine, link));
     for (tornado__slab *slab = stacks->slabs, *next; slab; slab = next) {
         next = slab->next;
         munmap(slab->memory, slab->size);
@@ -5532,6 +5583,7 @@ static bool tornado__stacks_grow(tornado__stacks *stacks)
 }
 
 static void tornado__coroutines_cancel(tornado_ioloop *loop);
+static void tornado__coroutines_unwind(tornado_ioloop *loop);
 
 static size_t tornado__coroutines_count(const tornado_ioloop *loop)
 {
@@ -5561,6 +5613,7 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
     loop->stacks = stacks;
     loop->coroutines_alive = tornado__coroutines_count;
     loop->cancel_coroutines = tornado__coroutines_cancel;
+    loop->unwind_coroutines = tornado__coroutines_unwind;
     return stacks;
 }
 
@@ -5589,6 +5642,7 @@ static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop
     co->execution.deferring = 0;
     co->loop = loop;
     co->waiter.task.run = tornado__coroutine_wake;
+    co->waiter.drop = NULL;
     co->waiting = co->future = NULL;
     co->on_done = NULL;
     co->recover = NULL;
@@ -5720,26 +5774,22 @@ static TORNADO__NOINLINE void tornado__coroutine_suspend(tornado__coroutine *co)
     tornado__asan_arrive(co->fake_stack, &co->caller_low, &co->caller_size);
 }
 
-static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop)
+static void tornado__coroutine_wake_now(tornado__coroutine *co)
 {
-    tornado__coroutine *co = TORNADO__CONTAINER(task, tornado__coroutine, waiter.task);
-    if (loop->closed) {
-        if (co->state == TORNADO__CO_NEW) {
-            co->failed = true;
-            co->execution.raised = tornado__error_cancelled;
-            if (co->future)
-                co->future->observed = true;
-            tornado__coroutine_finish(co);
-        }
-        return;
-    }
     if (co->state == TORNADO__CO_NEW && co->cancelled) {
         co->failed = true;
         co->execution.raised = tornado__error_cancelled;
         tornado__coroutine_finish(co);
-        return;
+    } else {
+        tornado__coroutine_continue(co);
     }
-    tornado__coroutine_continue(co);
+}
+
+static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__coroutine *co = TORNADO__CONTAINER(task, tornado__coroutine, waiter.task);
+    if (!loop->closed) /* else tornado__coroutines_unwind resumes it */
+        tornado__coroutine_wake_now(co);
 }
 
 static bool tornado__coroutine_cancel(tornado__coroutine *co)
@@ -5763,6 +5813,23 @@ static void tornado__coroutines_cancel(tornado_ioloop *loop)
         tornado__coroutine_cancel(TORNADO__CONTAINER(link, tornado__coroutine, link));
 }
 
+/* Ends all of them while their loop is closed: as each of their waits fails, one turn is enough for each. */
+static void tornado__coroutines_unwind(tornado_ioloop *loop)
+{
+    tornado__execution *outer = tornado__thread.running;
+    tornado__thread.running = &loop->execution;
+    while (!tornado__link_empty(&loop->stacks->alive)) {
+        tornado__coroutine *co = TORNADO__CONTAINER(loop->stacks->alive.next, tornado__coroutine, link);
+        tornado__coroutine_cancel(co);
+        if (co->waiting) { /* it was done already */
+            tornado_future_release(co->waiting);
+            co->waiting = NULL;
+        }
+        tornado__coroutine_wake_now(co);
+    }
+    tornado__thread.running = outer;
+}
+
 TORNADO_API bool tornado_cancel(tornado_future *future)
 {
     return future->coroutine && tornado__coroutine_cancel(future->coroutine);
@@ -5770,11 +5837,15 @@ TORNADO_API bool tornado_cancel(tornado_future *future)
 
 static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name)
 {
+    if (loop->closed) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_spawn: the loop is closed");
+        return tornado_future_failed(tornado_last_error());
+    }
     tornado_future *future = tornado__future_alloc(loop, sizeof *future, NULL);
     tornado__coroutine *co = future ? tornado__coroutine_new(loop, fn, arg, name ? name : "coroutine") : NULL;
     if (!co) {
         tornado_error error = *tornado_last_error();
-        TORNADO_FREE(future);
+        tornado_future_release(future);
         return error.code == TORNADO_ERR_NOMEM ? &tornado__future_nomem : tornado_future_failed(&error);
     }
     co->future = tornado_future_retain(future);
@@ -6085,7 +6156,9 @@ TORNADO_API tornado_future *tornado_sleep(double seconds)
         loop ? (tornado__sleep *)(void *)tornado__future_alloc(loop, sizeof *sleep, tornado__sleep_finalize) : NULL;
     if (!sleep)
         return &tornado__future_nomem;
+    sleep->future.unattended = true;
     sleep->timer.fire = tornado__sleep_fire;
+    sleep->timer.fires_at_close = true; /* callbacks hold the future */
     if (!tornado__timer_set(loop, &sleep->timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0))) {
         tornado_future_release(&sleep->future);
         return &tornado__future_nomem;
@@ -6217,9 +6290,9 @@ TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t
 typedef struct tornado__with_timeout {
     tornado_future future;
     tornado__timer timer;
-    tornado__waiter waiter; /* holds a reference to this and to the other */
+    tornado__waiter waiter; /* holds this */
     tornado_future *other;
-    tornado_bytes bytes;
+    bool late; /* the other is no longer held */
 } tornado__with_timeout;
 
 static void tornado__with_timeout_finalize(tornado_future *future)
@@ -6227,7 +6300,8 @@ static void tornado__with_timeout_finalize(tornado_future *future)
     tornado__with_timeout *self = (tornado__with_timeout *)future;
     if (self->timer.place)
         tornado__timer_clear(future->loop, &self->timer);
-    tornado_future_release(self->other);
+    if (!self->late)
+        tornado_future_release(self->other);
 }
 
 static void tornado__with_timeout_done(tornado__task *task, tornado_ioloop *loop)
@@ -6246,14 +6320,24 @@ static void tornado__with_timeout_done(tornado__task *task, tornado_ioloop *loop
             tornado__future_resolve(&self->future, TORNADO__SUCCEEDED);
         }
     }
+    tornado_future_release(other); /* what was held for this task */
     tornado_future_release(&self->future);
 }
 
+static void tornado__with_timeout_drop(tornado__waiter *waiter)
+{
+    tornado_future_release(&TORNADO__CONTAINER(waiter, tornado__with_timeout, waiter)->future);
+}
+
+/* What is waited for goes on, for whoever else holds it; an error that it ends with later is logged. */
 static void tornado__with_timeout_late(tornado__timer *timer, tornado_ioloop *loop)
 {
     static const tornado_error timeout = {TORNADO_ERR_TIMEOUT, ETIMEDOUT, 0, "Timeout"};
+    tornado__with_timeout *self = TORNADO__CONTAINER(timer, tornado__with_timeout, timer);
     (void)loop;
-    tornado_future_set_error(&TORNADO__CONTAINER(timer, tornado__with_timeout, timer)->future, &timeout);
+    self->late = true;
+    tornado_future_set_error(&self->future, &timeout);
+    tornado_future_release(self->other); /* which may end both */
 }
 
 TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future *future)
@@ -6281,6 +6365,7 @@ TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future 
         return &tornado__future_nomem;
     }
     self->waiter.task.run = tornado__with_timeout_done;
+    self->waiter.drop = tornado__with_timeout_drop;
     tornado_future_retain(&self->future);
     tornado__future_wait(future, loop, &self->waiter);
     return &self->future;
@@ -6533,12 +6618,14 @@ static void tornado__iostream_shut(tornado_iostream *stream, const tornado_error
 
 static TORNADO__NOINLINE void tornado__iostream_unreferenced(tornado_iostream *stream)
 {
+    tornado_ioloop *loop = stream->loop;
     stream->references++; /* closing may retain and release it again */
     tornado__iostream_shut(stream, NULL);
     if (--stream->references > 0)
         return;
     TORNADO_FREE(stream->in);
     stream->owner->free(stream);
+    tornado__ioloop_let_go(loop);
 }
 
 static TORNADO__INLINE void tornado__iostream_release(tornado_iostream *stream)
@@ -6846,6 +6933,7 @@ static void tornado__iostream_init(tornado_iostream *stream, tornado_ioloop *loo
 {
     memset(stream, 0, sizeof *stream);
     stream->loop = loop;
+    tornado__ioloop_hold(loop);
     stream->fd = fd;
     stream->owner = owner;
     stream->references = 1;
@@ -7691,6 +7779,13 @@ static int tornado__accept(int fd, tornado_address *address)
     return accepted;
 }
 
+static void tornado__acceptor_free(tornado_acceptor *acceptor)
+{
+    tornado_ioloop *loop = acceptor->loop;
+    TORNADO_FREE(acceptor);
+    tornado__ioloop_let_go(loop);
+}
+
 static void tornado__acceptor_paused(tornado__timer *timer, tornado_ioloop *loop)
 {
     tornado_acceptor *acceptor = TORNADO__CONTAINER(timer, tornado_acceptor, pause);
@@ -7734,7 +7829,7 @@ static void tornado__acceptor_ready(int fd, unsigned events, void *arg)
     }
     acceptor->calling = false;
     if (acceptor->removed)
-        TORNADO_FREE(acceptor);
+        tornado__acceptor_free(acceptor);
 }
 
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg)
@@ -7751,8 +7846,9 @@ TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_
     acceptor->callback = callback;
     acceptor->arg = arg;
     acceptor->pause.fire = tornado__acceptor_paused;
+    tornado__ioloop_hold(loop);
     if (!tornado_ioloop_add_handler(loop, fd, tornado__acceptor_ready, acceptor, TORNADO_IOLOOP_READ)) {
-        TORNADO_FREE(acceptor);
+        tornado__acceptor_free(acceptor);
         return NULL;
     }
     return acceptor;
@@ -7767,7 +7863,7 @@ TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor)
     if (tornado__fd_registered(acceptor->loop, acceptor->fd, "tornado_remove_accept_handler"))
         tornado_ioloop_remove_handler(acceptor->loop, acceptor->fd);
     if (!acceptor->calling)
-        TORNADO_FREE(acceptor);
+        tornado__acceptor_free(acceptor);
 }
 
 /* ---- the listening sockets of a server ---- */
@@ -7866,6 +7962,13 @@ static void *tornado__tcp_main(void *arg)
     return NULL;
 }
 
+static void tornado__tcpserver_delete(tornado_tcpserver *server)
+{
+    tornado_ioloop *loop = server->loop;
+    TORNADO_FREE(server);
+    tornado__ioloop_let_go(loop);
+}
+
 static void tornado__tcp_done(tornado__coroutine *co)
 {
     tornado__tcp_connection *connection = co->owner;
@@ -7877,7 +7980,7 @@ static void tornado__tcp_done(tornado__coroutine *co)
     TORNADO_FREE(connection);
     server->connections--;
     if (server->freed && server->connections == 0)
-        TORNADO_FREE(server);
+        tornado__tcpserver_delete(server);
 }
 
 static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
@@ -7938,6 +8041,7 @@ TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler hand
     }
     memset(server, 0, sizeof *server);
     server->loop = loop;
+    tornado__ioloop_hold(loop);
     server->handle_stream = handle_stream;
     server->arg = arg;
     server->name = options && options->name ? options->name : "tcpserver";
@@ -7987,7 +8091,7 @@ TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server)
     tornado__link_remove(&server->service.link);
     server->freed = true;
     if (server->connections == 0)
-        TORNADO_FREE(server);
+        tornado__tcpserver_delete(server);
 }
 
 /*============================================================================
@@ -9439,7 +9543,9 @@ static void tornado__httpserver_accept(int fd, const tornado_address *address, v
 
 static void tornado__httpserver_delete(tornado__http1_host *host)
 {
+    tornado_ioloop *loop = host->loop;
     TORNADO_FREE(TORNADO__CONTAINER(host, tornado_httpserver, host));
+    tornado__ioloop_let_go(loop);
 }
 
 static int64_t tornado__timeout_option(double seconds, int64_t fallback)
@@ -9482,6 +9588,7 @@ TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delega
     memset(server, 0, sizeof *server);
     tornado__http1_host *host = &server->host;
     host->loop = loop;
+    tornado__ioloop_hold(loop);
     host->delegate = *delegate;
     host->arg = arg;
     host->references = 1;

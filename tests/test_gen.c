@@ -1,0 +1,437 @@
+/* Sleeping, several futures as one, timeouts. */
+#include "runtime.h"
+
+#include <math.h>
+
+static const tornado_error broken = {TORNADO_ERR_SYSTEM, 5, 502, "it broke"};
+static const tornado_error too_late = {TORNADO_ERR_LIMIT, 0, 0, "it broke later"};
+
+static tornado_future *integer_of(int64_t value)
+{
+    tornado_future *future = tornado_future_new();
+    tornado_future_set_integer(future, value);
+    return future;
+}
+
+static tornado_future *bytes_of(const char *text)
+{
+    tornado_future *future = tornado_future_new();
+    tornado_future_set_bytes(future, tornado_bytes_of(text));
+    return future;
+}
+
+static void count_one(void *arg)
+{
+    ++*(int *)arg;
+}
+
+static void note_done(tornado_future *future, void *arg)
+{
+    CHECK(tornado_future_done(future));
+    note(arg);
+}
+
+/*----------------------------------------------------------------------------
+ * Sleeping.
+ *----------------------------------------------------------------------------*/
+
+static void *sleep_some(void *arg)
+{
+    double begin = tornado_monotonic();
+    CHECK(tornado_await(tornado_sleep(0.05)) == NULL);
+    CHECK(tornado_monotonic() - begin >= 0.05);
+    CHECK(tornado_await(tornado_sleep(0)) == NULL);
+    CHECK(tornado_await(tornado_sleep(-5)) == NULL);
+    CHECK(tornado_await(tornado_sleep(-INFINITY)) == NULL);
+    CHECK(is_error(tornado_wait(tornado_sleep(NAN)), TORNADO_ERR_INVALID));
+    CHECK(tornado_monotonic() - begin < 5);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_sleep_takes_as_long_as_asked)
+{
+    run(sleep_some, NULL);
+}
+
+TEST_EACH_POLLER(gen_sleep_without_a_wait_is_a_future_like_any_other)
+{
+    tornado_future *late = tornado_sleep(0.02), *early = tornado_sleep(0), *never = tornado_sleep(1e300);
+    tornado_future_add_done_callback(late, note_done, "b");
+    tornado_future_add_done_callback(early, note_done, "a");
+    tornado_future_release(late);
+    tornado_future_release(early);
+    CHECK(!tornado_future_done(never));
+    tornado_future_release(never); /* its timer goes with it */
+    tornado_ioloop_call_later(tornado_ioloop_current(), 0.05, stop_loop, NULL);
+    CHECK(tornado_ioloop_start(tornado_ioloop_current()));
+    CHECK_STR(trace, "ab");
+}
+
+static void *note_around_a_moment(void *arg)
+{
+    tornado_ioloop_add_callback(tornado_ioloop_current(), note, "b");
+    note("a");
+    CHECK(tornado_await(tornado_moment()) == NULL);
+    note("c");
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_moment_lets_what_is_ready_run_once)
+{
+    run(note_around_a_moment, NULL);
+    CHECK_STR(trace, "abc");
+}
+
+TEST(gen_sleep_may_be_released_after_its_loop_was_closed)
+{
+    tornado_future *sleep = tornado_sleep(100), *timeout = tornado_with_timeout(100, tornado_future_new());
+    tornado_future *moment = tornado_moment(), *children[] = {tornado_sleep(100), tornado_moment()};
+    tornado_future *multi = tornado_multi(children, 1);
+    CHECK(tornado_ioloop_close(tornado_ioloop_current(), false));
+    tornado_future_release(sleep);
+    tornado_future_release(moment);
+    tornado_future_release(timeout);
+    tornado_future_release(multi);
+    tornado_future_release(children[1]);
+    TEST_MAY_LEAK(); /* who is waited for and who waits hold each other */
+}
+
+/*----------------------------------------------------------------------------
+ * Several at once.
+ *----------------------------------------------------------------------------*/
+
+static void *all_kinds(void *arg)
+{
+    int value = 1;
+    tornado_future *late = tornado_future_new();
+    tornado_future *list[] = {tornado_future_resolved(&value), NULL,           integer_of(-5),
+                              bytes_of("abc"),                 tornado_sleep(0), tornado_future_retain(late)};
+    tornado_future *multi = tornado_multi(list, 6);
+    CHECK(!tornado_future_done(multi));
+    tornado_future_set_integer(late, 42);
+    tornado_future_release(late);
+    void **results = tornado_await(multi);
+    CHECK(results[0] == &value);
+    CHECK(results[1] == NULL);
+    CHECK_INT(*(int64_t *)results[2], -5);
+    CHECK_STR(((tornado_bytes *)results[3])->data, "abc");
+    CHECK(results[4] == NULL);
+    CHECK_INT(*(int64_t *)results[5], 42);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_multi_gives_all_results_in_order)
+{
+    run(all_kinds, NULL);
+}
+
+static void *of_none(void *arg)
+{
+    tornado_future *nulls[] = {NULL, NULL};
+    CHECK(tornado_wait(tornado_multi(NULL, 0)) == NULL);
+    void **results = tornado_await(tornado_multi(nulls, 2));
+    CHECK(results[0] == NULL && results[1] == NULL);
+    return arg;
+}
+
+TEST(gen_multi_of_none_is_done)
+{
+    run(of_none, NULL);
+}
+
+static void *two_at_once(void *arg)
+{
+    double begin = tornado_monotonic();
+    tornado_future *both[] = {tornado_sleep(0.2), tornado_sleep(0.2)};
+    tornado_await(tornado_multi(both, 2));
+    CHECK(tornado_monotonic() - begin >= 0.2);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_multi_waits_for_all)
+{
+    run(two_at_once, NULL);
+}
+
+static void *fail_late(void *arg)
+{
+    for (int i = 0; i < 5; i++)
+        tornado_await(tornado_moment());
+    note(arg);
+    tornado_raise(TORNADO_ERR_LIMIT, "late %s", (const char *)arg);
+}
+
+static void *fail_early(void *arg)
+{
+    note(arg);
+    tornado_raise(TORNADO_ERR_CLOSED, "early %s", (const char *)arg);
+}
+
+static void *some_fail(void *arg)
+{
+    tornado_future *list[] = {tornado_sleep(0), tornado_spawn(fail_late, "a"), tornado_spawn(fail_early, "b"),
+                              tornado_future_failed(&broken)};
+    const tornado_error *error = tornado_wait(tornado_multi(list, 4));
+    CHECK_STR(trace, "ba"); /* all have finished */
+    CHECK(is_error(error, TORNADO_ERR_LIMIT)); /* the first of the list, not of time */
+    CHECK_STR(error->message, "late a");
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_multi_fails_with_the_first_of_the_list_and_logs_the_others)
+{
+    log_keep();
+    run(some_fail, NULL);
+    CHECK_INT(logged("late a"), 0);
+    CHECK_INT(logged("early b"), 1);
+    CHECK_INT(logged("it broke"), 1);
+}
+
+static void *one_future_twice(void *arg)
+{
+    int *destroyed = arg; /* the result goes with the coroutine's scope: after this function */
+    tornado_future *future = tornado_future_new();
+    tornado_future *resolver = tornado_future_retain(future);
+    tornado_future *list[] = {future, NULL, future, future};
+    tornado_future *multi = tornado_multi(list, 4);
+    tornado_future_set_result(resolver, destroyed, count_one);
+    tornado_future_release(resolver);
+    void **results = tornado_await(multi);
+    CHECK(results[0] == destroyed && results[2] == destroyed && results[3] == destroyed);
+    CHECK_INT(*destroyed, 0);
+    return NULL;
+}
+
+TEST_EACH_POLLER(gen_multi_may_hold_one_future_twice)
+{
+    int destroyed = 0;
+    run(one_future_twice, &destroyed);
+    CHECK_INT(destroyed, 1);
+}
+
+static void *results_live_in_the_scope(void *arg)
+{
+    int destroyed = 0;
+    tornado_scope scope;
+    tornado_future *future = tornado_future_new(), *list[] = {tornado_future_retain(future), tornado_moment()};
+    tornado_future_set_result(future, &destroyed, count_one);
+    tornado_future_release(future);
+    tornado_scope_enter(&scope);
+    void **results = tornado_await(tornado_multi(list, 2));
+    tornado_await(tornado_moment());
+    CHECK(results[0] == &destroyed);
+    CHECK_INT(destroyed, 0);
+    tornado_scope_leave(&scope);
+    CHECK_INT(destroyed, 1);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_multi_holds_its_results_until_the_scope_ends)
+{
+    run(results_live_in_the_scope, NULL);
+}
+
+static void *of_many(void *arg)
+{
+    enum { COUNT = 5000 };
+    static tornado_future *list[COUNT];
+    for (int i = 0; i < COUNT; i++)
+        list[i] = i % 2 ? tornado_sleep((i * 7 % 13) / 1000.0) : integer_of(i);
+    void **results = tornado_await(tornado_multi(list, COUNT));
+    for (int i = 0; i < COUNT; i += 2)
+        CHECK_INT(*(int64_t *)results[i], i);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_multi_of_thousands)
+{
+    run(of_many, NULL);
+}
+
+static void *multi_of_multi(void *arg)
+{
+    tornado_future *inner[] = {integer_of(1), tornado_sleep(0.001)};
+    tornado_future *outer[] = {tornado_multi(inner, 2), integer_of(2)};
+    void **results = tornado_await(tornado_multi(outer, 2));
+    CHECK_INT(*(int64_t *)((void **)results[0])[0], 1);
+    CHECK_INT(*(int64_t *)results[1], 2);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_multi_of_multi)
+{
+    run(multi_of_multi, NULL);
+}
+
+/*----------------------------------------------------------------------------
+ * Timeouts.
+ *----------------------------------------------------------------------------*/
+
+static void *in_time(void *arg)
+{
+    int destroyed = 0;
+    tornado_scope scope;
+    tornado_future *future = tornado_future_new();
+    tornado_future *waits = tornado_with_timeout(10, tornado_future_retain(future));
+    tornado_future_set_result(future, &destroyed, count_one);
+    tornado_future_release(future);
+    tornado_scope_enter(&scope);
+    CHECK(tornado_await(waits) == &destroyed);
+    tornado_await(tornado_moment());
+    CHECK_INT(destroyed, 0); /* held by the scope */
+    tornado_scope_leave(&scope);
+    CHECK_INT(destroyed, 1);
+    CHECK_INT(tornado_await_integer(tornado_with_timeout(10, integer_of(5))), 5);
+    CHECK_STR(tornado_await_bytes(tornado_with_timeout(10, bytes_of("abc"))).data, "abc");
+    CHECK(is_error(tornado_wait(tornado_with_timeout(10, tornado_future_failed(&broken))), TORNADO_ERR_SYSTEM));
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_with_timeout_in_time_is_done_like_its_future)
+{
+    run(in_time, NULL);
+}
+
+static void *later_kinds(void *arg)
+{
+    tornado_future *integer = tornado_future_new(), *bytes = tornado_future_new(), *fails = tornado_future_new();
+    tornado_future *waits[] = {tornado_with_timeout(10, tornado_future_retain(integer)),
+                               tornado_with_timeout(10, tornado_future_retain(bytes)),
+                               tornado_with_timeout(10, tornado_future_retain(fails))};
+    tornado_future_set_integer(integer, 6);
+    tornado_future_set_bytes(bytes, tornado_bytes_of("def"));
+    tornado_future_set_error(fails, &broken);
+    tornado_future_release(integer);
+    tornado_future_release(bytes);
+    tornado_future_release(fails);
+    CHECK_INT(tornado_await_integer(waits[0]), 6);
+    CHECK_STR(tornado_await_bytes(waits[1]).data, "def");
+    CHECK(is_error(tornado_wait(waits[2]), TORNADO_ERR_SYSTEM));
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_with_timeout_passes_on_every_kind_of_result)
+{
+    log_keep();
+    run(later_kinds, NULL);
+    CHECK_STR(log_text, "");
+}
+
+static void *time_is_up(void *arg)
+{
+    double begin = tornado_monotonic();
+    tornado_future *future = tornado_future_new();
+    CHECK(is_error(tornado_wait(tornado_with_timeout(0.05, tornado_future_retain(future))), TORNADO_ERR_TIMEOUT));
+    CHECK(tornado_monotonic() - begin >= 0.05);
+    CHECK(!tornado_future_done(future)); /* not cancelled */
+    CHECK(tornado_future_set_error(future, &too_late));
+    tornado_future_release(future);
+    CHECK(is_error(tornado_wait(tornado_with_timeout(-1, tornado_sleep(10))), TORNADO_ERR_TIMEOUT));
+    CHECK(is_error(tornado_wait(tornado_with_timeout(0, tornado_sleep(10))), TORNADO_ERR_TIMEOUT));
+    CHECK(is_error(tornado_wait(tornado_with_timeout(NAN, tornado_sleep(10))), TORNADO_ERR_INVALID));
+    for (int i = 0; i < 3; i++)
+        tornado_await(tornado_moment());
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_with_timeout_fails_when_the_time_is_up_and_logs_a_failure_that_comes_later)
+{
+    log_keep();
+    run(time_is_up, NULL);
+    CHECK_INT(logged("it broke later"), 1);
+}
+
+static void *finish_late(void *arg)
+{
+    tornado_await(tornado_sleep(0.05));
+    note(arg);
+    return NULL;
+}
+
+static void *goes_on(void *arg)
+{
+    tornado_future *work = tornado_spawn(finish_late, arg);
+    tornado_future_retain(work);
+    CHECK(is_error(tornado_wait(tornado_with_timeout(0, work)), TORNADO_ERR_TIMEOUT));
+    CHECK_STR(trace, "");
+    CHECK(tornado_wait(work) == NULL);
+    CHECK_STR(trace, arg);
+    return NULL;
+}
+
+TEST_EACH_POLLER(gen_with_timeout_does_not_cancel)
+{
+    run(goes_on, "a");
+}
+
+/* As for a queue from which nothing comes any more. */
+static void *never_resolved(void *arg)
+{
+    long live = 0;
+    for (int i = 0; i < 200; i++) {
+        CHECK(is_error(tornado_wait(tornado_with_timeout(0, tornado_future_new())), TORNADO_ERR_TIMEOUT));
+        if (i == 20)
+            live = test_live();
+    }
+    CHECK_INT(test_live(), live);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_with_timeout_over_futures_that_are_never_resolved_stays_small)
+{
+    run(never_resolved, NULL);
+}
+
+TEST_EACH_POLLER(gen_with_timeout_that_is_released_goes_with_its_timer)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_future *future = tornado_future_new();
+    tornado_future *waits = tornado_with_timeout(0.01, tornado_future_retain(future));
+    log_keep();
+    tornado_future_release(waits);
+    tornado_future_set_integer(future, 1);
+    tornado_future_release(future);
+    tornado_ioloop_call_later(loop, 0.05, stop_loop, NULL);
+    CHECK(tornado_ioloop_start(loop));
+    CHECK_STR(log_text, "");
+}
+
+/*----------------------------------------------------------------------------
+ * When memory is short.
+ *----------------------------------------------------------------------------*/
+
+static int made, destroyed_of_made;
+
+static void *some_of_all(void *arg)
+{
+    tornado_future *future = tornado_future_new(), *pending = tornado_future_new();
+    tornado_future *list[] = {tornado_sleep(0), tornado_future_retain(future), future, future,
+                              tornado_moment(), NULL, tornado_with_timeout(0, tornado_future_retain(pending))};
+    list[3] = list[2] = list[1];
+    tornado_future *multi = tornado_multi(list, 7);
+    made++;
+    tornado_future_set_result(future, &destroyed_of_made, count_one);
+    tornado_future_release(future);
+    const tornado_error *error = tornado_wait(multi);
+    CHECK(is_error(error, TORNADO_ERR_TIMEOUT) || is_error(error, TORNADO_ERR_NOMEM));
+    tornado_future_set_integer(pending, 1);
+    tornado_future_release(pending);
+    error = tornado_wait(tornado_with_timeout(10, tornado_sleep(0)));
+    CHECK(!error || error->code == TORNADO_ERR_NOMEM);
+    tornado_await(tornado_moment());
+    return arg;
+}
+
+static void gen_when_memory_is_short(void)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    made = destroyed_of_made = 0;
+    if (loop && !tornado_ioloop_run_sync(loop, some_of_all, NULL))
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
+    CHECK_INT(destroyed_of_made, made);
+}
+
+TEST(gen_nothing_leaks_whichever_allocation_fails)
+{
+    each_shortage(gen_when_memory_is_short);
+}

@@ -1,0 +1,638 @@
+/* The server as a whole: many connections, times, limits, and its end, with handlers that wait. */
+#include "http_client.h"
+
+/* Requests of an application wait here until a test lets them go on. */
+static struct {
+    tornado_future *gate;
+    int entered, left, unwound, finished, closed;
+} state;
+
+static void note_unwound(void *arg)
+{
+    (void)arg;
+    state.unwound++;
+}
+
+static void wait_get(tornado_handler *self)
+{
+    state.entered++;
+    tornado_defer(note_unwound, NULL);
+    tornado_await(tornado_future_retain(state.gate));
+    state.left++;
+    tornado_write(self, "waited\n");
+}
+
+static void hello_get(tornado_handler *self)
+{
+    tornado_write(self, "hello\n");
+}
+
+static void echo_post(tornado_handler *self)
+{
+    tornado_write_bytes(self, self->request->body);
+}
+
+/* Bytes as fast as the client takes them. */
+static void flood_get(tornado_handler *self)
+{
+    static const char block[65536];
+    for (int i = 0; i < 160; i++) {
+        tornado_write_bytes(self, (tornado_bytes){block, sizeof block});
+        tornado_await(tornado_flush(self));
+        state.entered++;
+    }
+}
+
+static void note_finish(tornado_handler *self)
+{
+    (void)self;
+    state.finished++;
+}
+
+static void note_closed(tornado_handler *self)
+{
+    (void)self;
+    state.closed++;
+}
+
+static const tornado_handler_class base_class = {.on_finish = note_finish, .on_connection_close = note_closed};
+static const tornado_handler_class wait_class = {.parent = &base_class, .get = wait_get};
+static const tornado_handler_class hello_class = {.parent = &base_class, .get = hello_get};
+static const tornado_handler_class echo_class = {.parent = &base_class, .post = echo_post};
+static const tornado_handler_class flood_class = {.parent = &base_class, .get = flood_get};
+
+typedef struct site {
+    tornado_application *app;
+    tornado_httpserver *server;
+    int port;
+} site;
+
+static site site_new(tornado_httpserver_options options)
+{
+    site s;
+    memset(&state, 0, sizeof state);
+    state.gate = tornado_future_new();
+    options.bind.address = "127.0.0.1";
+    s.app = tornado_application_new((tornado_rule[]){{.path = "/", .handler = &hello_class},
+                                                     {.path = "/wait", .handler = &wait_class},
+                                                     {.path = "/echo", .handler = &echo_class},
+                                                     {.path = "/flood", .handler = &flood_class},
+                                                     {0}}, NULL);
+    CHECK(s.app != NULL);
+    s.server = tornado_application_listen(s.app, 0, &options);
+    CHECK(s.server != NULL);
+    s.port = tornado_httpserver_port(s.server);
+    CHECK(s.port > 0);
+    return s;
+}
+
+#define SITE(...) site_new((tornado_httpserver_options){__VA_ARGS__})
+#define HELLO "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+#define WAIT  "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
+
+static void open_gate(void)
+{
+    CHECK(tornado_future_set_result(state.gate, NULL, NULL));
+}
+
+static void site_free(site *s)
+{
+    tornado_application_free(s->app);
+    tornado_future_release(state.gate);
+}
+
+/* Runs the loop until a counter has a value. */
+#define UNTIL(expression)                                                                                          \
+    do                                                                                                             \
+        loop_turns(1);                                                                                             \
+    while (!(expression))
+
+/* Checks that the server closes without another answer, and in about that time. */
+static void expect_close(client *c, double seconds)
+{
+    double start = tornado_monotonic();
+    while (client_more(c))
+        ;
+    double took = tornado_monotonic() - start;
+    if (took < seconds * 0.5 || took > test_scaled(seconds * 3 + 2))
+        FAIL("it closed after %g seconds, not %g", took, seconds);
+}
+
+/*----------------------------------------------------------------------------
+ * Times.
+ *----------------------------------------------------------------------------*/
+
+TEST(httpserver_head_that_takes_too_long_is_answered_408)
+{
+    site s = SITE(.http.header_timeout = 0.2);
+    client c = client_open(s.port);
+    answer a;
+    client_send(&c, "GET / HT");
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.status, 408);
+    CHECK(a.close);
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_dribbling_a_head_does_not_help)
+{
+    site s = SITE(.http.header_timeout = 0.3);
+    client c = client_open(s.port);
+    const char *at = HELLO;
+    double start = tornado_monotonic();
+    while (!c.len && !c.ended && *at) {
+        client_send_bytes(&c, at++, 1);
+        loop_run_for(0.05);
+        client_read(&c);
+    }
+    CHECK(tornado_monotonic() - start < test_scaled(1.2));
+    answer a;
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.status, 408);
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_head_timeout_counts_for_each_request_alone)
+{
+    site s = SITE(.http.header_timeout = 0.4);
+    client c = client_open(s.port);
+    for (int i = 0; i < 4; i++) {
+        client_send(&c, "GET / HTTP/1.1\r\n");
+        loop_run_for(0.15);
+        CHECK_INT(client_ask(&c, "Host: a\r\n\r\n").status, 200);
+    }
+    loop_run_for(0.6); /* idle is not the same as late */
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_body_that_takes_too_long_is_answered_408)
+{
+    site s = SITE(.http.body_timeout = 0.2);
+    client c = client_open(s.port);
+    answer a;
+    client_send(&c, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n012");
+    loop_run_for(0.05);
+    client_send(&c, "3");
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.status, 408);
+    CHECK(a.close);
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_body_that_stops_is_given_up_when_idle_for_too_long)
+{
+    site s = SITE(.http.idle_connection_timeout = 0.2);
+    client c = client_open(s.port);
+    client_send(&c, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n012");
+    UNTIL(tornado_httpserver_connections(s.server) == 1);
+    UNTIL(tornado_httpserver_connections(s.server) == 0 || (client_read(&c), c.len > 0));
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST_EACH_POLLER(httpserver_idle_connections_are_closed)
+{
+    site s = SITE(.http.idle_connection_timeout = 0.2);
+    client fresh = client_open(s.port), used = client_open(s.port);
+    CHECK_INT(client_ask(&used, HELLO).status, 200);
+    expect_close(&used, 0.2);
+    expect_close(&fresh, 0);
+    CHECK_INT(fresh.len, 0);
+    CHECK_INT(tornado_httpserver_connections(s.server), 0);
+    client_close(&fresh);
+    client_close(&used);
+    site_free(&s);
+}
+
+TEST(httpserver_a_handler_that_waits_is_not_idle)
+{
+    site s = SITE(.http = {.idle_connection_timeout = 0.1, .header_timeout = 0.1, .body_timeout = 0.1});
+    client c = client_open(s.port);
+    answer a;
+    client_send(&c, WAIT);
+    loop_run_for(0.4);
+    open_gate();
+    CHECK(client_answer(&c, &a));
+    CHECK_MEM(a.body.data, a.body.len, "waited\n", 7);
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_a_client_that_stops_reading_is_given_up)
+{
+    site s = SITE(.http.idle_connection_timeout = 0.3);
+    client c = client_open(s.port);
+    client_send(&c, "GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
+    UNTIL(tornado_httpserver_connections(s.server) == 1);
+    UNTIL(tornado_httpserver_connections(s.server) == 0);
+    CHECK(state.entered < 160);
+    loop_turns(4);
+    CHECK_INT(tornado_ioloop_coroutines(tornado_ioloop_current()), 0);
+    CHECK_INT(state.closed, 1);
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST_EACH_POLLER(httpserver_a_flood_goes_at_the_clients_pace)
+{
+    site s = SITE(.max_connections = TORNADO_NONE);
+    client c = client_open(s.port);
+    answer a;
+    client_send(&c, "GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
+    loop_turns(300);
+    CHECK(state.entered < 155);
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.body.len, 160 * 65536);
+    CHECK_INT(state.entered, 160);
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    client_close(&c);
+    site_free(&s);
+}
+
+/*----------------------------------------------------------------------------
+ * Clients that go away.
+ *----------------------------------------------------------------------------*/
+
+TEST_EACH_POLLER(httpserver_a_client_that_leaves_while_a_handler_waits)
+{
+    for (int reset = 0; reset < 2; reset++) {
+        site s = SITE(.max_connections = 0);
+        client c = client_open(s.port);
+        CHECK_INT(client_ask(&c, HELLO).status, 200);
+        client_send(&c, WAIT);
+        UNTIL(state.entered == 1);
+        if (reset) {
+            close_with_reset(c.fd);
+            c.fd = -1;
+        }
+        client_close(&c);
+        UNTIL(state.closed == 1);
+        CHECK_INT(tornado_httpserver_connections(s.server), 0);
+        CHECK_INT(state.left, 0);
+        CHECK_INT(tornado_ioloop_coroutines(tornado_ioloop_current()), 1); /* it is not cancelled */
+        open_gate();
+        UNTIL(state.left == 1);
+        loop_turns(3);
+        CHECK_INT(tornado_ioloop_coroutines(tornado_ioloop_current()), 0);
+        CHECK_INT(state.unwound, 1);
+        CHECK_INT(state.closed, 1);
+        site_free(&s);
+    }
+}
+
+TEST(httpserver_a_client_that_leaves_with_more_requests_in_the_pipe)
+{
+    site s = SITE(.max_connections = 0);
+    client c = client_open(s.port);
+    client_send(&c, WAIT HELLO HELLO WAIT);
+    UNTIL(state.entered == 1);
+    close_with_reset(c.fd);
+    c.fd = -1;
+    client_close(&c);
+    UNTIL(tornado_httpserver_connections(s.server) == 0);
+    loop_turns(3);
+    CHECK_INT(state.closed, 1);
+    CHECK_INT(state.entered, 1);
+    open_gate();
+    loop_turns(5);
+    CHECK_INT(state.entered, 1);
+    CHECK_INT(state.left, 1);
+    site_free(&s);
+}
+
+TEST(httpserver_a_client_that_shuts_down_its_sending_side_after_asking_is_answered)
+{
+    site s = SITE(.max_connections = 0);
+    client c = client_open(s.port);
+    answer a;
+    client_send(&c, HELLO);
+    CHECK(shutdown(c.fd, SHUT_WR) == 0);
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.status, 200);
+    CHECK(!client_more(&c));
+    client_close(&c);
+    site_free(&s);
+}
+
+/*----------------------------------------------------------------------------
+ * Many.
+ *----------------------------------------------------------------------------*/
+
+TEST_EACH_POLLER(httpserver_many_handlers_wait_at_once)
+{
+    enum { CLIENTS = 100 };
+    site s = SITE(.max_connections = 0);
+    client clients[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s.port);
+        client_send(&clients[i], WAIT);
+    }
+    UNTIL(state.entered == CLIENTS);
+    CHECK_INT(tornado_httpserver_connections(s.server), CLIENTS);
+    CHECK_INT(ask_once(s.port, HELLO).status, 200); /* others are served meanwhile */
+    open_gate();
+    for (int i = 0; i < CLIENTS; i++) {
+        answer a;
+        CHECK(client_answer(&clients[i], &a));
+        CHECK_MEM(a.body.data, a.body.len, "waited\n", 7);
+        client_close(&clients[i]);
+    }
+    site_free(&s);
+}
+
+TEST(httpserver_connections_beyond_the_maximum_are_closed)
+{
+    site s = SITE(.max_connections = 2);
+    client a = client_open(s.port), b = client_open(s.port), c;
+    CHECK_INT(client_ask(&a, HELLO).status, 200);
+    CHECK_INT(client_ask(&b, HELLO).status, 200);
+    c = client_open(s.port);
+    CHECK(!client_more(&c));
+    client_close(&c);
+    CHECK_INT(client_ask(&a, HELLO).status, 200);
+    client_close(&a);
+    UNTIL(tornado_httpserver_connections(s.server) == 1);
+    c = client_open(s.port);
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    client_close(&b);
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_no_keep_alive_closes_after_each_answer)
+{
+    site s = SITE(.http.no_keep_alive = true);
+    client c = client_open(s.port);
+    answer a = client_ask(&c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+    CHECK(a.close);
+    CHECK(!client_more(&c));
+    client_close(&c);
+    c = client_open(s.port);
+    a = client_ask(&c, "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+    CHECK(a.close);
+    client_close(&c);
+    site_free(&s);
+}
+
+/*----------------------------------------------------------------------------
+ * The end.
+ *----------------------------------------------------------------------------*/
+
+TEST_EACH_POLLER(httpserver_close_all_connections_closes_idle_and_busy_ones)
+{
+    site s = SITE(.max_connections = 0);
+    client idle = client_open(s.port), busy = client_open(s.port), half = client_open(s.port);
+    CHECK_INT(client_ask(&idle, HELLO).status, 200);
+    client_send(&busy, WAIT);
+    client_send(&half, "GET / HT");
+    UNTIL(state.entered == 1);
+    tornado_httpserver_close_all_connections(s.server);
+    CHECK_INT(tornado_httpserver_connections(s.server), 0);
+    CHECK(!client_more(&idle));
+    CHECK(!client_more(&busy));
+    CHECK(!client_more(&half));
+    UNTIL(state.closed == 1);
+    open_gate();
+    UNTIL(state.left == 1);
+    CHECK_INT(ask_once(s.port, HELLO).status, 200); /* it still accepts */
+    client_close(&idle);
+    client_close(&busy);
+    client_close(&half);
+    site_free(&s);
+}
+
+TEST(httpserver_stop_refuses_new_connections_and_serves_the_old_ones)
+{
+    site s = SITE(.max_connections = 0);
+    client c = client_open(s.port);
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    tornado_httpserver_stop(s.server);
+    struct sockaddr_in address = loopback(s.port);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(fd, (struct sockaddr *)&address, sizeof address) != 0);
+    close(fd);
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    CHECK_INT(tornado_httpserver_port(s.server), 0);
+    tornado_httpserver_stop(s.server);
+    client_close(&c);
+    site_free(&s);
+}
+
+static int delegate_finished, delegate_closed, delegate_released;
+static tornado_http_request *delegate_request;
+
+static void delegate_finish(tornado_http_request *request)
+{
+    delegate_finished++;
+    tornado_http_request_retain(request);
+    delegate_request = request;
+}
+
+static void delegate_close(tornado_http_request *request)
+{
+    (void)request;
+    delegate_closed++;
+}
+
+static void delegate_release(tornado_http_request *request)
+{
+    (void)request;
+    delegate_released++;
+}
+
+TEST(httpserver_requests_may_outlive_their_server)
+{
+    static const tornado_http_delegate delegate = {
+        .finish = delegate_finish, .on_connection_close = delegate_close, .release = delegate_release};
+    tornado_httpserver *server = tornado_httpserver_new(&delegate, NULL, NULL);
+    CHECK(server && tornado_httpserver_listen(server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
+    client c = client_open(tornado_httpserver_port(server));
+    client_send(&c, "GET /path HTTP/1.1\r\nHost: a\r\n\r\n");
+    UNTIL(delegate_finished);
+    tornado_httpserver_free(server);
+    CHECK_INT(delegate_closed, 1);
+    CHECK_INT(delegate_released, 0);
+    CHECK_STR(delegate_request->path, "/path");
+    CHECK(!tornado_http_request_write_headers(delegate_request, &(tornado_http_response_start){.status = 200}));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_CLOSED);
+    tornado_http_request_release(delegate_request);
+    CHECK_INT(delegate_released, 1);
+    CHECK(!client_more(&c));
+    client_close(&c);
+}
+
+TEST(httpserver_freed_while_handlers_wait)
+{
+    static const tornado_rule rules[] = {{.path = "/wait", .handler = &wait_class}, {0}};
+    memset(&state, 0, sizeof state);
+    state.gate = tornado_future_new();
+    tornado_application *app = tornado_application_new(rules, NULL);
+    tornado_httpserver *server = tornado_httpserver_new(tornado_application_delegate(), app, NULL);
+    CHECK(server && tornado_httpserver_listen(server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
+    client c = client_open(tornado_httpserver_port(server));
+    client_send(&c, WAIT);
+    UNTIL(state.entered == 1);
+    tornado_httpserver_free(server);
+    CHECK(!client_more(&c));
+    open_gate();
+    UNTIL(state.left == 1);
+    loop_turns(3);
+    CHECK_INT(tornado_ioloop_coroutines(tornado_ioloop_current()), 0);
+    CHECK_INT(state.closed, 1);
+    tornado_application_free(app);
+    tornado_future_release(state.gate);
+    client_close(&c);
+}
+
+TEST_EACH_POLLER(httpserver_shutdown_closes_the_idle_and_waits_for_the_busy)
+{
+    site s = SITE(.max_connections = 0);
+    tornado_ioloop *loop = tornado_ioloop_current();
+    client idle = client_open(s.port), busy = client_open(s.port);
+    answer a;
+    CHECK_INT(client_ask(&idle, HELLO).status, 200);
+    client_send(&busy, WAIT);
+    UNTIL(state.entered == 1);
+    tornado_ioloop_shutdown(loop, 30);
+    CHECK(!client_more(&idle));
+    CHECK_INT(tornado_httpserver_connections(s.server), 1);
+    open_gate();
+    CHECK(tornado_ioloop_start(loop)); /* until it has stopped by itself */
+    CHECK(client_read(&busy));
+    CHECK(client_answer(&busy, &a));
+    CHECK_MEM(a.body.data, a.body.len, "waited\n", 7);
+    CHECK(a.close);
+    CHECK_INT(tornado_httpserver_connections(s.server), 0);
+    client_close(&idle);
+    client_close(&busy);
+    site_free(&s);
+}
+
+TEST(httpserver_shutdown_cancels_what_outlives_the_grace)
+{
+    site s = SITE(.max_connections = 0);
+    tornado_ioloop *loop = tornado_ioloop_current();
+    client busy = client_open(s.port);
+    client_send(&busy, WAIT);
+    UNTIL(state.entered == 1);
+    tornado_ioloop_shutdown(loop, 0.1);
+    CHECK(tornado_ioloop_start(loop));
+    CHECK_INT(state.left, 0);
+    CHECK_INT(state.unwound, 1);
+    CHECK_INT(tornado_ioloop_coroutines(loop), 0);
+    client_close(&busy);
+    site_free(&s);
+}
+
+TEST(httpserver_port_in_use_is_one_clear_line_and_null)
+{
+    int port, listener = listen_loopback(&port);
+    char wanted[16];
+    site s = SITE(.max_connections = 0);
+    snprintf(wanted, sizeof wanted, "%d", port);
+    CHECK(!tornado_application_listen(s.app, port, &(tornado_httpserver_options){.bind.address = "127.0.0.1"}));
+    CHECK(strstr(tornado_last_error()->message, wanted) != NULL);
+    CHECK(!strchr(tornado_last_error()->message, '\n'));
+    CHECK_INT(tornado_last_error()->sys_errno, EADDRINUSE);
+    CHECK(!tornado_application_listen(s.app, 65536, NULL));
+    CHECK(!tornado_application_listen(s.app, -1, NULL));
+    CHECK_INT(ask_once(s.port, HELLO).status, 200);
+    close(listener);
+    site_free(&s);
+}
+
+TEST(httpserver_serves_a_unix_socket)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/tmp/tornado-test-%d.sock", (int)getpid());
+    site s = SITE(.max_connections = 0);
+    CHECK(tornado_httpserver_listen(s.server, 0, &(tornado_bind_options){.unix_socket = path}));
+    TEST_NEED("curl");
+    const test_output *out = test_run_loop(tornado_ioloop_current(), "curl -sS --unix-socket %s http://x/", path);
+    CHECK_STR(out->text, "hello\n");
+    unlink(path);
+    site_free(&s);
+}
+
+/*----------------------------------------------------------------------------
+ * Other people's clients.
+ *----------------------------------------------------------------------------*/
+
+TEST(httpserver_is_understood_by_curl)
+{
+    TEST_NEED("curl");
+    site s = SITE(.max_connections = 0);
+    tornado_ioloop *loop = tornado_ioloop_current();
+    CHECK_STR(test_run_loop(loop, "curl -sS --http1.1 http://127.0.0.1:%d/", s.port)->text, "hello\n");
+    CHECK_STR(test_run_loop(loop, "curl -sS --http1.0 http://127.0.0.1:%d/", s.port)->text, "hello\n");
+    CHECK_STR(test_run_loop(loop, "curl -sS -d some=data http://127.0.0.1:%d/echo", s.port)->text, "some=data");
+    CHECK_STR(test_run_loop(loop, "curl -sS -H 'Transfer-Encoding: chunked' -d x=y http://127.0.0.1:%d/echo", s.port)->text,
+              "x=y");
+    CHECK_STR(test_run_loop(loop, "curl -sSI http://127.0.0.1:%d/ | head -1 | tr -d '\\r'", s.port)->text,
+              "HTTP/1.1 405 Method Not Allowed\n");
+    CHECK_STR(test_run_loop(loop, "curl -sS -o /dev/null -w '%%{http_code} %%{num_connects}' http://127.0.0.1:%d/ "
+                                  "--next -sS -o /dev/null -w ' %%{http_code} %%{num_connects}' http://127.0.0.1:%d/",
+                            s.port, s.port)->text, "200 1 200 0");
+    CHECK_STR(test_run_loop(loop, "head -c 10000000 /dev/zero | curl -sS -T - -X POST http://127.0.0.1:%d/echo | wc -c",
+                            s.port)->text, "10000000\n");
+    CHECK_STR(test_run_loop(loop, "head -c 10000000 /dev/zero | curl -sS --data-binary @- http://127.0.0.1:%d/echo | wc -c",
+                            s.port)->text, "10000000\n");
+    CHECK_STR(test_run_loop(loop, "curl -sS http://127.0.0.1:%d/flood | wc -c", s.port)->text, "10485760\n");
+    site_free(&s);
+}
+
+TEST(httpserver_is_understood_by_python)
+{
+    TEST_NEED("python3");
+    site s = SITE(.max_connections = 0);
+    const test_output *out = test_run_loop(
+        tornado_ioloop_current(),
+        "python3 -c \"\nimport http.client\nc = http.client.HTTPConnection('127.0.0.1', %d)\n"
+        "for i in range(3):\n    c.request('GET', '/'); r = c.getresponse(); print(r.status, r.read(), r.getheader('Content-Length'))\n"
+        "c.request('POST', '/echo', (b'%%d.' %% i for i in range(5)), encode_chunked=True, headers={'Transfer-Encoding': 'chunked'})\n"
+        "print(c.getresponse().read())\nc.request('PUT', '/'); r = c.getresponse(); r.read(); print(r.status, r.getheader('Allow'))\"",
+        s.port);
+    CHECK_STR(out->text, "200 b'hello\\n' 6\n200 b'hello\\n' 6\n200 b'hello\\n' 6\nb'0.1.2.3.4.'\n405 GET\n");
+    site_free(&s);
+}
+
+TEST(httpserver_is_understood_by_ab)
+{
+    TEST_NEED("ab");
+    site s = SITE(.max_connections = 0);
+    for (int keep = 0; keep < 2; keep++) {
+        const test_output *out = test_run_loop(tornado_ioloop_current(), "ab -q %s -n 500 -c 20 http://127.0.0.1:%d/ 2>&1",
+                                               keep ? "-k" : "", s.port);
+        if (!strstr(out->text, "Complete requests:      500\n") || !strstr(out->text, "Failed requests:        0\n") ||
+            strstr(out->text, "Non-2xx") || (keep && !strstr(out->text, "Keep-Alive requests:    500\n")))
+            FAIL("%s", out->text);
+    }
+    site_free(&s);
+}
+
+TEST(httpserver_is_understood_by_wrk)
+{
+    TEST_NEED("wrk");
+    site s = SITE(.max_connections = 0);
+    const test_output *out =
+        test_run_loop(tornado_ioloop_current(), "wrk -t1 -c30 -d1s http://127.0.0.1:%d/ 2>&1", s.port);
+    if (!strstr(out->text, "requests in") || strstr(out->text, "Non-2xx") || strstr(out->text, "Socket errors"))
+        FAIL("%s", out->text);
+    site_free(&s);
+}
+
+TEST(httpserver_is_understood_by_h2load)
+{
+    TEST_NEED("h2load");
+    site s = SITE(.max_connections = 0);
+    const test_output *out =
+        test_run_loop(tornado_ioloop_current(), "h2load --h1 -n 2000 -c 20 -m 10 http://127.0.0.1:%d/ 2>&1", s.port);
+    if (!strstr(out->text, "2000 succeeded, 0 failed, 0 errored, 0 timeout"))
+        FAIL("%s", out->text);
+    site_free(&s);
+}
