@@ -321,8 +321,8 @@ typedef struct tornado_scope {
     void *boundary;
 } tornado_scope;
 
-/* Makes `scope`, usually a local variable, the innermost; ends it, letting go of what it holds. Leaving one that is not
-   the innermost raises TORNADO_ERR_STATE. */
+/* Makes `scope`, usually a local variable, the innermost; ends it, letting go of what it holds. Leaving one that is
+   not the innermost raises TORNADO_ERR_STATE. */
 TORNADO_API void tornado_scope_enter(tornado_scope *scope);
 TORNADO_API void tornado_scope_leave(tornado_scope *scope);
 
@@ -399,8 +399,8 @@ TORNADO_API double tornado_time(void);
 /* Seconds since some moment in the past, on a clock that is never set back. */
 TORNADO_API double tornado_monotonic(void);
 
-/* Writes a date as HTTP does, "Sun, 06 Nov 1994 08:49:37 GMT", RFC 9110 section 5.6.7: 29 bytes and a NUL. `when` is
-   in seconds since 1970; years outside 0 to 9999 are clipped to that range. Returns `out`. */
+/* Writes a date as HTTP does, "Sun, 06 Nov 1994 08:49:37 GMT", RFC 9110 section 5.6.7: 29 bytes and a NUL. `when`
+   is in seconds since 1970; years outside 0 to 9999 are clipped to that range. Returns `out`. */
 TORNADO_API char *tornado_format_timestamp(int64_t when, char out[30]);
 
 /* Reads a date in any of the three forms of RFC 9110 section 5.6.7 (IMF-fixdate, RFC 850, asctime). False, with
@@ -411,8 +411,8 @@ TORNADO_API bool tornado_parse_timestamp(const char *text, int64_t *when);
 /* Writes "1994-11-06T08:49:37Z", ISO 8601 (RFC 3339): 20 bytes and a NUL. The same range. Returns `out`. */
 TORNADO_API char *tornado_format_iso8601(int64_t when, char out[21]);
 
-/* Reads a date and time of RFC 3339 section 5.6: "T" or a space between, a fraction of a second (dropped), "Z" or an
-   offset. False, with TORNADO_ERR_PARSE, for anything else. */
+/* Reads a date and time of RFC 3339 section 5.6: "T" or a space between, a fraction of a second (dropped), "Z" or
+   an offset. False, with TORNADO_ERR_PARSE, for anything else. */
 TORNADO_API bool tornado_parse_iso8601(const char *text, int64_t *when);
 
 /*============================================================================
@@ -492,8 +492,8 @@ TORNADO_API void tornado_log_write(tornado_log_stream stream, tornado_log_level 
 /* Writes 2 * len lower-case digits and a NUL. Returns `out`. */
 TORNADO_API char *tornado_hex_encode(const void *data, size_t len, char *out);
 
-/* Reads pairs of digits, either case, into `out` (len / 2 bytes). False, with TORNADO_ERR_PARSE, for an odd length or
-   anything but a digit; `out` is then undefined. RFC 4648 section 8. */
+/* Reads pairs of digits, either case, into `out` (len / 2 bytes). False, with TORNADO_ERR_PARSE, for an odd length
+   or anything but a digit; `out` is then undefined. RFC 4648 section 8. */
 TORNADO_API bool tornado_hex_decode(const char *text, size_t len, void *out);
 
 /* Whether bytes are UTF-8 as RFC 3629 defines it: no overlong forms, no surrogates, nothing above U+10FFFF. */
@@ -505,7 +505,8 @@ TORNADO_API size_t tornado_utf8_decode(const char *data, size_t len, uint32_t *c
 /* Writes one character, 1 to 4 bytes, without a NUL, and returns its length; 0 for a surrogate or beyond U+10FFFF. */
 TORNADO_API size_t tornado_utf8_encode(uint32_t code_point, char out[4]);
 
-/* Fills `out` with random bytes of cryptographic quality, from the system. False (TORNADO_ERR_SYSTEM) when it gives none. */
+/* Fills `out` with random bytes of cryptographic quality, from the system. False (TORNADO_ERR_SYSTEM) when it gives
+   none. */
 TORNADO_API bool tornado_random_bytes(void *out, size_t len);
 
 /*============================================================================
@@ -519,12 +520,12 @@ TORNADO_API char *tornado_xhtml_escape(tornado_arena *arena, const char *text);
 /* The reverse, and decimal, hexadecimal and the common named references; what is not understood stays as it is. */
 TORNADO_API char *tornado_xhtml_unescape(tornado_arena *arena, const char *text);
 
-/* Percent-encodes all but letters, digits and "_.-~" (RFC 3986 section 2.3). A space is "+" when `plus`, else "%20", in
-   which case "/" is kept too, as for a path. */
+/* Percent-encodes all but letters, digits and "_.-~" (RFC 3986 section 2.3). A space is "+" when `plus`, else
+   "%20", in which case "/" is kept too, as for a path. */
 TORNADO_API char *tornado_url_escape(tornado_arena *arena, const char *text, bool plus);
 
-/* Decodes %XX, and "+" as a space when `plus`. A "%" without two digits stays. The result may hold NUL bytes and need not
-   be UTF-8; there is a NUL behind it. result.data is NULL when memory is short. */
+/* Decodes %XX, and "+" as a space when `plus`. A "%" without two digits stays. The result may hold NUL bytes and
+   need not be UTF-8; there is a NUL behind it. result.data is NULL when memory is short. */
 TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_bytes text, bool plus);
 
 /*============================================================================
@@ -542,8 +543,8 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
 
 /* Appends JSON text to a buffer, as Python's json.dumps prints it (", " and ": ", non-ASCII as \uXXXX) with "</" as
    "<\/", so that it may stand in HTML. Strings must be UTF-8; what is not becomes U+FFFD. A double is printed with
-   as few digits as give it back. False with TORNADO_ERR_INVALID for a malformed format or a double that is not finite,
-   TORNADO_ERR_NOMEM when memory is short; the buffer is then as it was before. */
+   as few digits as give it back. False with TORNADO_ERR_INVALID for a malformed format or a double that is not
+   finite, TORNADO_ERR_NOMEM when memory is short; the buffer is then as it was before. */
 TORNADO_API bool tornado_json_pack(tornado_buffer *out, const char *format, ...);
 TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_list args);
 
@@ -554,8 +555,8 @@ TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, 
  * section: ioloop (public)
  * One loop a thread: callbacks, timers, file descriptors. Level-triggered.
  *
- * A turn of the loop: the callbacks queued before it, then timers that are due (by deadline, then in the order they were
- * set), then what file descriptors report. Nothing calls user code from inside the call that started it. All
+ * A turn of the loop: the callbacks queued before it, then timers that are due (by deadline, then in the order they
+ * were set), then what file descriptors report. Nothing calls user code from inside the call that started it. All
  * functions are for the loop's own thread, except the two that say otherwise.
  *============================================================================*/
 
@@ -564,10 +565,11 @@ typedef struct tornado_ioloop tornado_ioloop;
 /* What a file descriptor is watched for, and what happened to it. ERROR is always watched. */
 enum { TORNADO_IOLOOP_READ = 1, TORNADO_IOLOOP_WRITE = 4, TORNADO_IOLOOP_ERROR = 24 };
 
-/* A way to wait for file descriptors. The built-in ones are named "epoll", "poll" and "select"; a program may bring its own,
-   which is also how a loop runs inside another library's. `state` is what open returned. add, modify and remove return 0
-   or an errno; wait fills at most `max` events and returns their number (0 when the time is up or a signal came) or
-   -1 with errno set. `key` is the loop's and is handed back as it came. timeout_ns is -1 for ever, 0 not at all. */
+/* A way to wait for file descriptors. The built-in ones are named "epoll", "poll" and "select"; a program may bring
+   its own, which is also how a loop runs inside another library's. `state` is what open returned. add, modify and
+   remove return 0 or an errno; wait fills at most `max` events and returns their number (0 when the time is up or a
+   signal came) or -1 with errno set. `key` is the loop's and is handed back as it came. timeout_ns is -1 for ever,
+   0 not at all. */
 typedef struct tornado_poller_event {
     uint64_t key;
     unsigned events;
@@ -590,11 +592,12 @@ typedef struct tornado_ioloop_options {
     int max_coroutines;            /* at once; default TORNADO_MAX_COROUTINES */
 } tornado_ioloop_options;
 
-/* A new loop. It becomes its thread's current one where there is none. NULL with the reason in tornado_last_error(). */
+/* A new loop. It becomes its thread's current one where there is none. NULL with the reason in
+   tornado_last_error(). */
 TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *options);
 
-/* Chooses the poller of loops made from now on by name, for the process. False (TORNADO_ERR_INVALID) for a name unknown
-   here. Call it before threads start. */
+/* Chooses the poller of loops made from now on by name, for the process. False (TORNADO_ERR_INVALID) for a name
+   unknown here. Call it before threads start. */
 TORNADO_API bool tornado_ioloop_configure(const char *poller);
 
 /* This thread's loop, made when there is none. NULL only when it cannot be made. */
@@ -611,13 +614,15 @@ TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop);
 /* Ends tornado_ioloop_start after this turn; when it is not running, the next start returns at once. */
 TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop);
 
-/* Ends the loop, which is no thread's current one from then on: callbacks and timers that have not run never run, and
-   coroutines that are still suspended are cancelled, so that they unwind before this returns. With all_fds, closes every
-   registered file descriptor too. False with TORNADO_ERR_STATE when the loop is running. The struct itself lives on as long as
-   futures, streams or servers of it do, or somebody holds it by tornado_ioloop_retain: it ignores what comes late. */
+/* Ends the loop, which is no thread's current one from then on: callbacks and timers that have not run never run,
+   and coroutines that are still suspended are cancelled, so that they unwind before this returns. With all_fds,
+   closes every registered file descriptor too. False with TORNADO_ERR_STATE when the loop is running. The struct
+   itself lives on as long as futures, streams or servers of it do, or somebody holds it by tornado_ioloop_retain:
+   it ignores what comes late. */
 TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds);
 
-/* Keep the struct of a loop valid beyond its closing, for instance in another thread that adds callbacks. Any thread. */
+/* Keep the struct of a loop valid beyond its closing, for instance in another thread that adds callbacks. Any
+   thread. */
 TORNADO_API tornado_ioloop *tornado_ioloop_retain(tornado_ioloop *loop);
 TORNADO_API void tornado_ioloop_release(tornado_ioloop *loop);
 
@@ -636,24 +641,26 @@ TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornad
 /* Watches fd for other events. False with TORNADO_ERR_STATE when it has no handler. */
 TORNADO_API bool tornado_ioloop_update_handler(tornado_ioloop *loop, int fd, unsigned events);
 
-/* Stops watching fd, which stays open. Events that were already reported are not delivered. False and logged at level
-   debug when it has no handler. */
+/* Stops watching fd, which stays open. Events that were already reported are not delivered. False and logged at
+   level debug when it has no handler. */
 TORNADO_API bool tornado_ioloop_remove_handler(tornado_ioloop *loop, int fd);
 
 /* Calls callback(arg) in the loop's next turn. May be called from ANY THREAD. False when memory is short
    (TORNADO_ERR_NOMEM) and, without an error, when the loop is closed. */
 TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callback callback, void *arg);
 
-/* The same from a SIGNAL HANDLER of any thread: async-signal-safe, allocates nothing. A pair of callback and arg is run as
-   often as it was added; between different pairs no order is kept. A loop knows at most 64 different pairs in its life:
-   false beyond that. */
-TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback, void *arg);
+/* The same from a SIGNAL HANDLER of any thread: async-signal-safe, allocates nothing. A pair of callback and arg is
+   run as often as it was added; between different pairs no order is kept. A loop knows at most 64 different pairs
+   in its life: false beyond that. */
+TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback,
+                                                         void *arg);
 
 /* Names a timer that is set. Zero names none. A handle stays safe to use after its timer ran. */
 typedef uint64_t tornado_timeout;
 
-/* Calls callback(arg) once, `delay` seconds from now (never inside this call, also when it is not positive), or at `when`
-   on the loop's clock. 0, with the reason in tornado_last_error(), when memory is short or the time is not a number. */
+/* Calls callback(arg) once, `delay` seconds from now (never inside this call, also when it is not positive), or at
+   `when` on the loop's clock. 0, with the reason in tornado_last_error(), when memory is short or the time is not a
+   number. */
 TORNADO_API tornado_timeout tornado_ioloop_call_later(tornado_ioloop *loop, double delay, tornado_callback callback,
                                                       void *arg);
 TORNADO_API tornado_timeout tornado_ioloop_call_at(tornado_ioloop *loop, double when, tornado_callback callback,
@@ -665,13 +672,14 @@ TORNADO_API bool tornado_ioloop_remove_timeout(tornado_ioloop *loop, tornado_tim
 /* Calls a function again and again. */
 typedef struct tornado_periodic_callback tornado_periodic_callback;
 
-/* callback_time is in MILLISECONDS, as in Tornado, and must be positive. `jitter`, from 0 to 1, makes each interval longer or
-   shorter by up to that part of half of it. Not started yet. NULL with the reason. The callback may stop or free it. */
+/* callback_time is in MILLISECONDS, as in Tornado, and must be positive. `jitter`, from 0 to 1, makes each interval
+   longer or shorter by up to that part of half of it. Not started yet. NULL with the reason. The callback may stop
+   or free it. */
 TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new(tornado_callback callback, void *arg,
                                                                      double callback_time, double jitter);
 
-/* Starts on the current loop; the first run is after one interval. Runs that were missed are skipped, and the phase is
-   kept. Starting twice is harmless. False when memory is short. */
+/* Starts on the current loop; the first run is after one interval. Runs that were missed are skipped, and the phase
+   is kept. Starting twice is harmless. False when memory is short. */
 TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *periodic);
 TORNADO_API void tornado_periodic_callback_stop(tornado_periodic_callback *periodic);
 TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_callback *periodic);
@@ -680,9 +688,9 @@ TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_cal
 TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *periodic);
 
 /* On the first SIGINT or SIGTERM: every server of the loop stops accepting and closes idle connections; when what
-   runs has finished, or after `grace` seconds (then coroutines still running are cancelled and get one more second), the
-   loop stops, so that main can return 0. A second signal stops it at once. For one loop of the process. False with the
-   reason. */
+   runs has finished, or after `grace` seconds (then coroutines still running are cancelled and get one more
+   second), the loop stops, so that main can return 0. A second signal stops it at once. For one loop of the
+   process. False with the reason. */
 TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double grace);
 
 /* The same without a signal, for instance from a handler. */
@@ -692,8 +700,9 @@ TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace);
  * section: future (public)
  * The result of something that has not finished yet. Belongs to one loop's thread.
  *
- * Whoever gets a future from a function owns one reference. tornado_await and tornado_wait use it up; else give it back
- * with tornado_future_release. A future that fails while nobody looks at it is logged when its last reference goes.
+ * Whoever gets a future from a function owns one reference. tornado_await and tornado_wait use it up; else give it
+ * back with tornado_future_release. A future that fails while nobody looks at it is logged when its last reference
+ * goes.
  *============================================================================*/
 
 typedef struct tornado_future tornado_future;
@@ -712,8 +721,8 @@ TORNADO_API tornado_future *tornado_future_retain(tornado_future *future);
 TORNADO_API void tornado_future_release(tornado_future *future);
 
 /* Resolve it. A result is borrowed, or owned when `destroy` is given: it is called with the result when the last
-   reference goes, also when resolving failed. Bytes are borrowed. Those who wait run in the next turn of the loop. False with
-   TORNADO_ERR_STATE, and logged, when it was resolved before. */
+   reference goes, also when resolving failed. Bytes are borrowed. Those who wait run in the next turn of the loop.
+   False with TORNADO_ERR_STATE, and logged, when it was resolved before. */
 TORNADO_API bool tornado_future_set_result(tornado_future *future, void *result, tornado_callback destroy);
 TORNADO_API bool tornado_future_set_integer(tornado_future *future, int64_t result);
 TORNADO_API bool tornado_future_set_bytes(tornado_future *future, tornado_bytes result);
@@ -731,11 +740,12 @@ TORNADO_API tornado_bytes tornado_future_bytes(const tornado_future *future);
 TORNADO_API const tornado_error *tornado_future_error(tornado_future *future);
 
 /* Calls callback(future, arg) in a turn of the loop after the future is done; in order, when there are several. The
-   future is held from then on until the callback has returned; one whose last reference goes before it is done never
-   calls. add_future is the same on a given loop, which must be the future's. False when memory is short
+   future is held from then on until the callback has returned; one whose last reference goes before it is done
+   never calls. add_future is the same on a given loop, which must be the future's. False when memory is short
    (TORNADO_ERR_NOMEM) or the loop is closed (TORNADO_ERR_STATE). */
 typedef void (*tornado_future_callback)(tornado_future *future, void *arg);
-TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornado_future_callback callback, void *arg);
+TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornado_future_callback callback,
+                                                  void *arg);
 TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future *future,
                                            tornado_future_callback callback, void *arg);
 
@@ -747,16 +757,16 @@ TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future 
  * TORNADO_STACK_SIZE bytes with a guard below: keep large arrays in the arena.
  *============================================================================*/
 
-/* A coroutine's function. What it returns is the result of the future; it may be allocated from tornado_current_arena(),
-   which then lives as long as that future. */
+/* A coroutine's function. What it returns is the result of the future; it may be allocated from
+   tornado_current_arena(), which then lives as long as that future. */
 typedef void *(*tornado_coroutine_fn)(void *arg);
 
 typedef struct tornado_spawn_options {
     const char *name;  /* for log lines; borrowed, so static is best; default "coroutine" */
 } tornado_spawn_options;
 
-/* Starts fn(arg) as a coroutine in the loop's next turn. Gives a future of its result, or of the error that it raised.
-   At the limit of coroutines, or when memory is short, it is one that has failed. */
+/* Starts fn(arg) as a coroutine in the loop's next turn. Gives a future of its result, or of the error that it
+   raised. At the limit of coroutines, or when memory is short, it is one that has failed. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg);
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                                 const tornado_spawn_options *options);
@@ -765,8 +775,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn_with(tornado_coroutin
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 
 /* Cancels the coroutine behind a future of tornado_spawn: its wait, and each later one, fails with
-   TORNADO_ERR_CANCELLED, so that it unwinds and its defers run; one that has not started never runs. False when it is done
-   already, or no coroutine is behind it. The reference stays the caller's. */
+   TORNADO_ERR_CANCELLED, so that it unwinds and its defers run; one that has not started never runs. False when it
+   is done already, or no coroutine is behind it. The reference stays the caller's. */
 TORNADO_API bool tornado_cancel(tornado_future *future);
 
 /* Waits for a future and gives its result, which belongs to the innermost scope; uses up the caller's reference. A
@@ -778,18 +788,19 @@ TORNADO_API int64_t tornado_await_integer(tornado_future *future);
 TORNADO_API tornado_bytes tornado_await_bytes(tornado_future *future);
 
 /* Waits without unwinding, whatever happens: NULL when the future has succeeded, else why not; valid until this
-   coroutine's next wait. The others also give the result (which is unchanged after a failure). Each uses up the caller's
-   reference. */
+   coroutine's next wait. The others also give the result (which is unchanged after a failure). Each uses up the
+   caller's reference. */
 TORNADO_API const tornado_error *tornado_wait(tornado_future *future);
 TORNADO_API const tornado_error *tornado_wait_result(tornado_future *future, void **result);
 TORNADO_API const tornado_error *tornado_wait_integer(tornado_future *future, int64_t *result);
 TORNADO_API const tornado_error *tornado_wait_bytes(tornado_future *future, tornado_bytes *result);
 
-/* The arena of the coroutine that runs (of the request, in its handler); NULL outside coroutines or when memory is short. */
+/* The arena of the coroutine that runs (of the request, in its handler); NULL outside coroutines or when memory is
+   short. */
 TORNADO_API tornado_arena *tornado_current_arena(void);
 
-/* Runs the loop until fn(arg), as a coroutine, has finished. False with what it raised in tornado_last_error(). With a
-   timeout, in seconds, TORNADO_ERR_TIMEOUT when it takes longer, and the coroutine is cancelled. */
+/* Runs the loop until fn(arg), as a coroutine, has finished. False with what it raised in tornado_last_error().
+   With a timeout, in seconds, TORNADO_ERR_TIMEOUT when it takes longer, and the coroutine is cancelled. */
 TORNADO_API bool tornado_ioloop_run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
                                                  double timeout);
@@ -808,14 +819,14 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_sleep(double seconds);
 /* Done in the loop's next turn: lets everything else that is ready run once. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_moment(void);
 
-/* Done when all of `count` futures are; takes over a reference of each (of one that stands there twice, one only). The
-   result is an array of their results, void **, in the same order: a future of bytes or of an integer gives a pointer
-   to a tornado_bytes or an int64_t. When some fail it fails with the error of the first in the list, after all have
-   finished; the other errors are logged. NULL in the list counts as done. */
+/* Done when all of `count` futures are; takes over a reference of each (of one that stands there twice, one only).
+   The result is an array of their results, void **, in the same order: a future of bytes or of an integer gives a
+   pointer to a tornado_bytes or an int64_t. When some fail it fails with the error of the first in the list, after
+   all have finished; the other errors are logged. NULL in the list counts as done. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi(tornado_future *const *futures, size_t count);
 
-/* Done like `future`, whose reference it takes over, or fails with TORNADO_ERR_TIMEOUT after `seconds`. What was waited for
-   is not cancelled; its failure after the timeout is logged. */
+/* Done like `future`, whose reference it takes over, or fails with TORNADO_ERR_TIMEOUT after `seconds`. What was
+   waited for is not cancelled; its failure after the timeout is logged. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_with_timeout(double seconds, tornado_future *future);
 
 /*============================================================================
@@ -835,11 +846,12 @@ typedef struct tornado_address {
 /* "127.0.0.1:8888", "[::1]:8888", "unix:/run/app.sock", "unix:@abstract": enough for any address. */
 #define TORNADO_ADDRESS_MAX 136
 
-/* An address of an IP address as text (IPv6 may carry a scope, "fe80::1%eth0") and a port. No names are looked up. False
-   with TORNADO_ERR_INVALID for anything else. */
+/* An address of an IP address as text (IPv6 may carry a scope, "fe80::1%eth0") and a port. No names are looked up.
+   False with TORNADO_ERR_INVALID for anything else. */
 TORNADO_API bool tornado_address_ip(tornado_address *address, const char *ip, int port);
 
-/* An address of a unix socket's path; "@name" is a name in Linux's abstract namespace. False when it is too long or empty. */
+/* An address of a unix socket's path; "@name" is a name in Linux's abstract namespace. False when it is too long or
+   empty. */
 TORNADO_API bool tornado_address_unix(tornado_address *address, const char *path);
 
 /* Writes an address as above and returns `out`. */
@@ -859,8 +871,8 @@ TORNADO_API bool tornado_is_valid_ip(const char *ip);
  * section: iostream (public)
  * Reading from and writing to non-blocking sockets.
  *
- * One read at a time; writes queue. What a read gives lives until the next read on the stream, or until the stream is
- * released. A stream counts references; whoever made it has one.
+ * One read at a time; writes queue. What a read gives lives until the next read on the stream, or until the stream
+ * is released. A stream counts references; whoever made it has one.
  *============================================================================*/
 
 typedef struct tornado_iostream tornado_iostream;
@@ -870,8 +882,8 @@ typedef struct tornado_iostream_options {
     int64_t max_write_buffer_size; /* bytes written and not yet sent, at most; default TORNADO_NONE */
 } tornado_iostream_options;
 
-/* A stream over a socket, connected or about to be. Takes the fd over, also when it fails, and makes it non-blocking. NULL
-   with the reason. */
+/* A stream over a socket, connected or about to be. Takes the fd over, also when it fails, and makes it
+   non-blocking. NULL with the reason. */
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options);
 
 /* Adds a reference, and returns the stream. */
@@ -880,8 +892,8 @@ TORNADO_API tornado_iostream *tornado_iostream_retain(tornado_iostream *stream);
 /* Gives a reference back; with the last the stream is closed and freed. NULL is allowed. */
 TORNADO_API void tornado_iostream_release(tornado_iostream *stream);
 
-/* Connects. The future's result is the stream (borrowed); TORNADO_ERR_SYSTEM or _CLOSED when it fails, and the stream is
-   closed. Writing before it is connected is allowed. */
+/* Connects. The future's result is the stream (borrowed); TORNADO_ERR_SYSTEM or _CLOSED when it fails, and the
+   stream is closed. Writing before it is connected is allowed. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_connect(tornado_iostream *stream,
                                                                       const tornado_address *address);
 
@@ -900,31 +912,33 @@ typedef struct tornado_read_options {
     size_t bytes;          /* this many; zero with all others unset reads nothing and completes */
     bool partial;          /* with bytes: as soon as there are any, and never more than that */
     tornado_bytes until;   /* a delimiter; not empty; copied */
-    size_t max_bytes;      /* with until: closes the stream (TORNADO_ERR_UNSATISFIABLE) when the delimiter does not end within so
-                              many bytes; default: the buffer's limit */
+    size_t max_bytes;      /* with until: closes the stream (TORNADO_ERR_UNSATISFIABLE) when the delimiter does not
+                              end within so many bytes; default: the buffer's limit */
     bool until_close;
-    /* With bytes or until_close: called with the data as it comes, in turns of the loop of their own; the result is then
-       empty. The chunk lives until it returns. It may close the stream. */
+    /* With bytes or until_close: called with the data as it comes, in turns of the loop of their own; the result is
+       then empty. The chunk lives until it returns. It may close the stream. */
     void (*streaming_callback)(tornado_bytes chunk, void *arg);
     void *arg;
 } tornado_read_options;
 
-/* The future's result is a tornado_bytes with a NUL behind it. TORNADO_ERR_CLOSED when the stream closes before the read is
-   complete (tornado_iostream_error tells why), TORNADO_ERR_STATE while another read is under way, TORNADO_ERR_BUFFER_FULL
-   when more than max_buffer_size would be needed, which closes the stream. */
+/* The future's result is a tornado_bytes with a NUL behind it. TORNADO_ERR_CLOSED when the stream closes before the
+   read is complete (tornado_iostream_error tells why), TORNADO_ERR_STATE while another read is under way,
+   TORNADO_ERR_BUFFER_FULL when more than max_buffer_size would be needed, which closes the stream. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read(tornado_iostream *stream,
                                                                    const tornado_read_options *options);
 
-/* Writes. What the socket does not take at once is copied, so `data` is free when this returns. Done when all of it has been
-   handed to the system. TORNADO_ERR_CLOSED, or TORNADO_ERR_BUFFER_FULL when nothing of it was taken. */
+/* Writes. What the socket does not take at once is copied, so `data` is free when this returns. Done when all of it
+   has been handed to the system. TORNADO_ERR_CLOSED, or TORNADO_ERR_BUFFER_FULL when nothing of it was taken. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_write(tornado_iostream *stream, tornado_bytes data);
 
-/* Closes the stream now: what is not sent is dropped, pending futures fail with TORNADO_ERR_CLOSED, and the close callback runs
-   in the next turn. What was received can still be read. Closing twice is harmless. */
+/* Closes the stream now: what is not sent is dropped, pending futures fail with TORNADO_ERR_CLOSED, and the close
+   callback runs in the next turn. What was received can still be read. Closing twice is harmless. */
 TORNADO_API void tornado_iostream_close(tornado_iostream *stream);
 
-/* Has callback(arg) run once, after the stream was closed and all that was received has been read. NULL takes it back. */
-TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, tornado_callback callback, void *arg);
+/* Has callback(arg) run once, after the stream was closed and all that was received has been read. NULL takes it
+   back. */
+TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, tornado_callback callback,
+                                                     void *arg);
 
 /* Sends small writes at once (Nagle's algorithm off). TCP only; ignored elsewhere. */
 TORNADO_API void tornado_iostream_set_nodelay(tornado_iostream *stream, bool value);
@@ -965,20 +979,20 @@ typedef struct tornado_sockets {
     int port; /* the one that was bound, also when 0 asked for any free one; 0 for a unix socket */
 } tornado_sockets;
 
-/* Listens on a port (0 to 65535; 0 picks one, the same for IPv4 and IPv6). False with one clear line in tornado_last_error(), and
-   nothing stays open. */
+/* Listens on a port (0 to 65535; 0 picks one, the same for IPv4 and IPv6). False with one clear line in
+   tornado_last_error(), and nothing stays open. */
 TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const tornado_bind_options *options);
 
-/* Listens on a unix socket. A socket that is already there and that nobody listens on is replaced, any other file is left alone
-   and is an error. Returns the fd, or -1 with the reason. `mode` 0 means 0600, `backlog` 0 means 128. */
+/* Listens on a unix socket. A socket that is already there and that nobody listens on is replaced, any other file
+   is left alone and is an error. Returns the fd, or -1 with the reason. `mode` 0 means 0600, `backlog` 0 means 128. */
 TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog);
 
 /* Closes all of them. */
 TORNADO_API void tornado_sockets_close(tornado_sockets *sockets);
 
-/* Calls callback(fd, address, arg) for each connection that comes in on a listening socket, at most 128 in a row; fd is
-   non-blocking, close-on-exec and the callback's to close. When the process is out of descriptors it pauses for a moment and
-   goes on. The socket stays the caller's. NULL with the reason. */
+/* Calls callback(fd, address, arg) for each connection that comes in on a listening socket, at most 128 in a row;
+   fd is non-blocking, close-on-exec and the callback's to close. When the process is out of descriptors it pauses
+   for a moment and goes on. The socket stays the caller's. NULL with the reason. */
 typedef struct tornado_acceptor tornado_acceptor;
 typedef void (*tornado_accept_callback)(int fd, const tornado_address *address, void *arg);
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg);
@@ -991,8 +1005,8 @@ TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor);
 
 typedef struct tornado_tcpserver tornado_tcpserver;
 
-/* Runs as a coroutine. When it returns, or unwinds, the stream is closed, unless somebody else holds a reference. That the
-   peer closed is the usual end and is not logged; other errors are. */
+/* Runs as a coroutine. When it returns, or unwinds, the stream is closed, unless somebody else holds a reference.
+   That the peer closed is the usual end and is not logged; other errors are. */
 typedef void (*tornado_stream_handler)(tornado_iostream *stream, void *arg);
 
 typedef struct tornado_tcpserver_options {
@@ -1005,7 +1019,8 @@ typedef struct tornado_tcpserver_options {
 TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler handle_stream, void *arg,
                                                      const tornado_tcpserver_options *options);
 
-/* Starts to accept on a port, right away; may be called again for others. False with the reason, which is logged too. */
+/* Starts to accept on a port, right away; may be called again for others. False with the reason, which is logged
+   too. */
 TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, const tornado_bind_options *options);
 
 /* Starts to accept on sockets that listen already; the server closes them. */
@@ -1041,10 +1056,11 @@ typedef struct tornado_http_headers {
     size_t count;
 } tornado_http_headers;
 
-/* The first header of that name, in any case, or NULL. With `after`, the first behind that one, so that a loop sees all:
+/* The first header of that name, in any case, or NULL. With `after`, the first behind that one, so that a loop sees
+   all:
        for (h = NULL; (h = tornado_http_headers_find(headers, "Via", h)) != NULL;) ... */
-TORNADO_API const tornado_http_header *tornado_http_headers_find(const tornado_http_headers *headers, const char *name,
-                                                                 const tornado_http_header *after);
+TORNADO_API const tornado_http_header *
+tornado_http_headers_find(const tornado_http_headers *headers, const char *name, const tornado_http_header *after);
 
 /* A request as it came from the client. All of it lives as long as the request; strings end with a NUL. */
 typedef struct tornado_http_request {
@@ -1081,11 +1097,11 @@ typedef struct tornado_http1_params {
     int64_t max_body_size;          /* default 100 MiB */
     double idle_connection_timeout; /* seconds without a request, or without progress of an answer; default 3600 */
     double header_timeout;          /* from a request's first byte to the end of its head; default 60 */
-    double body_timeout;            /* from there to the end of the body; default TORNADO_NONE: then idle_connection_timeout counts from
-                                       the last byte that came */
+    double body_timeout;            /* from there to the end of the body; default TORNADO_NONE: then
+                                       idle_connection_timeout counts from the last byte that came */
 } tornado_http1_params;
 
-/* Who handles requests. All functions run on the loop's stack and must not wait; those that are NULL are skipped. */
+/* Who handles requests. All functions run on the loop's stack and must not wait; NULL ones are skipped. */
 typedef struct tornado_http_delegate {
     /* The head is complete. The delegate may set request->context. */
     void (*headers_received)(tornado_http_request *request, void *arg);
@@ -1108,12 +1124,14 @@ typedef struct tornado_http_response_start {
     int status;
     const char *reason;           /* default: the standard's; bytes that may not stand there make it "Unknown" */
     tornado_http_headers headers; /* values may not contain CR, LF or NUL: then nothing is sent and it fails */
-    int64_t content_length;       /* of a body to come; 0: none, TORNADO_NONE: not known, so it is chunked or ends with the connection */
+    int64_t content_length;       /* of a body to come; 0: none; TORNADO_NONE: not known, so it is chunked, or ends
+                                     with the connection */
 } tornado_http_response_start;
 
-/* Starts an answer, adds to its body, ends it. write_headers may be called once. False with TORNADO_ERR_STATE out of order, with
-   TORNADO_ERR_INVALID for a header that cannot be sent and for a body that is longer or shorter than was said, which
-   closes the connection; and TORNADO_ERR_CLOSED when the client is gone. Date, Server and Connection are added. */
+/* Starts an answer, adds to its body, ends it. write_headers may be called once. False with TORNADO_ERR_STATE out
+   of order, with TORNADO_ERR_INVALID for a header that cannot be sent and for a body that is longer or shorter than
+   was said, which closes the connection; and TORNADO_ERR_CLOSED when the client is gone. Date, Server and
+   Connection are added. */
 TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *request,
                                                     const tornado_http_response_start *start);
 TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data);
@@ -1136,8 +1154,10 @@ typedef struct tornado_httpserver_options {
 TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delegate *delegate, void *arg,
                                                        const tornado_httpserver_options *options);
 
-/* Starts to accept on a port, right away. With options, their bind part is used. False with the reason, which is logged too. */
-TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port, const tornado_bind_options *options);
+/* Starts to accept on a port, right away. With options, their bind part is used. False with the reason, which is
+   logged too. */
+TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
+                                           const tornado_bind_options *options);
 TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets);
 TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd);
 
@@ -1166,9 +1186,9 @@ typedef struct tornado_handler_class tornado_handler_class;
 
 /* One rule; a list of them ends with one that is all zero. The first that matches wins. */
 typedef struct tornado_rule {
-    const char *path;                     /* the whole path, as it is sent: letters, digits and the like, no pattern yet */
+    const char *path; /* the whole path, as it is sent: letters, digits and the like, no pattern yet */
     const tornado_handler_class *handler;
-    void *data;                           /* for the handler's initialize: self->data; borrowed */
+    void *data;       /* for the handler's initialize: self->data; borrowed */
     const char *name;
 } tornado_rule;
 
@@ -1176,8 +1196,8 @@ typedef struct tornado_rule {
  * section: web (public)
  * The application, and the request handler with its short names.
  *
- * A handler object lives as long as its request. Its functions run in the request's own coroutine, and each may wait. What they
- * allocate from self->arena, and what waits return, is freed with the request.
+ * A handler object lives as long as its request. Its functions run in the request's own coroutine, and each may
+ * wait. What they allocate from self->arena, and what waits return, is freed with the request.
  *============================================================================*/
 
 typedef struct tornado_application tornado_application;
@@ -1191,15 +1211,17 @@ struct tornado_handler {
     struct tornado__response *response; /* private */
 };
 
-/* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. To extend a
-   parent's entry, call self->cls->parent->prepare(self). Structs are copied when the application is made. */
+/* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. To extend
+   a parent's entry, call self->cls->parent->prepare(self). Structs are copied when the application is made. */
 struct tornado_handler_class {
     const tornado_handler_class *parent;
-    const char *name;             /* for the log; default "handler" */
-    size_t instance_size;         /* of a struct that begins with a tornado_handler; its other bytes start as zero */
-    void (*set_default_headers)(tornado_handler *self); /* also when an error discards what was set */
+    const char *name;     /* for the log; default "handler" */
+    size_t instance_size; /* of a struct that begins with a tornado_handler; its other bytes start as zero */
+    /* Also called when an error discards the headers that were set. */
+    void (*set_default_headers)(tornado_handler *self);
     void (*initialize)(tornado_handler *self);
-    void (*prepare)(tornado_handler *self);             /* before the verb; when it finishes the request, the verb is skipped */
+    /* Before the verb; when it finishes the request, the verb is skipped. */
+    void (*prepare)(tornado_handler *self);
     void (*get)(tornado_handler *self);
     void (*head)(tornado_handler *self);
     void (*post)(tornado_handler *self);
@@ -1207,8 +1229,10 @@ struct tornado_handler_class {
     void (*patch)(tornado_handler *self);
     void (*put)(tornado_handler *self);
     void (*options)(tornado_handler *self);
-    void (*on_finish)(tornado_handler *self);           /* after the answer was handed over; may not write */
-    void (*on_connection_close)(tornado_handler *self); /* the client is gone, the handler still runs; in a coroutine of its own */
+    /* After the answer was handed over; may not write. */
+    void (*on_finish)(tornado_handler *self);
+    /* The client is gone, and the handler still runs; in a coroutine of its own. */
+    void (*on_connection_close)(tornado_handler *self);
     /* Writes the page of an error. `error` is what was raised, or NULL after tornado_send_error. */
     void (*write_error)(tornado_handler *self, int status, const tornado_error *error);
     void (*log_exception)(tornado_handler *self, const tornado_error *error);
@@ -1224,15 +1248,17 @@ typedef struct tornado_settings {
     void (*log_function)(tornado_handler *self);/* instead of the access log's line */
 } tornado_settings;
 
-/* An application. The rules and the settings are copied, handler classes and strings too. NULL with one clear line in
-   tornado_last_error(), which is also logged. */
-TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules, const tornado_settings *settings);
+/* An application. The rules and the settings are copied, handler classes and strings too. NULL with one clear line
+   in tornado_last_error(), which is also logged. */
+TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules,
+                                                         const tornado_settings *settings);
 
-/* Frees it, once its servers are freed. The servers of tornado_application_listen are freed with it. NULL is allowed. */
+/* Frees it, once its servers are freed. The servers of tornado_application_listen are freed with it. NULL is
+   allowed. */
 TORNADO_API void tornado_application_free(tornado_application *application);
 
-/* Starts a server for the application on a port of the current loop. It belongs to the application. NULL with one clear line in
-   tornado_last_error(), which is also logged. */
+/* Starts a server for the application on a port of the current loop. It belongs to the application. NULL with one
+   clear line in tornado_last_error(), which is also logged. */
 TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *application, int port,
                                                            const tornado_httpserver_options *options);
 
@@ -1246,12 +1272,12 @@ TORNADO_API void tornado_write(tornado_handler *self, const char *text);
 TORNADO_API void tornado_write_bytes(tornado_handler *self, tornado_bytes data);
 TORNADO_API void tornado_writef(tornado_handler *self, const char *format, ...) TORNADO_PRINTF(2, 3);
 
-/* Adds a JSON object, whose shape the format tells (see the value section), and sets the Content-Type at once. Raises
-   TORNADO_ERR_INVALID for anything but an object, as a list at the top can be stolen by other sites. */
+/* Adds a JSON object, whose shape the format tells (see the value section), and sets the Content-Type at once.
+   Raises TORNADO_ERR_INVALID for anything but an object, as a list at the top can be stolen by other sites. */
 TORNADO_API void tornado_write_json(tornado_handler *self, const char *format, ...);
 
-/* The status; the reason is the standard's. set_status_reason gives one. Raises TORNADO_ERR_INVALID for a status outside
-   100 to 999 and for one without a standard reason and none given. */
+/* The status; the reason is the standard's. set_status_reason gives one. Raises TORNADO_ERR_INVALID for a status
+   outside 100 to 999 and for one without a standard reason and none given. */
 TORNADO_API void tornado_set_status(tornado_handler *self, int status);
 TORNADO_API void tornado_set_status_reason(tornado_handler *self, int status, const char *reason);
 TORNADO_API int tornado_get_status(const tornado_handler *self);
@@ -1269,8 +1295,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_flush(tornado_handler *self
 /* Ends the answer. Called by itself when the verb returns. A second call is TORNADO_ERR_STATE. */
 TORNADO_API void tornado_finish(tornado_handler *self);
 
-/* Discards what was written and set, and sends an error page by way of write_error; after the headers were sent it can only
-   end the answer. */
+/* Discards what was written and set, and sends an error page by way of write_error; after the headers were sent it
+   can only end the answer. */
 TORNADO_API void tornado_send_error(tornado_handler *self, int status);
 
 /* Discards headers, status and body that were set so far. */
@@ -1319,9 +1345,9 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
  * section: platform (private)
  * System headers, compiler differences, allocation hooks, and the three ways to move between stacks.
  *
- * A tornado__context is a place to come back to. call() runs a function, on another stack if one is given, having noted
- * where it was called; jump() goes back to such a place; swap() notes one and goes to another. Boundaries, coroutines
- * and nothing else are made of these. Both backends below have the same three functions.
+ * A tornado__context is a place to come back to. call() runs a function, on another stack if one is given, having
+ * noted where it was called; jump() goes back to such a place; swap() notes one and goes to another. Boundaries,
+ * coroutines and nothing else are made of these. Both backends below have the same three functions.
  *============================================================================*/
 
 #ifdef __cplusplus
@@ -1442,9 +1468,9 @@ typedef struct tornado__context {
         "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",                        \
         TORNADO__CLOBBER_AVX512 "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "cc", "memory"
 
-/* Runs fn(arg), on `stack` or, when that is NULL, on this one. Comes back when fn returns, and when somebody jumps to what
-   `save` then holds: the two ways look alike. The code that follows a switch is reached by a jump, never by a ret: the
-   processor predicts returns by the calls it saw, and would be wrong each time. */
+/* Runs fn(arg), on `stack` or, when that is NULL, on this one. Comes back when fn returns, and when somebody jumps
+   to what `save` then holds: the two ways look alike. The code that follows a switch is reached by a jump, never by
+   a ret: the processor predicts returns by the calls it saw, and would be wrong each time. */
 static TORNADO__INLINE void tornado__context_call(tornado__context *save, const tornado__stack *stack,
                                                   void (*fn)(void *), void *arg)
 {
@@ -1566,8 +1592,8 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
 
 #endif
 
-/* Tells Valgrind of memory that is used as a stack, by its client request for stack registration; does nothing outside
-   Valgrind. */
+/* Tells Valgrind of memory that is used as a stack, by its client request for stack registration; does nothing
+   outside Valgrind. */
 static void tornado__valgrind_stack(const char *low, const char *high)
 {
 #if defined(__x86_64__) && !defined(__ILP32__)
@@ -1589,9 +1615,9 @@ static void tornado__valgrind_stack(const char *low, const char *high)
  * section: error (private)
  * The chain of scopes and the way up it.
  *
- * What runs (a coroutine, or what a loop calls on the thread's own stack) is an execution: it has the innermost scope and the
- * error that was raised last. A boundary is a scope with a context to jump to. Raising pops scopes until
- * one of them is a boundary, ends each as if it were left, and jumps.
+ * What runs (a coroutine, or what a loop calls on the thread's own stack) is an execution: it has the innermost
+ * scope and the error that was raised last. A boundary is a scope with a context to jump to. Raising pops scopes
+ * until one of them is a boundary, ends each as if it were left, and jumps.
  *============================================================================*/
 
 typedef struct tornado__deferred {
@@ -1730,7 +1756,7 @@ static TORNADO_NORETURN void tornado__raise(const tornado_error *error)
         running->scope = scope->prev;
         if (boundary) {
 #ifdef TORNADO__ASAN
-            __asan_handle_no_return(); /* the frames that are skipped, this one among them, must not stay poisoned */
+            __asan_handle_no_return(); /* the frames that are skipped must not stay poisoned */
 #endif
             boundary->raised = true;
             running->deferring = boundary->deferring;
@@ -1873,8 +1899,8 @@ TORNADO_API bool tornado_run_deferred(uint64_t handle)
  * section: memory (private)
  * Block pools, arenas, buffers, intrusive lists.
  *
- * An arena is a chain of blocks; the newest is bumped. Blocks of the pool's size go back to the pool (a loop has one), so that a
- * request costs no malloc in steady state; larger ones are chained behind the newest and freed.
+ * An arena is a chain of blocks; the newest is bumped. Blocks of the pool's size go back to the pool (a loop has
+ * one), so that a request costs no malloc in steady state; larger ones are chained behind the newest and freed.
  *============================================================================*/
 
 /* Rings of links: an empty one points to itself. */
@@ -1887,7 +1913,8 @@ static void tornado__link_init(tornado__link *link)
     link->prev = link->next = link;
 }
 
-/* memset to zero for sizes of some hundred bytes: were the size known to it, gcc would write "rep stos", which is slow to start. */
+/* memset to zero for sizes of some hundred bytes: were the size known to it, gcc would write "rep stos", which is
+   slow to start. */
 static TORNADO__INLINE void tornado__zero(void *memory, size_t size)
 {
     __asm__("" : "+r"(size));
@@ -2544,7 +2571,8 @@ static struct {
 
 TORNADO_API bool tornado_log_enabled(tornado_log_stream stream, tornado_log_level level)
 {
-    return (int)level >= atomic_load_explicit(&tornado__log.levels[stream], memory_order_relaxed) + TORNADO_LOG_WARNING;
+    return (int)level >=
+           atomic_load_explicit(&tornado__log.levels[stream], memory_order_relaxed) + TORNADO_LOG_WARNING;
 }
 
 TORNADO_API void tornado_enable_pretty_logging(const tornado_log_options *options)
@@ -2575,8 +2603,8 @@ static void tornado__log_put(tornado__log_line *line, const char *data, size_t l
     line->len += len;
 }
 
-/* Appends a message such that it cannot be mistaken for other lines: controls and what is not UTF-8 as \xNN, further lines
-   indented. */
+/* Appends a message such that it cannot be mistaken for other lines: controls and what is not UTF-8 as \xNN,
+   further lines indented. */
 static void tornado__log_message(tornado__log_line *line, const char *message, size_t len)
 {
     while (len > 0 && (message[len - 1] == '\n' || message[len - 1] == '\r'))
@@ -2615,7 +2643,8 @@ static bool tornado__log_colored(int fd)
 }
 
 /* "[I 261121 06:54:38 hello:12]", the part that is coloured. */
-static void tornado__log_prefix(tornado__log_line *line, tornado_log_level level, time_t when, const char *file, int number)
+static void tornado__log_prefix(tornado__log_line *line, tornado_log_level level, time_t when, const char *file,
+                                int number)
 {
     const char *name = strrchr(file, '/') ? strrchr(file, '/') + 1 : file;
     const char *dot = strrchr(name, '.');
@@ -2623,14 +2652,15 @@ static void tornado__log_prefix(tornado__log_line *line, tornado_log_level level
     char prefix[128];
     if (!localtime_r(&when, &local))
         memset(&local, 0, sizeof local);
-    int len = snprintf(prefix, sizeof prefix, "[%c %02d%02d%02d %02d:%02d:%02d %.*s:%d]",
-                       level >= TORNADO_LOG_CRITICAL  ? 'C'
-                       : level >= TORNADO_LOG_ERROR   ? 'E'
-                       : level >= TORNADO_LOG_WARNING ? 'W'
-                       : level >= TORNADO_LOG_INFO    ? 'I'
-                                                      : 'D',
-                       local.tm_year % 100, local.tm_mon + 1, local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec,
-                       (int)(dot && dot > name && dot - name < 60 ? dot - name : (ptrdiff_t)strnlen(name, 60)), name, number);
+    int len = snprintf(
+        prefix, sizeof prefix, "[%c %02d%02d%02d %02d:%02d:%02d %.*s:%d]",
+        level >= TORNADO_LOG_CRITICAL  ? 'C'
+        : level >= TORNADO_LOG_ERROR   ? 'E'
+        : level >= TORNADO_LOG_WARNING ? 'W'
+        : level >= TORNADO_LOG_INFO    ? 'I'
+                                       : 'D',
+        local.tm_year % 100, local.tm_mon + 1, local.tm_mday, local.tm_hour, local.tm_min, local.tm_sec,
+        (int)(dot && dot > name && dot - name < 60 ? dot - name : (ptrdiff_t)strnlen(name, 60)), name, number);
     tornado__log_put(line, prefix, (size_t)len < sizeof prefix ? (size_t)len : sizeof prefix - 1);
 }
 
@@ -2638,7 +2668,10 @@ static void tornado__log_emit(tornado__log_line *line, tornado_log_level level, 
 {
     int fd = atomic_load_explicit(&tornado__log.fd, memory_order_relaxed), on = fd ? fd - 1 : 2;
     if (tornado__log_colored(on)) {
-        int color = level >= TORNADO_LOG_ERROR ? 1 : level >= TORNADO_LOG_WARNING ? 3 : level >= TORNADO_LOG_INFO ? 2 : 4;
+        int color = level >= TORNADO_LOG_ERROR     ? 1
+                    : level >= TORNADO_LOG_WARNING ? 3
+                    : level >= TORNADO_LOG_INFO    ? 2
+                                                   : 4;
         char start[8];
         size_t len = line->len < sizeof line->text - 16 ? line->len : sizeof line->text - 16;
         snprintf(start, sizeof start, "\033[3%dm", color);
@@ -2687,8 +2720,8 @@ static void tornado__log_vwrite(tornado_log_stream stream, tornado_log_level lev
     tornado__log_message(&line, message, (size_t)len);
     line.text[line.len] = '\0';
     if (tornado__log.hook) {
-        tornado_log_record record = {stream, level, (double)now.tv_sec + (double)now.tv_nsec / 1e9, file, number, message,
-                                     line.text};
+        tornado_log_record record = {
+            stream, level, (double)now.tv_sec + (double)now.tv_nsec / 1e9, file, number, message, line.text};
         tornado__log.hook(&record, tornado__log.arg);
     } else {
         tornado__log_emit(&line, level, prefix);
@@ -2775,7 +2808,8 @@ TORNADO_API char *tornado_hex_encode(const void *data, size_t len, char *out)
         __m128i high = _mm_and_si128(_mm_srli_epi16(all, 4), low4), low = _mm_and_si128(all, low4);
         for (int half = 0; half < 2; half++) {
             __m128i digits = half ? _mm_unpackhi_epi8(high, low) : _mm_unpacklo_epi8(high, low);
-            __m128i letters = _mm_and_si128(_mm_cmpgt_epi8(digits, _mm_set1_epi8(9)), _mm_set1_epi8('a' - '0' - 10));
+            __m128i letters =
+                _mm_and_si128(_mm_cmpgt_epi8(digits, _mm_set1_epi8(9)), _mm_set1_epi8('a' - '0' - 10));
             _mm_storeu_si128((__m128i *)(void *)(out + 2 * i + 16 * half),
                              _mm_add_epi8(_mm_add_epi8(digits, _mm_set1_epi8('0')), letters));
         }
@@ -3256,8 +3290,8 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
 
 enum { TORNADO__JSON_DEPTH = 64, TORNADO__JSON_SLACK = 128 };
 
-/* Each value and each opening bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing
-   brackets and the comma that can follow before the next. */
+/* Each value and each opening bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all
+   the closing brackets and the comma that can follow before the next. */
 typedef struct tornado__packer {
     tornado_buffer *buffer;
     char *out, *end;
@@ -3284,8 +3318,8 @@ static TORNADO__INLINE bool tornado__pack_room(tornado__packer *packer, size_t l
     return tornado__pack_grow(packer, len);
 }
 
-/* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '/' behind a backslash when it follows "<", else
-   behind a backslash always. */
+/* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '/' behind a backslash when it follows "<",
+   else behind a backslash always. */
 static const char tornado__json_escapes[128] = {
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b', 't', 'n', 'u', 'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u',
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\', ['/'] = '/'};
@@ -3300,13 +3334,15 @@ static TORNADO__INLINE char tornado__json_kind(char c)
 static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes)
 {
     const __m128i control = _mm_set1_epi8(0x1f);
-    __m128i quotes = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
+    __m128i quotes =
+        _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
     __m128i others = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('/')),
                                   _mm_cmpeq_epi8(_mm_max_epu8(bytes, control), control));
     return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, others), bytes)); /* top bit: not ASCII */
 }
 
-/* Copies a string of 4 to 16 bytes, all of which can be written as they are; false, with nothing done, when they cannot. */
+/* Copies a string of 4 to 16 bytes, all of which can be written as they are; false, with nothing done, when they
+   cannot. */
 static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, size_t len)
 {
     uint64_t head = 0, tail = 0;
@@ -3358,13 +3394,22 @@ static char *tornado__json_unicode(char *out, uint32_t unit)
     return out;
 }
 
-/* How many bytes at `text`, which begin no valid character, stand for one that is broken: as many as could have begun one. */
+/* How many bytes at `text`, which begin no valid character, stand for one that is broken: as many as could have
+   begun one. */
 static size_t tornado__utf8_broken(const char *text, size_t len)
 {
     const unsigned char *bytes = (const unsigned char *)text;
     unsigned char lead = bytes[0];
-    size_t want = lead >= 0xf0 && lead <= 0xf4 ? 4 : lead >= 0xe0 && lead < 0xf0 ? 3 : lead >= 0xc2 && lead < 0xe0 ? 2 : 1;
-    unsigned char low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80, high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    size_t want = lead >= 0xf0 && lead <= 0xf4  ? 4
+                  : lead >= 0xe0 && lead < 0xf0 ? 3
+                  : lead >= 0xc2 && lead < 0xe0 ? 2
+                                                : 1;
+    unsigned char low = lead == 0xe0   ? 0xa0
+                        : lead == 0xf0 ? 0x90
+                                       : 0x80,
+                  high = lead == 0xed   ? 0x9f
+                         : lead == 0xf4 ? 0x8f
+                                        : 0xbf;
     size_t at = 1;
     for (; at < want && at < len && bytes[at] >= low && bytes[at] <= high; at++) {
         low = 0x80;
@@ -3422,7 +3467,7 @@ static TORNADO__INLINE bool tornado__pack_string(tornado__packer *packer, const 
 {
     if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 16)))
         return false;
-    char *out = packer->out; /* a copy: what is written through it might else change packer, for all the compiler knows */
+    char *out = packer->out; /* a copy: what is written through it cannot change packer, so it stays in a register */
     *out++ = '"';
 #ifdef __SSE2__
     if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(out, text, len))) {
@@ -3693,13 +3738,13 @@ TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, 
  * section: ioloop (private)
  * Pollers side by side, then the loop: tasks, timers, descriptors, other threads, signals, shutdown.
  *
- * Tasks are intrusive: what can wait embeds one, so scheduling it cannot fail. Timers are intrusive too: the heap holds keys
- * and pointers. A timer that is set later than its key stays where it is and moves when its key comes up, so re-arming an idle
- * timeout is one store. A descriptor's slot counts its registrations: events of an earlier one are told by the
- * count in the key and dropped.
+ * Tasks are intrusive: what can wait embeds one, so scheduling it cannot fail. Timers are intrusive too: the heap
+ * holds keys and pointers. A timer that is set later than its key stays where it is and moves when its key comes
+ * up, so re-arming an idle timeout is one store. A descriptor's slot counts its registrations: events of an earlier
+ * one are told by the count in the key and dropped.
  *
- * All user code runs under one boundary, that of tornado_ioloop_start: what raises is logged, and the next turn begins.
- * Everything a turn works on is taken off its list before it runs, so nothing runs twice.
+ * All user code runs under one boundary, that of tornado_ioloop_start: what raises is logged, and the next turn
+ * begins. Everything a turn works on is taken off its list before it runs, so nothing runs twice.
  *============================================================================*/
 
 
@@ -3761,7 +3806,9 @@ static int tornado__timeout_ms(int64_t ns)
 {
     if (ns < 0)
         return -1;
-    return ns > (int64_t)INT_MAX * 1000000 - 1000000 ? INT_MAX : (int)((ns + 999999) / 1000000); /* never too early */
+    if (ns > (int64_t)INT_MAX * 1000000 - 1000000)
+        return INT_MAX;
+    return (int)((ns + 999999) / 1000000); /* never too early */
 }
 
 static int tornado__epoll_wait(void *opaque, tornado_poller_event *events, int max, int64_t timeout_ns)
@@ -4418,8 +4465,8 @@ static TORNADO__NOINLINE bool tornado__timer_place(tornado_ioloop *loop, tornado
     return true;
 }
 
-/* Sets a timer to go off at `when`, or moves it there. Can fail only for one that is not set. One that moves to a later time stays
-   where it is, until its key comes up. */
+/* Sets a timer to go off at `when`, or moves it there. Can fail only for one that is not set. One that moves to a
+   later time stays where it is, until its key comes up. */
 static TORNADO__INLINE bool tornado__timer_set(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
 {
     if (TORNADO__LIKELY(timer->place && when >= timer->when)) {
@@ -4555,7 +4602,8 @@ TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornad
 {
     void *fds = loop->fds;
     if (fd < 0 || fd == INT_MAX || !handler)
-        return tornado__fail(TORNADO_ERR_INVALID, EBADF, "tornado_ioloop_add_handler: not a file descriptor: %d", fd);
+        return tornado__fail(TORNADO_ERR_INVALID, EBADF, "tornado_ioloop_add_handler: not a file descriptor: %d",
+                             fd);
     if (loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_add_handler: the loop is closed");
     if (!tornado__grow_zeroed(&fds, &loop->fds_capacity, fd + 1, sizeof *loop->fds))
@@ -4563,7 +4611,8 @@ TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornad
     loop->fds = fds;
     tornado__fd_slot *slot = &loop->fds[fd];
     if (slot->handler)
-        return tornado__fail(TORNADO_ERR_STATE, EEXIST, "tornado_ioloop_add_handler: fd %d has a handler already", fd);
+        return tornado__fail(TORNADO_ERR_STATE, EEXIST, "tornado_ioloop_add_handler: fd %d has a handler already",
+                             fd);
     slot->generation++;
     int error = loop->poller->add(loop->poller_state, fd, events | TORNADO_IOLOOP_ERROR, tornado__fd_key(loop, fd));
     if (error)
@@ -4588,9 +4637,11 @@ TORNADO_API bool tornado_ioloop_update_handler(tornado_ioloop *loop, int fd, uns
         return false;
     if (loop->fds[fd].events == events)
         return true;
-    int error = loop->poller->modify(loop->poller_state, fd, events | TORNADO_IOLOOP_ERROR, tornado__fd_key(loop, fd));
+    int error =
+        loop->poller->modify(loop->poller_state, fd, events | TORNADO_IOLOOP_ERROR, tornado__fd_key(loop, fd));
     if (error)
-        return tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_ioloop_update_handler: fd %d: %s", fd, strerror(error));
+        return tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_ioloop_update_handler: fd %d: %s", fd,
+                             strerror(error));
     loop->fds[fd].events = events;
     return true;
 }
@@ -4623,8 +4674,8 @@ static void tornado__ioloop_run_events(tornado_ioloop *loop, int count)
 
 /* ---- turns ---- */
 
-/* How long the loop may wait. The clock is read only when a timer is near: for one that is farther than a second, half of
-   what the last reading says is early enough. */
+/* How long the loop may wait. The clock is read only when a timer is near: for one that is farther than a second,
+   half of what the last reading says is early enough. */
 static int64_t tornado__ioloop_patience(tornado_ioloop *loop)
 {
     if (loop->tasks.first || loop->stopping)
@@ -4921,7 +4972,8 @@ TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new(tornado_cal
                                                                      double callback_time, double jitter)
 {
     int64_t interval;
-    if (!tornado__seconds_to_ns(callback_time / 1000, &interval) || interval <= 0 || !(jitter >= 0 && jitter <= 1)) {
+    if (!tornado__seconds_to_ns(callback_time / 1000, &interval) || interval <= 0 ||
+        !(jitter >= 0 && jitter <= 1)) {
         tornado__fail(TORNADO_ERR_INVALID, 0,
                       "tornado_periodic_callback_new: callback_time must be positive, jitter from 0 to 1");
         return NULL;
@@ -5116,16 +5168,16 @@ TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double
  * section: future (private)
  * A counted result and those who wait for it.
  *
- * Waiters are intrusive; resolving schedules the task of each, in order. Sections above embed a future in a struct of
- * their own by giving tornado__future_alloc a size and a finalizer. Two futures are immortal and never
- * written to: the one that stands for "out of memory", and the one for what was done at once and has no result.
+ * Waiters are intrusive; resolving schedules the task of each, in order. Sections above embed a future in a struct
+ * of their own by giving tornado__future_alloc a size and a finalizer. Two futures are immortal and never written
+ * to: the one that stands for "out of memory", and the one for what was done at once and has no result.
  *============================================================================*/
 
 typedef struct tornado__waiter {
     tornado__task task;
     struct tornado__waiter *next;
-    /* NULL: whoever waits holds the future. Else the future is held for the task once it is done, and this is called
-       when it goes without ever being done. */
+    /* NULL: whoever waits holds the future. Else the future is held for the task once it is done, and this is
+       called when it goes without ever being done. */
     void (*drop)(struct tornado__waiter *waiter);
 } tornado__waiter;
 
@@ -5200,7 +5252,8 @@ static void tornado__future_free(tornado_future *future)
         waiter->drop(waiter);
     }
     if (future->state == TORNADO__FAILED && !future->observed && future->error->code != TORNADO_ERR_CANCELLED)
-        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, future->error, "Future exception was never retrieved");
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, future->error,
+                           "Future exception was never retrieved");
     if (future->finalize)
         future->finalize(future);
     if (future->destroy)
@@ -5435,7 +5488,8 @@ TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future 
     return true;
 }
 
-TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornado_future_callback callback, void *arg)
+TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornado_future_callback callback,
+                                                  void *arg)
 {
     tornado_ioloop *loop = future->loop ? future->loop : tornado_ioloop_current();
     return loop && tornado_ioloop_add_future(loop, future, callback, arg);
@@ -5447,13 +5501,13 @@ TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornad
  *
  *   low  [guard page][ ... the stack grows down ... ][tornado__coroutine] high
  *
- * A slab is one mapping of many stacks; free ones are chained and reused last in, first out, while they are warm. Tops are
- * staggered by cache lines, or every coroutine's frame would fall into the same sets of the cache. A guard is a
- * lightweight one (MADV_GUARD_INSTALL) where the kernel has it; else a PROT_NONE page, which costs mappings, of which the kernel
- * has 65,530; beyond that a canary at the low end, checked at each switch.
+ * A slab is one mapping of many stacks; free ones are chained and reused last in, first out, while they are warm.
+ * Tops are staggered by cache lines, or every coroutine's frame would fall into the same sets of the cache. A guard
+ * is a lightweight one (MADV_GUARD_INSTALL) where the kernel has it; else a PROT_NONE page, which costs mappings,
+ * of which the kernel has 65,530; beyond that a canary at the low end, checked at each switch.
  *
- * A coroutine is resumed only by the loop's tasks, or started by sections above when no user code is on the stack; it always
- * comes back to whoever resumed it.
+ * A coroutine is resumed only by the loop's tasks, or started by sections above when no user code is on the stack;
+ * it always comes back to whoever resumed it.
  *============================================================================*/
 
 enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_DONE };
@@ -5481,9 +5535,11 @@ typedef struct tornado__coroutine {
     void *arg, *result;
     const char *name;
     tornado__link link; /* in the loop's ring of those alive */
-    void (*on_done)(struct tornado__coroutine *co); /* its scope has ended, its stack is about to be reused; may be NULL */
+    /* Its scope has ended, its stack is about to be reused. NULL: nothing. */
+    void (*on_done)(struct tornado__coroutine *co);
     void *owner; /* on_done's */
-    void (*recover)(struct tornado__coroutine *co); /* called with what nobody caught in raised, on the unwound stack; may wait; may be NULL */
+    /* Called on the unwound stack with what nobody caught in execution.raised; may wait. NULL: the coroutine fails. */
+    void (*recover)(struct tornado__coroutine *co);
     struct tornado__coroutine *next_free;
     void *fake_stack; /* AddressSanitizer's */
     const void *caller_low;
@@ -5740,7 +5796,8 @@ static void tornado__coroutine_finish(tornado__coroutine *co)
     tornado__coroutine_free(co);
 }
 
-/* Runs a coroutine, from its beginning or from where it waits, until it waits or ends. Whether it ended: it is gone then. */
+/* Runs a coroutine, from its beginning or from where it waits, until it waits or ends. Whether it ended: it is gone
+   then. */
 static TORNADO__INLINE bool tornado__coroutine_continue(tornado__coroutine *co)
 {
     tornado__execution *outer = tornado__thread.running;
@@ -5809,7 +5866,8 @@ static bool tornado__coroutine_cancel(tornado__coroutine *co)
 static void tornado__coroutines_cancel(tornado_ioloop *loop)
 {
     tornado__stacks *stacks = loop->stacks;
-    for (tornado__link *link = stacks ? stacks->alive.next : NULL; stacks && link != &stacks->alive; link = link->next)
+    for (tornado__link *link = stacks ? stacks->alive.next : NULL; stacks && link != &stacks->alive;
+         link = link->next)
         tornado__coroutine_cancel(TORNADO__CONTAINER(link, tornado__coroutine, link));
 }
 
@@ -5902,7 +5960,8 @@ static const tornado_error *tornado__wait_failed(tornado__execution *running, to
 /* Waits until the future is done. NULL: it has succeeded, and the reference is still the caller's. */
 static const tornado_error *tornado__wait(tornado_future *future)
 {
-    static const tornado_error outside = {TORNADO_ERR_STATE, 0, 0, "waiting outside a coroutine: use tornado_spawn"};
+    static const tornado_error outside = {TORNADO_ERR_STATE, 0, 0,
+                                          "waiting outside a coroutine: use tornado_spawn"};
     static const tornado_error deferring = {TORNADO_ERR_STATE, 0, 0, "waiting in a deferred function"};
     tornado__execution *running = tornado__running();
     tornado__coroutine *co = running->coroutine;
@@ -5947,8 +6006,8 @@ static void tornado__reference_let_go(tornado__held *held)
     TORNADO_FREE(node);
 }
 
-/* Gives the reference to the innermost scope when the result's memory is the future's; else lets go of it. False when
-   memory is short, which only a future that two scopes hold can meet. */
+/* Gives the reference to the innermost scope when the result's memory is the future's; else lets go of it. False
+   when memory is short, which only a future that two scopes hold can meet. */
 static bool tornado__wait_keep(tornado_future *future)
 {
     tornado_scope *scope = tornado__running()->scope;
@@ -6083,7 +6142,8 @@ static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, voi
 {
     tornado_timeout timer = 0;
     if (loop->running || loop->closed)
-        return tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop is %s", loop->closed ? "closed" : "running already");
+        return tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop is %s",
+                             loop->closed ? "closed" : "running already");
     tornado__sync *sync = TORNADO_MALLOC(sizeof *sync);
     if (!sync)
         return tornado__nomem();
@@ -6450,9 +6510,11 @@ TORNADO_API char *tornado_address_format(const tornado_address *address, char ou
     } else if (address->len > head && sockaddr->sa_family == AF_UNIX) {
         const char *path = ((const struct sockaddr_un *)(const void *)sockaddr)->sun_path;
         int len = (int)(address->len - head);
-        snprintf(out, TORNADO_ADDRESS_MAX, *path ? "unix:%.*s" : "unix:@%.*s", *path ? len : len - 1, *path ? path : path + 1);
+        snprintf(out, TORNADO_ADDRESS_MAX, *path ? "unix:%.*s" : "unix:@%.*s", *path ? len : len - 1,
+                 *path ? path : path + 1);
     } else {
-        snprintf(out, TORNADO_ADDRESS_MAX, "%s", address->len && sockaddr->sa_family == AF_UNIX ? "unix:" : "(none)");
+        snprintf(out, TORNADO_ADDRESS_MAX, "%s",
+                 address->len && sockaddr->sa_family == AF_UNIX ? "unix:" : "(none)");
     }
     return out;
 }
@@ -6509,16 +6571,17 @@ static char *tornado__address_host(const tornado_address *address, char out[46])
 
 /*============================================================================
  * section: iostream (private)
- * A small core that moves bytes and hands them to its owner; the reads and writes of the public half are one such owner,
- * an HTTP connection is another.
+ * A small core that moves bytes and hands them to its owner; the reads and writes of the public half are one such
+ * owner, an HTTP connection is another.
  *
- * Receiving: an idle stream has no buffer. Bytes arrive in the loop's scratch and are handed to the owner there; what it
- * leaves is copied into a buffer of the stream's own, and while that holds anything, bytes arrive behind it.
- * Sending: a queue of chunks, sent together, from the loop's pool; a drained stream holds none. The owner decides when to flush:
- * that is how pipelined answers leave in one send.
+ * Receiving: an idle stream has no buffer. Bytes arrive in the loop's scratch and are handed to the owner there;
+ * what it leaves is copied into a buffer of the stream's own, and while that holds anything, bytes arrive behind
+ * it. Sending: a queue of chunks, sent together, from the loop's pool; a drained stream holds none. The owner
+ * decides when to flush: that is how pipelined answers leave in one send.
  *
- * A pending read keeps its state in tornado__stream_io, which only streams with a user have. What a read gave stays where it
- * is, with a NUL put behind it (the byte there is kept aside), until the next read: so nothing is received between reads.
+ * A pending read keeps its state in tornado__stream_io, which only streams with a user have. What a read gave stays
+ * where it is, with a NUL put behind it (the byte there is kept aside), until the next read: so nothing is received
+ * between reads.
  *============================================================================*/
 
 #include <sys/ioctl.h>
@@ -6535,14 +6598,15 @@ typedef struct tornado__chunk {
     void *owned; /* memory to free, when the bytes are not behind this struct */
 } tornado__chunk;
 
-/* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the stream, and must
-   then return anything. `closed` is called once. `drained`, which may be NULL, after everything queued was sent. `free`
-   frees the memory that the stream is in. */
+/* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the
+   stream, and must then return anything. `closed` is called once. `drained`, which may be NULL, after everything
+   queued was sent. `wants_end`: whether to close at the peer's end while paused; NULL: always. `free` frees the
+   memory that the stream is in. */
 typedef struct tornado__stream_owner {
     size_t (*data)(tornado_iostream *stream, char *data, size_t len);
     void (*closed)(tornado_iostream *stream, const tornado_error *cause); /* NULL: no error */
     void (*drained)(tornado_iostream *stream);
-    bool (*wants_end)(const tornado_iostream *stream); /* whether to close at the peer's end while paused; NULL: always */
+    bool (*wants_end)(const tornado_iostream *stream);
     void (*free)(tornado_iostream *stream);
 } tornado__stream_owner;
 
@@ -6742,8 +6806,8 @@ static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
     return sendmsg(stream->fd, &message, MSG_NOSIGNAL);
 }
 
-/* Sends what the socket takes; the rest when it is writable. False: the stream closed (it may be gone, unless the caller
-   holds it). */
+/* Sends what the socket takes; the rest when it is writable. False: the stream closed (it may be gone, unless the
+   caller holds it). */
 static bool tornado__iostream_flush(tornado_iostream *stream)
 {
     while (stream->out && !stream->connecting) {
@@ -6896,7 +6960,7 @@ static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
         return;
     }
     stream->unbuffered_ready = true;
-    if (events & TORNADO_IOLOOP_ERROR) { /* a hang-up is reported for ever: stop watching, and look again at the next read */
+    if (events & TORNADO_IOLOOP_ERROR) { /* a hang-up is reported for ever: stop watching until the next read */
         tornado_ioloop_remove_handler(stream->loop, stream->fd);
         stream->watched = false;
     } else {
@@ -6918,8 +6982,8 @@ static void tornado__iostream_event(int fd, unsigned events, void *arg)
             else
                 tornado__iostream_look(stream, events);
         }
-        if (TORNADO__UNLIKELY(events & TORNADO_IOLOOP_WRITE) && !stream->closed && tornado__iostream_flush(stream) &&
-            !stream->out) {
+        if (TORNADO__UNLIKELY(events & TORNADO_IOLOOP_WRITE) && !stream->closed &&
+            tornado__iostream_flush(stream) && !stream->out) {
             tornado__iostream_watch(stream);
             if (stream->owner->drained)
                 stream->owner->drained(stream);
@@ -7145,7 +7209,8 @@ static size_t tornado__user_data(tornado_iostream *stream, char *data, size_t le
     if (io->read)
         tornado__user_try_read(stream);
     if (!stream->closed && io->read && stream->in && stream->in->end - stream->in->start > io->max_buffer_size) {
-        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum read buffer size of %zu bytes", io->max_buffer_size);
+        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum read buffer size of %zu bytes",
+                      io->max_buffer_size);
         tornado__iostream_shut(stream, &tornado__thread.last);
     }
     return scratch ? len : 0; /* what was used was taken off the buffer here */
@@ -7175,7 +7240,8 @@ static tornado_error tornado__user_closed_error(const tornado_iostream *stream)
     if (!cause)
         tornado__error_set(&error, TORNADO_ERR_CLOSED, 0, "Stream is closed");
     else if (cause->code == TORNADO_ERR_SYSTEM)
-        tornado__error_set(&error, TORNADO_ERR_CLOSED, cause->sys_errno, "Stream is closed: %.200s", cause->message);
+        tornado__error_set(&error, TORNADO_ERR_CLOSED, cause->sys_errno, "Stream is closed: %.200s",
+                           cause->message);
     else
         error = *cause;
     return error;
@@ -7260,8 +7326,8 @@ TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostrea
     socklen_t len = sizeof type;
     tornado_ioloop *loop = tornado_ioloop_current();
     if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || !tornado__set_flags(fd)) {
-        tornado__fail(TORNADO_ERR_INVALID, fd < 0 ? EBADF : errno, "tornado_iostream_new: fd %d is not a socket: %s", fd,
-                      strerror(fd < 0 ? EBADF : errno));
+        tornado__fail(TORNADO_ERR_INVALID, fd < 0 ? EBADF : errno,
+                      "tornado_iostream_new: fd %d is not a socket: %s", fd, strerror(fd < 0 ? EBADF : errno));
         goto failed;
     }
     tornado__user_stream *user = loop ? TORNADO_MALLOC(sizeof *user) : NULL;
@@ -7275,10 +7341,12 @@ TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostrea
     user->stream.paused = true;
     user->io.writes_end = &user->io.writes;
     user->io.task.run = tornado__user_run;
-    user->io.max_buffer_size = options && options->max_buffer_size > 0 ? (size_t)options->max_buffer_size : 104857600;
+    user->io.max_buffer_size =
+        options && options->max_buffer_size > 0 ? (size_t)options->max_buffer_size : 104857600;
     if (options && options->max_buffer_size == TORNADO_NONE)
         user->io.max_buffer_size = SIZE_MAX / 4;
-    user->io.max_write_buffer_size = options && options->max_write_buffer_size > 0 ? options->max_write_buffer_size : -1;
+    user->io.max_write_buffer_size =
+        options && options->max_write_buffer_size > 0 ? options->max_write_buffer_size : -1;
     return &user->stream;
 failed:
     if (fd >= 0)
@@ -7372,8 +7440,10 @@ static bool tornado__user_set_read(tornado_iostream *stream, const tornado_read_
     io->kind = options->until_close ? TORNADO__READ_UNTIL_CLOSE
                : options->until.len ? TORNADO__READ_UNTIL
                                     : TORNADO__READ_BYTES;
-    if (io->kind == TORNADO__READ_BYTES && io->bytes > io->max_buffer_size && !io->streaming_callback && !io->partial)
-        return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold", io->bytes);
+    if (io->kind == TORNADO__READ_BYTES && io->bytes > io->max_buffer_size && !io->streaming_callback &&
+        !io->partial)
+        return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold",
+                             io->bytes);
     if (io->kind == TORNADO__READ_UNTIL) {
         io->delimiter_len = options->until.len;
         io->delimiter = io->delimiter_len <= sizeof io->short_delimiter ? io->short_delimiter
@@ -7656,7 +7726,8 @@ static int tornado__bind_all(tornado_sockets *sockets, const struct addrinfo *fo
         for (const struct addrinfo *before = found; before != at; before = before->ai_next)
             seen = seen || (before->ai_addrlen == at->ai_addrlen &&
                             memcmp(before->ai_addr, at->ai_addr, at->ai_addrlen) == 0);
-        if (seen || at->ai_addrlen > sizeof address->sockaddr || sockets->count == (int)TORNADO__COUNT(sockets->fds))
+        if (seen || at->ai_addrlen > sizeof address->sockaddr ||
+            sockets->count == (int)TORNADO__COUNT(sockets->fds))
             continue;
         memcpy(address->sockaddr.bytes, at->ai_addr, at->ai_addrlen);
         address->len = (unsigned)at->ai_addrlen;
@@ -7703,12 +7774,13 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
         return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on \"%.100s\": %s", host ? host : "*",
                              gai_strerror(failed));
     int error = EADDRINUSE;
-    for (int tries = port ? 1 : 16; error == EADDRINUSE && tries > 0; tries--) /* a picked port may be taken elsewhere */
+    /* a port that was picked for the one family may be taken in the other */
+    for (int tries = port ? 1 : 16; error == EADDRINUSE && tries > 0; tries--)
         error = tornado__bind_all(sockets, found, port, o, &address);
     freeaddrinfo(found);
     if (error)
-        return tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot listen on %s: %s", tornado_address_format(&address, text),
-                             strerror(error));
+        return tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot listen on %s: %s",
+                             tornado_address_format(&address, text), strerror(error));
     return true;
 }
 
@@ -7720,13 +7792,16 @@ static bool tornado__unix_clear(const tornado_address *address, const char *path
         return errno == ENOENT ||
                tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.100s: %s", path, strerror(errno));
     if (!S_ISSOCK(status.st_mode))
-        return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST, "cannot listen on unix:%.100s: a file that is no socket exists", path);
+        return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST,
+                             "cannot listen on unix:%.100s: a file that is no socket exists", path);
     int probe = tornado__socket(AF_UNIX, SOCK_STREAM);
-    bool in_use = probe >= 0 && (connect(probe, tornado__sockaddr(address), (socklen_t)address->len) == 0 || errno == EAGAIN);
+    bool in_use =
+        probe >= 0 && (connect(probe, tornado__sockaddr(address), (socklen_t)address->len) == 0 || errno == EAGAIN);
     if (probe >= 0)
         close(probe);
     if (in_use)
-        return tornado__fail(TORNADO_ERR_SYSTEM, EADDRINUSE, "cannot listen on unix:%.100s: %s", path, strerror(EADDRINUSE));
+        return tornado__fail(TORNADO_ERR_SYSTEM, EADDRINUSE, "cannot listen on unix:%.100s: %s", path,
+                             strerror(EADDRINUSE));
     if (unlink(path) != 0 && errno != ENOENT)
         return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot remove unix:%.100s: %s", path, strerror(errno));
     return true;
@@ -7743,7 +7818,8 @@ TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog
     int fd = tornado__socket(AF_UNIX, SOCK_STREAM);
     /* nobody can connect before listen, so the mode is right from the first connection on */
     if (fd >= 0 && bind(fd, tornado__sockaddr(&address), (socklen_t)address.len) == 0 &&
-        (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) && listen(fd, backlog > 0 ? backlog : TORNADO__BACKLOG) == 0)
+        (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) &&
+        listen(fd, backlog > 0 ? backlog : TORNADO__BACKLOG) == 0)
         return fd;
     tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.100s: %s", path, strerror(errno));
     if (fd >= 0)
@@ -7792,7 +7868,8 @@ static void tornado__acceptor_paused(tornado__timer *timer, tornado_ioloop *loop
     tornado_ioloop_update_handler(loop, acceptor->fd, TORNADO_IOLOOP_READ);
 }
 
-/* Out of descriptors: the connection stays in the backlog, and would be reported for ever. Look again a little later. */
+/* Out of descriptors: the connection stays in the backlog, and would be reported for ever. Look again a little
+   later. */
 static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
 {
     int64_t now = tornado__now_ns();
@@ -7975,7 +8052,8 @@ static void tornado__tcp_done(tornado__coroutine *co)
     tornado_tcpserver *server = connection->server;
     const tornado_error *error = &co->execution.raised;
     if (co->failed && error->code != TORNADO_ERR_CLOSED && error->code != TORNADO_ERR_CANCELLED)
-        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Error in connection callback of %s", server->name);
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Error in connection callback of %s",
+                           server->name);
     tornado_iostream_release(connection->stream);
     TORNADO_FREE(connection);
     server->connections--;
@@ -8129,8 +8207,9 @@ TORNADO_API const char *tornado_http_reason(int status)
     return NULL;
 }
 
-/* What each byte may be part of: a token (RFC 9110 section 5.6.2), a host (RFC 3986 section 3.2.2), a request's target, which is a path up to a "?"; and what no value
-   may have in it: a control other than a tab, or DEL (RFC 9110 section 5.5). */
+/* What each byte may be part of: a token (RFC 9110 section 5.6.2), a host (RFC 3986 section 3.2.2), a request's
+   target, which is a path up to a "?"; and what no value may have in it: a control other than a tab, or DEL (RFC
+   9110 section 5.5). */
 enum { TORNADO__TOKEN = 1, TORNADO__HOST = 2, TORNADO__TARGET = 4, TORNADO__CONTROL = 8, TORNADO__PATH = 16 };
 static const unsigned char tornado__bytes[256] = {
      8,  8,  8,  8,  8,  8,  8,  8,  8,  0,  8,  8,  8,  8,  8,  8,
@@ -8189,8 +8268,8 @@ static TORNADO__INLINE char tornado__lower(char c)
     return c >= 'A' && c <= 'Z' ? (char)(c | 0x20) : c;
 }
 
-/* Whether `len` bytes are a word that is written in lower case here, in any case. The bytes hold no controls, or these could pass
-   for others. */
+/* Whether `len` bytes are a word that is written in lower case here, in any case. The bytes hold no controls, or
+   these could pass for others. */
 static TORNADO__INLINE bool tornado__is_word(const char *text, size_t len, const char *word, size_t word_len)
 {
     uint64_t a = 0, b = 0;
@@ -8218,11 +8297,12 @@ static bool tornado__same_name(const char *a, size_t a_len, const char *b, size_
     return true;
 }
 
-TORNADO_API const tornado_http_header *tornado_http_headers_find(const tornado_http_headers *headers, const char *name,
-                                                                 const tornado_http_header *after)
+TORNADO_API const tornado_http_header *tornado_http_headers_find(const tornado_http_headers *headers,
+                                                                 const char *name, const tornado_http_header *after)
 {
     size_t len = strlen(name);
-    for (const tornado_http_header *at = after ? after + 1 : headers->items; at < headers->items + headers->count; at++)
+    for (const tornado_http_header *at = after ? after + 1 : headers->items; at < headers->items + headers->count;
+         at++)
         if (tornado__same_name(at->name, at->name_len, name, len))
             return at;
     return NULL;
@@ -8302,25 +8382,32 @@ static bool tornado__is_authority(const char *text, size_t len)
  * section: http1 (private)
  * The connection, from bytes to requests and from answers to bytes.
  *
- * A connection is a stream with an owner of its own: one allocation, about 170 bytes, which is all that an idle one costs. When a
- * head is complete a message begins: a block of the loop's pool with the message, its arena and a copy of the head, which is parsed
- * there, in place. So whatever a handler sees belongs to its request, also while it waits and the next bytes come in.
+ * A connection is a stream with an owner of its own: one allocation, about 170 bytes, which is all that an idle one
+ * costs. When a head is complete a message begins: a block of the loop's pool with the message, its arena and a
+ * copy of the head, which is parsed there, in place. So whatever a handler sees belongs to its request, also while
+ * it waits and the next bytes come in.
  *
- * Requests are taken one at a time; what follows stays in the stream's buffer. Answers are queued, and sent when no more requests are at
- * hand (settle): at the end of what arrived together, or before the loop waits. While much is queued nothing is taken, so a client
- * that does not read its answers stops being read.
+ * Requests are taken one at a time; what follows stays in the stream's buffer. Answers are queued, and sent when no
+ * more requests are at hand (settle): at the end of what arrived together, or before the loop waits. While much is
+ * queued nothing is taken, so a client that does not read its answers stops being read.
  *
  * A message is counted: by the connection until it is answered, and by whoever handles it.
  *============================================================================*/
 
 #define TORNADO__SERVER_NAME    "tornado.h/" TORNADO_VERSION
-#define TORNADO__HTTP_BACKLOG   65536 /* bytes behind a request under way, and of answers not sent, beyond which reading pauses */
+#define TORNADO__HTTP_BACKLOG   65536 /* bytes behind a request under way, or not sent yet: then reading pauses */
 #define TORNADO__CHUNK_LINE_MAX 4096
 #define TORNADO__LINGER_NS      2000000000
 #define TORNADO__LINGER_BYTES   1048576
 
 /* Header lines that are ready to be sent: which of them an answer has. JSON: its type is that, not HTML. */
-enum { TORNADO__SEND_SERVER = 1, TORNADO__SEND_TYPE = 2, TORNADO__SEND_DATE = 4, TORNADO__SEND_ALL = 7, TORNADO__SEND_JSON = 8 };
+enum {
+    TORNADO__SEND_SERVER = 1,
+    TORNADO__SEND_TYPE = 2,
+    TORNADO__SEND_DATE = 4,
+    TORNADO__SEND_ALL = 7,
+    TORNADO__SEND_JSON = 8
+};
 
 /* What all connections of a server share. */
 typedef struct tornado__http1_host {
@@ -8336,7 +8423,7 @@ typedef struct tornado__http1_host {
     unsigned references; /* the server's, and one of each message: a handler may outlive its server */
     void (*free)(struct tornado__http1_host *host);
     size_t known_host_len;
-    char known_host[64]; /* the last valid Host: most requests have the same, and comparing is cheaper than checking */
+    char known_host[64]; /* the last valid Host: most requests have the same, and comparing is cheap */
     int64_t stamp_until; /* loop time at which the stamp gets old */
     struct {
         unsigned type_at, date_at, len;
@@ -8365,8 +8452,14 @@ typedef struct tornado__http1 {
     bool lingering;
 } tornado__http1;
 
-enum { TORNADO__BODY_NONE, TORNADO__BODY_LENGTH, TORNADO__BODY_CHUNK_SIZE, TORNADO__BODY_CHUNK, TORNADO__BODY_CHUNK_END,
-       TORNADO__BODY_TRAILERS };
+enum {
+    TORNADO__BODY_NONE,
+    TORNADO__BODY_LENGTH,
+    TORNADO__BODY_CHUNK_SIZE,
+    TORNADO__BODY_CHUNK,
+    TORNADO__BODY_CHUNK_END,
+    TORNADO__BODY_TRAILERS
+};
 
 typedef struct tornado__message {
     tornado_http_request request;
@@ -8381,7 +8474,7 @@ typedef struct tornado__message {
     bool has_length, has_host, is_chunked;
     bool conditional; /* it has If-None-Match */
     bool started, chunked, finished, no_body;
-    uint64_t method_word; /* the method's bytes, as they are in memory, filled up with zeros; 0 for one longer than 7 */
+    uint64_t method_word; /* the method's bytes as in memory, filled up with zeros; 0: longer than 7 */
     size_t path_len;
     uint64_t left;     /* bytes of the body, or of its chunk, to come */
     uint64_t received;
@@ -8433,7 +8526,8 @@ TORNADO_API const char *tornado_http_request_header(tornado_http_request *reques
     for (const tornado_http_header *at = next; at; at = tornado_http_headers_find(&request->headers, name, at))
         len += 1 + at->value_len;
     char *joined = tornado_arena_alloc(request->arena, len + 1), *out = joined;
-    for (const tornado_http_header *at = first; joined && at; at = tornado_http_headers_find(&request->headers, name, at)) {
+    for (const tornado_http_header *at = first; joined && at;
+         at = tornado_http_headers_find(&request->headers, name, at)) {
         if (at != first)
             *out++ = ',';
         out = tornado__put(out, at->value, at->value_len);
@@ -8476,8 +8570,8 @@ static TORNADO__INLINE size_t tornado__find_blank_line(const char *data, size_t 
     return 0;
 }
 
-/* The length of the head at the start of the data, with its blank line; 0: not complete; -1: a line that ends without a CR, which in a
-   complete head is for the parser to find. Goes on where it stopped before. */
+/* The length of the head at the start of the data, with its blank line; 0: not complete; -1: a line that ends
+   without a CR, which in a complete head is for the parser to find. Goes on where it stopped before. */
 static TORNADO__INLINE ptrdiff_t tornado__head_length(const char *data, size_t len, unsigned *scanned)
 {
     size_t end = tornado__find_blank_line(data, *scanned, len);
@@ -8490,20 +8584,23 @@ static TORNADO__INLINE ptrdiff_t tornado__head_length(const char *data, size_t l
     return 0;
 }
 
-/* Takes the authority out of a target that is not a path. Returns a status, and where its path begins. RFC 9112 section 3.2. */
+/* Takes the authority out of a target that is not a path. Returns a status, and where its path begins. RFC 9112
+   section 3.2. */
 static int tornado__parse_special_target(tornado__message *message, char *target, size_t len, char **path)
 {
     tornado_http_request *request = &message->request;
     char *end = target + len, *authority;
     if (strcmp(request->method, "CONNECT") == 0) /* host and port, both */
-        return tornado__is_authority(target, len) && len > 1 && end[-1] >= '0' && end[-1] <= '9' && strrchr(target, ':')
+        return tornado__is_authority(target, len) && len > 1 && end[-1] >= '0' && end[-1] <= '9' &&
+                       strrchr(target, ':')
                    ? 0
                    : 400;
     if (*target == '/')
         return 0;
     if (len == 1 && *target == '*')
         return strcmp(request->method, "OPTIONS") == 0 ? 0 : 400;
-    if (!(len > 7 && TORNADO__IS_WORD(target, 7, "http://")) && !(len > 8 && TORNADO__IS_WORD(target, 8, "https://")))
+    if (!(len > 7 && TORNADO__IS_WORD(target, 7, "http://")) &&
+        !(len > 8 && TORNADO__IS_WORD(target, 8, "https://")))
         return 400;
     authority = strchr(target, ':') + 3;
     *path = authority;
@@ -8565,8 +8662,11 @@ static TORNADO__INLINE int tornado__parse_request_line(tornado__message *message
 {
     tornado_http_request *request = &message->request;
     char *method = at;
-    while (tornado__is(*at, TORNADO__TOKEN))
-        at++;
+    if (TORNADO__LIKELY(memcmp(at, "GET ", 4) == 0))
+        at += 3;
+    else
+        while (tornado__is(*at, TORNADO__TOKEN))
+            at++;
     if (at == method || *at != ' ')
         return 400;
     size_t method_len = (size_t)(at - method);
@@ -8673,7 +8773,8 @@ static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const
     case 17:
         if (!TORNADO__IS_WORD(name, 17, "transfer-encoding"))
             break;
-        if (message->has_length || message->is_chunked || message->http10 || !TORNADO__IS_WORD(value, len, "chunked"))
+        if (message->has_length || message->is_chunked || message->http10 ||
+            !TORNADO__IS_WORD(value, len, "chunked"))
             return 400;
         message->is_chunked = true;
         break;
@@ -8684,8 +8785,8 @@ static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const
 }
 
 /* Header lines up to a blank one, at `end`. Strings are cut in place. Returns a status. */
-static int tornado__parse_headers(tornado__message *message, char *at, const char *end, tornado_http_headers *headers,
-                                  bool trailers)
+static int tornado__parse_headers(tornado__message *message, char *at, const char *end,
+                                  tornado_http_headers *headers, bool trailers)
 {
     size_t capacity = 16;
     tornado_http_header *items = tornado__arena_alloc(&message->arena, capacity * sizeof *items);
@@ -8730,7 +8831,8 @@ static int tornado__parse_headers(tornado__message *message, char *at, const cha
     return 0;
 }
 
-/* A message with a copy of its head, parsed. NULL when memory is short. *status: 0, or what the request is refused with. */
+/* A message with a copy of its head, parsed. NULL when memory is short. *status: 0, or what the request is refused
+   with. */
 static tornado__message *tornado__message_new(tornado__http1 *connection, const char *head, size_t len, int *status)
 {
     tornado__http1_host *host = connection->host;
@@ -8746,7 +8848,8 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
     message->references = 1;
     message->keep_alive = true;
     message->begun = host->loop->now;
-    char *ip = tornado__arena_alloc(&message->arena, 48 + len + 16), *next = NULL; /* the scan may look 16 bytes ahead */
+    /* the text of an address takes less than 48 bytes; the scan may look 16 bytes ahead */
+    char *ip = tornado__arena_alloc(&message->arena, 48 + len + 16), *next = NULL;
     char *copy = ip + 48;
     if (!ip) {
         tornado__message_release(message);
@@ -8807,7 +8910,8 @@ static TORNADO__INLINE char *tornado__put_stamp(const tornado__http1_host *host,
 {
     int json = (defaults & TORNADO__SEND_JSON) != 0;
     const char *stamp = host->stamps[json].text;
-    unsigned type_at = host->stamps[json].type_at, date_at = host->stamps[json].date_at, len = host->stamps[json].len;
+    unsigned type_at = host->stamps[json].type_at, date_at = host->stamps[json].date_at,
+             len = host->stamps[json].len;
     if (TORNADO__LIKELY((defaults & TORNADO__SEND_ALL) == TORNADO__SEND_ALL))
         return tornado__put(out, stamp, len);
     if (defaults & TORNADO__SEND_SERVER)
@@ -8842,12 +8946,13 @@ static char *tornado__put_status(char *out, const tornado__answer *answer, const
     return TORNADO__PUT(out, "\r\n");
 }
 
-/* Queues status line and headers, with room for `body` more bytes right behind them, which the caller may fill. NULL when memory is
-   short. */
+/* Queues status line and headers, with room for `body` more bytes right behind them, which the caller may fill.
+   NULL when memory is short. */
 static tornado__chunk *tornado__http1_start(tornado__message *message, const tornado__answer *answer, size_t body)
 {
     tornado__http1 *connection = message->connection;
-    const char *reason = answer->reason || answer->status == 200 ? answer->reason : tornado_http_reason(answer->status);
+    const char *reason =
+        answer->reason || answer->status == 200 ? answer->reason : tornado_http_reason(answer->status);
     size_t reason_len = reason ? strlen(reason) : 0, size = 256 + reason_len + answer->etag_len + body;
     tornado__http1_stamp(message->host);
     for (size_t i = 0; i < answer->headers.count; i++)
@@ -8868,7 +8973,8 @@ static tornado__chunk *tornado__http1_start(tornado__message *message, const tor
         out = tornado__put(out, answer->etag, answer->etag_len);
         out = TORNADO__PUT(out, "\r\n");
     }
-    bool bodiless = answer->status != 200 && (answer->status < 200 || answer->status == 204 || answer->status == 304);
+    bool bodiless =
+        answer->status != 200 && (answer->status < 200 || answer->status == 204 || answer->status == 304);
     message->no_body = message->head || bodiless;
     message->out_left = answer->content_length < 0 ? UINT64_MAX : (uint64_t)answer->content_length;
     if (answer->content_length >= 0) {
@@ -9116,7 +9222,10 @@ static size_t tornado__trailers(tornado__message *message, const char *data, siz
         return 0;
     *scanned = 0;
     char *copy = length > 0 ? tornado_arena_alloc(&message->arena, (size_t)length + 16) : NULL;
-    int status = length < 0 ? 400 : (size_t)length > message->host->max_header_size || length == 0 ? 431 : copy ? 0 : 503;
+    int status = length < 0                                                       ? 400
+                 : (size_t)length > message->host->max_header_size || length == 0 ? 431
+                 : copy                                                           ? 0
+                                                                                  : 503;
     if (!status) {
         memcpy(copy, data, (size_t)length);
         memset(copy + length, 0, 16);
@@ -9183,7 +9292,8 @@ static void tornado__http1_begin(tornado__http1 *connection, const char *head, s
     else if (!status && message->has_length && message->left > host->max_body_size)
         status = 413;
     if (TORNADO__UNLIKELY(status)) {
-        tornado__http1_refuse(connection, status, status == 413 ? "Content-Length is too large" : "the head cannot be accepted");
+        tornado__http1_refuse(connection, status,
+                              status == 413 ? "Content-Length is too large" : "the head cannot be accepted");
         if (message)
             tornado__message_release(message);
         return;
@@ -9207,9 +9317,9 @@ static void tornado__http1_begin(tornado__http1 *connection, const char *head, s
             tornado_buffer_reserve(&message->body, message->left < TORNADO__HTTP_BACKLOG ? (size_t)message->left
                                                                                          : TORNADO__HTTP_BACKLOG);
         if (!connection->stream.closed)
-            tornado__http1_set_timer(connection,
-                                     tornado__add_ns(host->loop->now, host->body_timeout >= 0 ? host->body_timeout
-                                                                                              : host->idle_timeout));
+            tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->body_timeout >= 0
+                                                                                      ? host->body_timeout
+                                                                                      : host->idle_timeout));
     }
 }
 
@@ -9217,12 +9327,9 @@ static void tornado__http1_begin(tornado__http1 *connection, const char *head, s
 static size_t tornado__http1_head(tornado__http1 *connection, const char *data, size_t len)
 {
     tornado__http1_host *host = connection->host;
-    size_t skip = 0;
-    while (skip + 1 < len && data[skip] == '\r' && data[skip + 1] == '\n')
-        skip += 2;
-    if (TORNADO__UNLIKELY(skip)) { /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
-        connection->scanned = 0;
-        return skip;
+    if (TORNADO__UNLIKELY(*data == '\r' && len > 1 && data[1] == '\n')) {
+        connection->scanned = 0; /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
+        return 2;
     }
     ptrdiff_t length = tornado__head_length(data, len, &connection->scanned);
     if (TORNADO__LIKELY(length > 0 && (size_t)length <= host->max_header_size)) {
@@ -9242,8 +9349,8 @@ static size_t tornado__http1_head(tornado__http1 *connection, const char *data, 
     return 0;
 }
 
-/* The end of a connection that has refused something: what the peer still sends is read and dropped for a while, or it might never
-   see the answer (RFC 9112 section 9.6). */
+/* The end of a connection that has refused something: what the peer still sends is read and dropped for a while, or
+   it might never see the answer (RFC 9112 section 9.6). */
 static void tornado__http1_linger(tornado__http1 *connection)
 {
     connection->lingering = true;
@@ -9423,7 +9530,8 @@ static void tornado__http1_serve(tornado__http1_host *host, int fd, const tornad
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     bool memory = !connection->ip_allocated || connection->ip.allocated;
-    if (!memory || !tornado__timer_set(host->loop, &connection->timer, tornado__add_ns(host->loop->now, host->idle_timeout)) ||
+    if (!memory ||
+        !tornado__timer_set(host->loop, &connection->timer, tornado__add_ns(host->loop->now, host->idle_timeout)) ||
         !tornado__iostream_watch(&connection->stream))
         tornado__iostream_shut(&connection->stream, &tornado__thread.last);
 }
@@ -9446,7 +9554,8 @@ static bool tornado__header_valid(const char *name, size_t name_len, const char 
         return tornado__fail(TORNADO_ERR_INVALID, 0, "not a header's name: \"%.60s\"", name);
     for (size_t i = 0; i < value_len; i++)
         if (tornado__is(value[i], TORNADO__CONTROL))
-            return tornado__fail(TORNADO_ERR_INVALID, 0, "the value of the header %.60s has a control character", name);
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "the value of the header %.60s has a control character",
+                                 name);
     return true;
 }
 
@@ -9458,7 +9567,8 @@ static tornado__message *tornado__answerable(tornado_http_request *request, bool
     else if (!message->connection)
         tornado__fail(TORNADO_ERR_CLOSED, 0, "%s: the client is gone", what);
     else if (message->started != started)
-        tornado__fail(TORNADO_ERR_STATE, 0, "%s: the headers were %s", what, started ? "not sent yet" : "sent already");
+        tornado__fail(TORNADO_ERR_STATE, 0, "%s: the headers were %s", what,
+                      started ? "not sent yet" : "sent already");
     else
         return message;
     return NULL;
@@ -9561,7 +9671,8 @@ static void tornado__httpserver_stop_service(tornado__service *service)
     tornado_httpserver *server = TORNADO__CONTAINER(service, tornado_httpserver, service);
     tornado_httpserver_stop(server);
     server->host.closing = true; /* answers say "Connection: close" from now on */
-    for (tornado__link *link = server->host.connections.next, *next; link != &server->host.connections; link = next) {
+    for (tornado__link *link = server->host.connections.next, *next; link != &server->host.connections;
+         link = next) {
         tornado__http1 *connection = TORNADO__CONTAINER(link, tornado__http1, link);
         next = link->next;
         if (!connection->message && !connection->stream.in && !connection->stream.out)
@@ -9609,7 +9720,8 @@ TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delega
     return server;
 }
 
-TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port, const tornado_bind_options *options)
+TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
+                                           const tornado_bind_options *options)
 {
     return tornado__listen(&server->listeners, port, options, tornado__httpserver_accept, server);
 }
@@ -9645,7 +9757,8 @@ TORNADO_API void tornado_httpserver_stop(tornado_httpserver *server)
 TORNADO_API void tornado_httpserver_close_all_connections(tornado_httpserver *server)
 {
     while (!tornado__link_empty(&server->host.connections))
-        tornado__iostream_shut(&TORNADO__CONTAINER(server->host.connections.next, tornado__http1, link)->stream, NULL);
+        tornado__iostream_shut(&TORNADO__CONTAINER(server->host.connections.next, tornado__http1, link)->stream,
+                               NULL);
 }
 
 TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
@@ -9701,7 +9814,8 @@ static TORNADO__INLINE const tornado__route *tornado__router_find(const tornado_
 {
     if (router->count == 0)
         return NULL;
-    for (size_t at = tornado__route_hash(path, len) & router->mask; router->slots[at]; at = (at + 1) & router->mask) {
+    for (size_t at = tornado__route_hash(path, len) & router->mask; router->slots[at];
+         at = (at + 1) & router->mask) {
         const tornado__route *route = &router->routes[router->slots[at] - 1];
         if (route->len == len && memcmp(route->path, path, len) == 0)
             return route;
@@ -9744,16 +9858,25 @@ static const char *tornado__rule_refused(const tornado_rule *rule)
  * section: web (private)
  * The application as a delegate of its servers; a request's life; the answer as it is put together.
  *
- * A request, its handler object and the answer are in the request's arena. The handler's functions run in one coroutine, which
- * holds the request; so does each that it spawns. The body is written into the arena first and moves to memory of its own when it gets
- * large; that memory is then handed to the stream, so a large body is not copied.
+ * A request, its handler object and the answer are in the request's arena. The handler's functions run in one
+ * coroutine, which holds the request; so does each that it spawns. The body is written into the arena first and
+ * moves to memory of its own when it gets large; that memory is then handed to the stream, so a large body is not
+ * copied.
  *============================================================================*/
 
 #define TORNADO__FIRST_BODY 256  /* room that a handler starts with */
 #define TORNADO__SMALL_BODY 8192 /* copied behind the headers; larger ones change hands */
 
-enum { TORNADO__GET, TORNADO__HEAD, TORNADO__POST, TORNADO__DELETE, TORNADO__PATCH, TORNADO__PUT_METHOD, TORNADO__OPTIONS,
-       TORNADO__METHODS };
+enum {
+    TORNADO__GET,
+    TORNADO__HEAD,
+    TORNADO__POST,
+    TORNADO__DELETE,
+    TORNADO__PATCH,
+    TORNADO__PUT_METHOD,
+    TORNADO__OPTIONS,
+    TORNADO__METHODS
+};
 
 static const struct {
     char name[8]; /* filled up with zeros, so that names can be compared as numbers */
@@ -10178,14 +10301,20 @@ static void tornado__response_send_failed(tornado__response *response)
 static void tornado__response_send(tornado__response *response, int64_t length)
 {
     tornado__message *message = response->message;
-    tornado__answer answer = {
-        .status = response->status, .reason = response->reason, .defaults = response->defaults,
-        .headers = {response->headers, response->headers_count}, .etag = response->etag,
-        .etag_len = !response->etag ? 0 : response->etag == response->etag_text ? 34 : strlen(response->etag),
-        .content_length = response->with_length ? response->content_length : length, .with_length = response->with_length};
+    tornado__answer answer = {.status = response->status,
+                              .reason = response->reason,
+                              .defaults = response->defaults,
+                              .headers = {response->headers, response->headers_count},
+                              .etag = response->etag,
+                              .etag_len = !response->etag                         ? 0
+                                          : response->etag == response->etag_text ? 34
+                                                                                  : strlen(response->etag),
+                              .content_length = response->with_length ? response->content_length : length,
+                              .with_length = response->with_length};
     bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
     tornado__chunk *chunk = NULL;
-    if (!message->started && !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))
+    if (!message->started &&
+        !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))
         tornado__response_send_failed(response);
     if (TORNADO__LIKELY(chunk && inline_body && message->out_left == response->body_len && !message->no_body)) {
         memcpy(chunk->end, response->body, response->body_len); /* all of it, right behind the headers */
@@ -10234,19 +10363,24 @@ static void tornado__request_summary(const tornado_handler *self, char *out, siz
     snprintf(out, size, "%.20s %.300s (%s)", self->request->method, self->request->uri, self->request->remote_ip);
 }
 
-static void tornado__log_request(tornado_handler *self)
+static TORNADO__NOINLINE void tornado__log_answer(tornado_handler *self, tornado_log_level level)
+{
+    char summary[384];
+    tornado__request_summary(self, summary, sizeof summary);
+    tornado_access_log(level, "%d %s %.2fms", self->response->status, summary,
+                       1000 * tornado_http_request_time(self->request));
+}
+
+static TORNADO__INLINE void tornado__log_request(tornado_handler *self)
 {
     int status = self->response->status;
     tornado_log_level level = status < 400   ? TORNADO_LOG_INFO
                               : status < 500 ? TORNADO_LOG_WARNING
                                              : TORNADO_LOG_ERROR;
-    if (self->application->settings.log_function) {
+    if (self->application->settings.log_function)
         self->application->settings.log_function(self);
-    } else if (tornado_log_enabled(TORNADO_LOG_ACCESS, level)) {
-        char summary[384];
-        tornado__request_summary(self, summary, sizeof summary);
-        tornado_access_log(level, "%d %s %.2fms", status, summary, 1000 * tornado_http_request_time(self->request));
-    }
+    else if (tornado_log_enabled(TORNADO_LOG_ACCESS, level))
+        tornado__log_answer(self, level);
 }
 
 TORNADO_API void tornado_finish(tornado_handler *self)
@@ -10316,7 +10450,8 @@ static void tornado__default_write_error(tornado_handler *self, int status, cons
         char *escaped = tornado_xhtml_escape(self->arena, reason ? reason : "Unknown");
         if (!escaped)
             tornado__raise_last();
-        tornado_writef(self, "<html><title>%d: %s</title><body>%d: %s</body></html>", status, escaped, status, escaped);
+        tornado_writef(self, "<html><title>%d: %s</title><body>%d: %s</body></html>", status, escaped, status,
+                       escaped);
     }
     if (!self->response->finished)
         tornado_finish(self);
@@ -10592,7 +10727,8 @@ static void tornado__application_release(tornado_http_request *request)
 }
 
 static const tornado_http_delegate tornado__application_delegate = {.finish = tornado__application_finish,
-                                                                    .on_connection_close = tornado__application_close,
+                                                                    .on_connection_close =
+                                                                        tornado__application_close,
                                                                     .release = tornado__application_release};
 
 TORNADO_API const tornado_http_delegate *tornado_application_delegate(void)
@@ -10627,7 +10763,8 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
     size_t depth = 0;
     for (const tornado_handler_class *at = original; at; at = at->parent) {
         if (depth == TORNADO__COUNT(chain)) {
-            tornado__fail(TORNADO_ERR_INVALID, 0, "the parents of a handler class form a ring, or are more than %zu",
+            tornado__fail(TORNADO_ERR_INVALID, 0,
+                          "the parents of a handler class form a ring, or are more than %zu",
                           TORNADO__COUNT(chain));
             return NULL;
         }
@@ -10643,7 +10780,8 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
                 return NULL;
             known->original = chain[depth];
             known->flat = *chain[depth];
-            if (known->flat.name && !(known->flat.name = tornado_arena_strdup(application->arena, known->flat.name)))
+            if (known->flat.name &&
+                !(known->flat.name = tornado_arena_strdup(application->arena, known->flat.name)))
                 return NULL;
             tornado__class_inherit(&known->flat, flat);
             known->next = application->classes;
@@ -10683,13 +10821,14 @@ static bool tornado__application_fill(tornado_application *application, const to
     if (settings)
         application->settings = *settings;
     application->base = tornado__base_class;
-    application->base.parent = &application->base; /* so that calling up from a class without a parent is harmless */
+    application->base.parent = &application->base; /* so that a class without a parent may call it */
     const tornado_handler_class *fallback = application->settings.default_handler_class;
     application->fallback = tornado__class_flatten(application, fallback ? fallback : &tornado__error_class);
     return application->fallback && tornado__application_add_rules(application, rules);
 }
 
-TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules, const tornado_settings *settings)
+TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules,
+                                                         const tornado_settings *settings)
 {
     tornado_arena *arena = tornado_arena_new();
     tornado_application *application = arena ? tornado_arena_calloc(arena, 1, sizeof *application) : NULL;
