@@ -1203,7 +1203,7 @@ typedef struct tornado_rule {
 typedef struct tornado_application tornado_application;
 
 struct tornado_handler {
-    const tornado_handler_class *cls;  /* with every entry filled in; the parent's are in cls->parent */
+    const tornado_handler_class *cls;  /* of the object, with every entry filled in */
     tornado_application *application;
     tornado_http_request *request;
     tornado_arena *arena;              /* the request's */
@@ -1211,8 +1211,8 @@ struct tornado_handler {
     struct tornado__response *response; /* private */
 };
 
-/* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. To extend
-   a parent's entry, call self->cls->parent->prepare(self). Structs are copied when the application is made. */
+/* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. Structs are
+   copied when the application is made. */
 struct tornado_handler_class {
     const tornado_handler_class *parent;
     const char *name;     /* for the log; default "handler" */
@@ -1248,13 +1248,17 @@ typedef struct tornado_settings {
     void (*log_function)(tornado_handler *self);/* instead of the access log's line */
 } tornado_settings;
 
+/* The class above `cls`, with every entry filled in, for a function of `cls` that extends what it overrides:
+   tornado_super(self, &cls)->prepare(self). (self->cls->parent is another where a class inherits that function.) */
+TORNADO_API const tornado_handler_class *tornado_super(const tornado_handler *self, const tornado_handler_class *cls);
+
 /* An application. The rules and the settings are copied, handler classes and strings too. NULL with one clear line
    in tornado_last_error(), which is also logged. */
 TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules,
                                                          const tornado_settings *settings);
 
-/* Frees it, once its servers are freed. The servers of tornado_application_listen are freed with it. NULL is
-   allowed. */
+/* Frees it and the servers of tornado_application_listen; other servers of it must have been freed. Connections are
+   closed; handlers that still wait go on without a client, and keep what they need. NULL is allowed. */
 TORNADO_API void tornado_application_free(tornado_application *application);
 
 /* Starts a server for the application on a port of the current loop. It belongs to the application. NULL with one
@@ -1705,6 +1709,9 @@ static bool tornado__fail(int code, int sys_errno, const char *format, ...)
     va_start(args, format);
     tornado__error_vset(&tornado__thread.last, code, sys_errno, format, args);
     va_end(args);
+    for (char *at = tornado__thread.last.message; *at; at++) /* it may quote anything, and is one line */
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            *at = '?';
     return false;
 }
 
@@ -2618,7 +2625,7 @@ static void tornado__log_message(tornado__log_line *line, const char *message, s
             for (size_t i = 1; i < size; i++)
                 if (at + i >= len || ((unsigned char)message[at + i] & 0xc0) != 0x80)
                     size = 0;
-            if (size > 0 && byte > 0xf4)
+            if (size > 0 && (byte > 0xf4 || (byte == 0xc2 && (unsigned char)message[at + 1] < 0xa0))) /* U+0080 to U+009F: controls */
                 size = 0;
         }
         if (byte == '\n') {
@@ -6447,27 +6454,39 @@ TORNADO_API bool tornado_is_valid_ip(const char *ip)
     return ip && *ip && (inet_pton(AF_INET, ip, bytes) == 1 || inet_pton(AF_INET6, ip, bytes) == 1);
 }
 
-TORNADO_API bool tornado_address_ip(tornado_address *address, const char *ip, int port)
+/* Fills in an IPv6 address that may have a scope, which only getaddrinfo reads. */
+static bool tornado__address_ipv6(struct sockaddr_in6 *in6, const char *ip)
 {
     struct addrinfo hints, *found = NULL;
     memset(&hints, 0, sizeof hints);
-    memset(address, 0, sizeof *address);
-    hints.ai_flags = AI_NUMERICHOST; /* reads the scope of an IPv6 address, too */
+    hints.ai_flags = AI_NUMERICHOST;
+    hints.ai_family = AF_INET6;
     hints.ai_socktype = SOCK_STREAM;
+    bool ok = getaddrinfo(ip, NULL, &hints, &found) == 0 && found->ai_addrlen == sizeof *in6;
+    if (ok)
+        memcpy(in6, found->ai_addr, sizeof *in6);
+    if (found)
+        freeaddrinfo(found);
+    return ok;
+}
+
+TORNADO_API bool tornado_address_ip(tornado_address *address, const char *ip, int port)
+{
+    struct sockaddr_in *in = (struct sockaddr_in *)(void *)tornado__sockaddr(address);
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)in;
+    memset(address, 0, sizeof *address);
     if (port < 0 || port > 65535)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "not a port: %d", port);
-    if (!ip || !*ip || getaddrinfo(ip, NULL, &hints, &found) != 0 || found->ai_addrlen > sizeof address->sockaddr) {
-        if (found)
-            freeaddrinfo(found);
+    if (ip && inet_pton(AF_INET, ip, &in->sin_addr) == 1) {
+        in->sin_family = AF_INET;
+        in->sin_port = htons((uint16_t)port);
+        address->len = sizeof *in;
+    } else if (ip && tornado__address_ipv6(in6, ip)) {
+        in6->sin6_port = htons((uint16_t)port);
+        address->len = sizeof *in6;
+    } else {
         return tornado__fail(TORNADO_ERR_INVALID, 0, "not an IP address: \"%.60s\"", ip ? ip : "");
     }
-    memcpy(address->sockaddr.bytes, found->ai_addr, found->ai_addrlen);
-    address->len = (unsigned)found->ai_addrlen;
-    if (found->ai_family == AF_INET)
-        ((struct sockaddr_in *)(void *)tornado__sockaddr(address))->sin_port = htons((uint16_t)port);
-    else
-        ((struct sockaddr_in6 *)(void *)tornado__sockaddr(address))->sin6_port = htons((uint16_t)port);
-    freeaddrinfo(found);
     return true;
 }
 
@@ -6475,11 +6494,11 @@ TORNADO_API bool tornado_address_unix(tornado_address *address, const char *path
 {
     struct sockaddr_un *un = (struct sockaddr_un *)(void *)tornado__sockaddr(address);
     size_t len = path ? strlen(path) : 0;
-    bool abstract = len > 1 && path[0] == '@';
+    bool abstract = len > 1 && path[0] == '@', too_long = len + !abstract > sizeof un->sun_path;
     memset(address, 0, sizeof *address);
-    if (len == 0 || len + !abstract > sizeof un->sun_path || (len == 1 && *path == '@'))
-        return tornado__fail(TORNADO_ERR_INVALID, len ? ENAMETOOLONG : 0, "not a path for a unix socket: \"%.80s\"",
-                             path ? path : "");
+    if (len == 0 || too_long || (len == 1 && *path == '@'))
+        return tornado__fail(TORNADO_ERR_INVALID, too_long ? ENAMETOOLONG : 0,
+                             "not a path for a unix socket: \"%.80s\"%s", path ? path : "", too_long ? "..." : "");
     un->sun_family = AF_UNIX;
     memcpy(un->sun_path, path, len);
     if (abstract)
@@ -8932,7 +8951,6 @@ typedef struct tornado__answer {
     const char *etag; /* NULL: none; a line of its own as it is so common */
     size_t etag_len;
     int64_t content_length; /* -1: not known */
-    bool with_length;       /* the headers have it already */
 } tornado__answer;
 
 static char *tornado__put_status(char *out, const tornado__answer *answer, const char *reason, size_t reason_len)
@@ -8978,7 +8996,7 @@ static tornado__chunk *tornado__http1_start(tornado__message *message, const tor
     message->no_body = message->head || bodiless;
     message->out_left = answer->content_length < 0 ? UINT64_MAX : (uint64_t)answer->content_length;
     if (answer->content_length >= 0) {
-        if (!answer->with_length && !bodiless) {
+        if (!bodiless) {
             out = TORNADO__PUT(out, "Content-Length: ");
             out = tornado__put_decimal(out, (uint64_t)answer->content_length);
             out = TORNADO__PUT(out, "\r\n");
@@ -9892,6 +9910,7 @@ typedef void (*tornado__handler_fn)(tornado_handler *self);
 
 struct tornado_application {
     tornado_arena *arena; /* all but the servers is in it */
+    size_t references;    /* the user's, and one of each handler */
     tornado__router router;
     tornado_settings settings;
     tornado_handler_class base;
@@ -10090,7 +10109,10 @@ static bool tornado__header_special(tornado__response *response, const char *nam
             tornado_raise(TORNADO_ERR_INVALID, "the Content-Length is empty");
         response->content_length = length;
         response->with_length = true;
+        return true;
     }
+    if (TORNADO__IS_WORD(name, len, "etag"))
+        response->etag = NULL;
     return false;
 }
 
@@ -10173,7 +10195,7 @@ TORNADO_API void tornado_write_json(tornado_handler *self, const char *format, .
     tornado_buffer *json = &self->application->json;
     va_list args;
     tornado__check_unfinished(self, "write_json");
-    if (*format != '{')
+    if (format[strspn(format, " \t\n")] != '{')
         tornado_raise(TORNADO_ERR_INVALID, "tornado_write_json writes objects only: put the list into one");
     json->len = 0;
     va_start(args, format);
@@ -10225,6 +10247,8 @@ TORNADO_API void tornado_set_etag_header(tornado_handler *self)
     const char *etag = self->cls->compute_etag(self);
     if (etag && etag != self->response->etag_text && !tornado__header_valid("Etag", 4, etag, strlen(etag)))
         tornado__raise_last();
+    if (etag && self->response->headers_count)
+        tornado__headers_remove(self->response, "Etag", 4, 0);
     self->response->etag = etag;
 }
 
@@ -10309,8 +10333,7 @@ static void tornado__response_send(tornado__response *response, int64_t length)
                               .etag_len = !response->etag                         ? 0
                                           : response->etag == response->etag_text ? 34
                                                                                   : strlen(response->etag),
-                              .content_length = response->with_length ? response->content_length : length,
-                              .with_length = response->with_length};
+                              .content_length = response->with_length ? response->content_length : length};
     bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
     tornado__chunk *chunk = NULL;
     if (!message->started &&
@@ -10472,6 +10495,14 @@ static void tornado__set_allow(tornado_handler *self)
     tornado_set_header(self, "Allow", allow);
 }
 
+static int tornado__error_status(int status)
+{
+    if (status >= 100 && status <= 999)
+        return status;
+    tornado_gen_log(TORNADO_LOG_ERROR, "Bad HTTP status code: %d", status);
+    return 500;
+}
+
 static void tornado__send_error(tornado_handler *self, int status, const tornado_error *error)
 {
     tornado__response *response = self->response;
@@ -10497,7 +10528,7 @@ static void tornado__send_error(tornado_handler *self, int status, const tornado
 TORNADO_API void tornado_send_error(tornado_handler *self, int status)
 {
     tornado__check_unfinished(self, "send_error");
-    tornado__send_error(self, status, NULL);
+    tornado__send_error(self, tornado__error_status(status), NULL);
 }
 
 static void tornado__default_log_exception(tornado_handler *self, const tornado_error *error)
@@ -10599,13 +10630,8 @@ static void tornado__handler_answer(void *arg)
     tornado__failure *failure = arg;
     tornado__response *response = failure->response;
     int status = failure->error.http_status ? failure->error.http_status : 500;
-    if (response->finished) /* the error came after finish: it was logged, there is nothing to send */
-        return;
-    if (status < 100 || status > 999) {
-        tornado_gen_log(TORNADO_LOG_ERROR, "Bad HTTP status code: %d", status);
-        status = 500;
-    }
-    tornado__send_error(response->self, status, &failure->error);
+    if (!response->finished) /* else the error came after finish: it was logged, there is nothing to send */
+        tornado__send_error(response->self, tornado__error_status(status), &failure->error);
 }
 
 /* What was raised becomes a log line and an error page; when even that fails the connection is closed. */
@@ -10687,6 +10713,7 @@ static void tornado__application_finish(tornado_http_request *request)
     response->method = tornado__method_of(message->method_word);
     self->cls = cls;
     self->application = application;
+    application->references++;
     self->request = request;
     self->arena = &message->arena;
     self->data = route ? route->data : application->settings.default_handler_data;
@@ -10720,10 +10747,21 @@ static void tornado__application_close(tornado_http_request *request)
     tornado_future_release(tornado_handler_spawn(response->self, tornado__call_connection_close, response->self));
 }
 
+static TORNADO__NOINLINE void tornado__application_delete(tornado_application *application)
+{
+    tornado_buffer_free(&application->json);
+    tornado_arena_free(application->arena);
+}
+
 static void tornado__application_release(tornado_http_request *request)
 {
-    if (request->context)
-        tornado__body_drop(request->context);
+    tornado__response *response = request->context;
+    if (!response)
+        return;
+    tornado_application *application = response->self->application;
+    tornado__body_drop(response);
+    if (TORNADO__UNLIKELY(--application->references == 0))
+        tornado__application_delete(application);
 }
 
 static const tornado_http_delegate tornado__application_delegate = {.finish = tornado__application_finish,
@@ -10737,6 +10775,14 @@ TORNADO_API const tornado_http_delegate *tornado_application_delegate(void)
 }
 
 /* ---- the application ---- */
+
+TORNADO_API const tornado_handler_class *tornado_super(const tornado_handler *self, const tornado_handler_class *cls)
+{
+    const tornado_handler_class *base = &self->application->base, *at = self->cls;
+    while (at != base && TORNADO__CONTAINER(at, tornado__flat_class, flat)->original != cls)
+        at = at->parent;
+    return at->parent;
+}
 
 /* Which members of a class are inherited when NULL: all that are functions. */
 static void tornado__class_inherit(tornado_handler_class *flat, const tornado_handler_class *parent)
@@ -10834,6 +10880,7 @@ TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rul
     tornado_application *application = arena ? tornado_arena_calloc(arena, 1, sizeof *application) : NULL;
     if (application) {
         application->arena = arena;
+        application->references = 1;
         if (tornado__application_fill(application, rules, settings))
             return application;
     }
@@ -10848,8 +10895,8 @@ TORNADO_API void tornado_application_free(tornado_application *application)
         return;
     for (tornado__app_server *at = application->servers; at; at = at->next)
         tornado_httpserver_free(at->server);
-    tornado_buffer_free(&application->json);
-    tornado_arena_free(application->arena);
+    if (--application->references == 0)
+        tornado__application_delete(application);
 }
 
 TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *application, int port,
