@@ -5508,7 +5508,8 @@ TORNADO_API bool tornado_future_add_done_callback(tornado_future *future, tornad
  *
  *   low  [guard page][ ... the stack grows down ... ][tornado__coroutine] high
  *
- * A slab is one mapping of many stacks; free ones are chained and reused last in, first out, while they are warm.
+ * A slab is one mapping of many stacks; free ones are chained and reused last in, first out, while they are warm;
+ * those beyond a thousand give their memory back.
  * Tops are staggered by cache lines, or every coroutine's frame would fall into the same sets of the cache. A guard
  * is a lightweight one (MADV_GUARD_INSTALL) where the kernel has it; else a PROT_NONE page, which costs mappings,
  * of which the kernel has 65,530; beyond that a canary at the low end, checked at each switch.
@@ -5522,6 +5523,7 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 #define TORNADO__CANARY        0x746f726e61646f21u
 #define TORNADO__GUARD_MAX     25000 /* PROT_NONE guards in a process: each costs two mappings */
 #define TORNADO__READY_WAITS   64
+#define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory */
 #define TORNADO__MADV_GUARD    102 /* MADV_GUARD_INSTALL, Linux 6.13 */
 
 typedef struct tornado__coroutine {
@@ -5563,10 +5565,10 @@ typedef struct tornado__stacks {
     tornado__attachment attachment;
     tornado_ioloop *loop;
     tornado__link alive;
-    tornado__coroutine *free;
+    tornado__coroutine *free, *cold; /* cold: have given their memory back, or never had any */
     tornado__slab *slabs;
     size_t stack_size;
-    size_t count, made; /* alive; stacks in all slabs */
+    size_t count, warm, made; /* alive; in `free`; in all slabs */
 } tornado__stacks;
 
 static atomic_int tornado__guard_pages; /* PROT_NONE guards of the process so far */
@@ -5638,8 +5640,8 @@ static bool tornado__stacks_grow(tornado__stacks *stacks)
         if (co->canary)
             *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
         tornado__valgrind_stack(co->stack.low, low + stacks->stack_size);
-        co->next_free = stacks->free;
-        stacks->free = co;
+        co->next_free = stacks->cold;
+        stacks->cold = co;
     }
     stacks->made += count;
     return true;
@@ -5680,6 +5682,36 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
     return stacks;
 }
 
+/* Has a free stack be there: a cold one, or a new one. */
+static TORNADO__NOINLINE tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
+{
+    tornado__stacks *stacks = loop->stacks ? loop->stacks : tornado__stacks_new(loop);
+    if (!stacks)
+        return NULL;
+    if (!stacks->cold && stacks->made >= (size_t)loop->max_coroutines) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
+        return NULL;
+    }
+    if (!stacks->cold && !tornado__stacks_grow(stacks))
+        return NULL;
+    stacks->free = stacks->cold;
+    stacks->cold = stacks->cold->next_free;
+    stacks->free->next_free = NULL;
+    stacks->warm = 1;
+    return stacks;
+}
+
+/* Gives a stack's memory back, but for the page that the coroutine itself is in, and keeps it among the cold ones. */
+static TORNADO__NOINLINE void tornado__stack_cool(tornado__stacks *stacks, tornado__coroutine *co)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
+    uintptr_t high = (uintptr_t)co / page * page;
+    if (high > low)
+        madvise((void *)low, high - low, MADV_DONTNEED);
+    co->next_free = stacks->cold;
+    stacks->cold = co;
+}
+
 static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop);
 
 /* A coroutine that has not started, or NULL: TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM. */
@@ -5687,18 +5719,11 @@ static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop
                                                                   void *arg, const char *name)
 {
     tornado__stacks *stacks = loop->stacks;
-    if (TORNADO__UNLIKELY(!stacks || !stacks->free)) {
-        if (!stacks && !(stacks = tornado__stacks_new(loop)))
-            return NULL;
-        if (stacks->made >= (size_t)loop->max_coroutines) {
-            tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
-            return NULL;
-        }
-        if (!tornado__stacks_grow(stacks))
-            return NULL;
-    }
+    if (TORNADO__UNLIKELY(!stacks || !stacks->free) && !(stacks = tornado__stacks_warm(loop)))
+        return NULL;
     tornado__coroutine *co = stacks->free;
     stacks->free = co->next_free;
+    stacks->warm--;
     stacks->count++;
     co->execution.scope = NULL;
     co->execution.coroutine = co;
@@ -5727,9 +5752,14 @@ static TORNADO__INLINE void tornado__coroutine_free(tornado__coroutine *co)
     if (co->arena && !co->arena_is_lent)
         tornado_arena_free(co->arena);
     tornado__link_remove(&co->link);
+    stacks->count--;
+    if (TORNADO__UNLIKELY(stacks->warm >= TORNADO__WARM_STACKS)) {
+        tornado__stack_cool(stacks, co);
+        return;
+    }
     co->next_free = stacks->free;
     stacks->free = co;
-    stacks->count--;
+    stacks->warm++;
 }
 
 static void tornado__coroutine_body(void *arg)
