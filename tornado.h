@@ -3329,7 +3329,7 @@ static TORNADO__INLINE bool tornado__pack_room(tornado__packer *packer, size_t l
    else behind a backslash always. */
 static const char tornado__json_escapes[128] = {
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b', 't', 'n', 'u', 'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u',
-    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\', ['/'] = '/'};
+    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\', ['/'] = '/', [0x7f] = 'u'};
 
 static TORNADO__INLINE char tornado__json_kind(char c)
 {
@@ -3345,7 +3345,8 @@ static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes)
         _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
     __m128i others = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('/')),
                                   _mm_cmpeq_epi8(_mm_max_epu8(bytes, control), control));
-    return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, others), bytes)); /* top bit: not ASCII */
+    __m128i above = _mm_or_si128(bytes, _mm_add_epi8(bytes, _mm_set1_epi8(1))); /* top bit: from 0x7f on */
+    return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, others), above));
 }
 
 /* Copies a string of 4 to 16 bytes, all of which can be written as they are; false, with nothing done, when they
@@ -8248,6 +8249,12 @@ static const struct {
     {511, "Network Authentication Required"},
 };
 
+/* Whether an answer of this status never has a body: RFC 9110 section 6.4.1. */
+static TORNADO__INLINE bool tornado__status_bodiless(int status)
+{
+    return status != 200 && (status < 200 || status == 204 || status == 304);
+}
+
 TORNADO_API const char *tornado_http_reason(int status)
 {
     for (size_t i = 0; i < TORNADO__COUNT(tornado__reasons); i++)
@@ -9021,8 +9028,7 @@ static tornado__chunk *tornado__http1_start(tornado__message *message, const tor
         out = tornado__put(out, answer->etag, answer->etag_len);
         out = TORNADO__PUT(out, "\r\n");
     }
-    bool bodiless =
-        answer->status != 200 && (answer->status < 200 || answer->status == 204 || answer->status == 304);
+    bool bodiless = tornado__status_bodiless(answer->status);
     message->no_body = message->head || bodiless;
     message->out_left = answer->content_length < 0 ? UINT64_MAX : (uint64_t)answer->content_length;
     if (answer->content_length >= 0) {
@@ -9845,6 +9851,12 @@ static TORNADO__INLINE size_t tornado__route_hash(const char *path, size_t len)
     if (TORNADO__LIKELY(len >= 8)) {
         memcpy(&head, path, 8);
         memcpy(&tail, path + len - 8, 8);
+        for (size_t at = 8; at + 8 < len; at += 8) {
+            uint64_t word;
+            memcpy(&word, path + at, 8);
+            head = (head ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+            head ^= head >> 32;
+        }
     } else if (len >= 4) {
         memcpy(&head, path, 4);
         memcpy(&tail, path + len - 4, 4);
@@ -10225,7 +10237,7 @@ TORNADO_API void tornado_write_json(tornado_handler *self, const char *format, .
     tornado_buffer *json = &self->application->json;
     va_list args;
     tornado__check_unfinished(self, "write_json");
-    if (format[strspn(format, " \t\n")] != '{')
+    if (TORNADO__UNLIKELY(*format != '{') && format[strspn(format, " \t\n")] != '{')
         tornado_raise(TORNADO_ERR_INVALID, "tornado_write_json writes objects only: put the list into one");
     json->len = 0;
     va_start(args, format);
@@ -10444,14 +10456,15 @@ TORNADO_API void tornado_finish(tornado_handler *self)
         tornado_raise(TORNADO_ERR_STATE, "finish() called twice");
     if (!message->started) {
         if (response->status == 200 && (response->method == TORNADO__GET || response->method == TORNADO__HEAD)) {
-            if (!tornado__response_etag(response))
+            const char *etag = tornado__response_etag(response);
+            if (!etag || etag == response->etag_text) /* a hash of what was there then; now there may be more */
                 tornado_set_etag_header(self);
             if (message->conditional && tornado_check_etag_header(self)) {
                 tornado__body_drop(response);
                 tornado_set_status(self, 304);
             }
         }
-        if (response->status == 304 || response->status == 204 || response->status < 200) {
+        if (tornado__status_bodiless(response->status)) {
             if (response->body_len)
                 tornado_raise(TORNADO_ERR_INVALID, "an answer of status %d has no body", response->status);
             tornado__clear_body_headers(self);
@@ -10495,6 +10508,10 @@ static void tornado__call_write_error(void *arg)
 static void tornado__default_write_error(tornado_handler *self, int status, const tornado_error *error)
 {
     tornado_switch serve = self->application->settings.serve_traceback;
+    if (tornado__status_bodiless(status)) {
+        tornado_finish(self);
+        return;
+    }
     if (error && (serve == TORNADO_ON || (serve == TORNADO_DEFAULT && self->application->settings.debug))) {
         tornado_set_header(self, "Content-Type", "text/plain");
         tornado_writef(self, "%s: %s\n", tornado_error_name(error->code), error->message);
@@ -10871,7 +10888,7 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
 static bool tornado__application_add_rules(tornado_application *application, const tornado_rule *rules)
 {
     tornado__router *router = &application->router;
-    while (rules && (rules[router->count].path || rules[router->count].handler))
+    for (const tornado_rule *at = rules; at && (at->path || at->handler || at->data || at->name); at++)
         router->count++;
     router->routes = tornado_arena_calloc(application->arena, router->count + 1, sizeof *router->routes);
     if (!router->routes)

@@ -11,7 +11,7 @@ static void get(tornado_handler *self)
 
 static void get_json(tornado_handler *self)
 {
-    tornado_write_json(self, "{s:s, s:i, s:b}", "message", "Hello, world", "count", 1, "ok", true);
+    tornado_write_json(self, "{message:s}", "Hello, world");
 }
 
 static const tornado_handler_class hello = { .get = get }, hello_json = { .get = get_json };
