@@ -992,7 +992,7 @@ TORNADO_API void tornado_sockets_close(tornado_sockets *sockets);
 
 /* Calls callback(fd, address, arg) for each connection that comes in on a listening socket, at most 128 in a row;
    fd is non-blocking, close-on-exec and the callback's to close. When the process is out of descriptors it pauses
-   for a moment and goes on. The socket stays the caller's. NULL with the reason. */
+   for a moment and goes on. The socket is made non-blocking and stays the caller's. NULL with the reason. */
 typedef struct tornado_acceptor tornado_acceptor;
 typedef void (*tornado_accept_callback)(int fd, const tornado_address *address, void *arg);
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg);
@@ -1010,7 +1010,7 @@ typedef struct tornado_tcpserver tornado_tcpserver;
 typedef void (*tornado_stream_handler)(tornado_iostream *stream, void *arg);
 
 typedef struct tornado_tcpserver_options {
-    const char *name;                /* for log lines; default "tcpserver" */
+    const char *name;                /* for log lines; borrowed; default "tcpserver" */
     int max_connections;             /* at once; more are closed at once; default TORNADO_NONE */
     tornado_iostream_options stream;
 } tornado_tcpserver_options;
@@ -4171,6 +4171,14 @@ typedef struct tornado__attachment {
     void (*free)(struct tornado__attachment *attachment);
 } tornado__attachment;
 
+/* What the coroutine section does for the loop's end. */
+typedef struct tornado__coroutine_hooks {
+    size_t (*alive)(const tornado_ioloop *loop);
+    void (*cancel)(tornado_ioloop *loop);
+    void (*name)(const tornado_ioloop *loop); /* logs those alive */
+    void (*unwind)(tornado_ioloop *loop);     /* ends all, while the loop is closed */
+} tornado__coroutine_hooks;
+
 enum { TORNADO__EVENTS_PER_WAIT = 256, TORNADO__SIGNAL_SLOTS = 64, TORNADO__SCRATCH_SIZE = 65536 };
 
 struct tornado_ioloop {
@@ -4182,7 +4190,8 @@ struct tornado_ioloop {
     tornado__fd_slot *fds;
     int fds_capacity;
     bool running, stopping, closed;
-    bool unwinding; /* closed, but its coroutines are still being ended */
+    bool unwinding;  /* closed, but its coroutines are still being ended */
+    bool fds_closed; /* the registered descriptors, too */
     int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
     tornado__heap_entry *heap;
     int heap_count, heap_capacity;
@@ -4201,9 +4210,7 @@ struct tornado_ioloop {
     size_t stack_size;
     int max_coroutines;
     struct tornado__stacks *stacks; /* the coroutine section's */
-    size_t (*coroutines_alive)(const tornado_ioloop *loop);
-    void (*cancel_coroutines)(tornado_ioloop *loop);
-    void (*unwind_coroutines)(tornado_ioloop *loop);
+    const struct tornado__coroutine_hooks *coroutines; /* NULL until there was one */
     tornado__timer shutdown_timer;
     const void *owner; /* the address of its thread's own variables */
     int wake[2];
@@ -4268,6 +4275,13 @@ static TORNADO__INLINE void tornado__ioloop_let_go(tornado_ioloop *loop)
 {
     if (TORNADO__UNLIKELY(--loop->holds == 0))
         tornado_ioloop_release(loop);
+}
+
+/* Closes a descriptor of something whose loop may have done that: those that it watched when it was closed. */
+static void tornado__ioloop_close_fd(const tornado_ioloop *loop, int fd, bool watched)
+{
+    if (!watched || !loop->fds_closed)
+        close(fd);
 }
 
 /* Ends the scope that callbacks on the loop's stack share, when one of them used it. */
@@ -4842,9 +4856,9 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
     tornado__ioloop_run_queue(loop, &loop->batch); /* closed: each only lets go of what it holds */
     tornado__ioloop_run_queue(loop, &loop->tasks);
     tornado__ioloop_run_queue(loop, &loop->before_wait);
-    if (loop->unwind_coroutines) {
+    if (loop->coroutines) {
         loop->unwinding = true;
-        loop->unwind_coroutines(loop);
+        loop->coroutines->unwind(loop);
         loop->unwinding = false;
         tornado__ioloop_run_queue(loop, &loop->before_wait);
     }
@@ -4945,6 +4959,7 @@ TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
             tornado_ioloop_remove_handler(loop, fd);
             close(fd);
         }
+    loop->fds_closed = all_fds;
     tornado_ioloop *current = tornado__current_loop;
     tornado_ioloop_make_current(loop); /* for the coroutines that unwind */
     tornado__ioloop_free_resources(loop);
@@ -5094,8 +5109,8 @@ static size_t tornado__ioloop_busy(const tornado_ioloop *loop)
 static void tornado__shutdown_second_phase(tornado_ioloop *loop)
 {
     loop->shutdown_phase = 2;
-    if (loop->cancel_coroutines)
-        loop->cancel_coroutines(loop);
+    if (loop->coroutines)
+        loop->coroutines->cancel(loop);
     if (!tornado__timer_set(loop, &loop->shutdown_timer, tornado__now_ns() + 1000000000))
         loop->stopping = true;
 }
@@ -5107,6 +5122,7 @@ static void tornado__shutdown_late(tornado__timer *timer, tornado_ioloop *loop)
         tornado_gen_log(TORNADO_LOG_WARNING, "shutdown: the time is up, cancelling what still runs");
         tornado__shutdown_second_phase(loop);
     } else {
+        loop->coroutines->name(loop);
         loop->stopping = true;
     }
 }
@@ -5115,7 +5131,7 @@ static void tornado__ioloop_check_shutdown(tornado_ioloop *loop)
 {
     if (loop->shutdown_phase == 1 && tornado__ioloop_busy(loop) == 0)
         tornado__shutdown_second_phase(loop);
-    if (loop->shutdown_phase == 2 && (!loop->coroutines_alive || loop->coroutines_alive(loop) == 0))
+    if (loop->shutdown_phase == 2 && (!loop->coroutines || loop->coroutines->alive(loop) == 0))
         loop->stopping = true;
     if (loop->stopping)
         tornado__timer_clear(loop, &loop->shutdown_timer);
@@ -5523,7 +5539,8 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 
 #define TORNADO__CANARY        0x746f726e61646f21u
 #define TORNADO__GUARD_MAX     25000 /* PROT_NONE guards in a process: each costs two mappings */
-#define TORNADO__READY_WAITS   64
+#define TORNADO__READY_WAITS   64   /* that were ready at once, until a coroutine lets others run */
+#define TORNADO__LAST_TURNS    16   /* for a coroutine to end in, when its loop is closed */
 #define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory */
 #define TORNADO__MADV_GUARD    102 /* MADV_GUARD_INSTALL, Linux 6.13 */
 
@@ -5648,18 +5665,18 @@ static bool tornado__stacks_grow(tornado__stacks *stacks)
     return true;
 }
 
-static void tornado__coroutines_cancel(tornado_ioloop *loop);
-static void tornado__coroutines_unwind(tornado_ioloop *loop);
-
-static size_t tornado__coroutines_count(const tornado_ioloop *loop)
+TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
 {
     return loop->stacks ? loop->stacks->count : 0;
 }
 
-TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
-{
-    return tornado__coroutines_count(loop);
-}
+static void tornado__coroutines_cancel(tornado_ioloop *loop);
+static void tornado__coroutines_name(const tornado_ioloop *loop);
+static void tornado__coroutines_unwind(tornado_ioloop *loop);
+
+static const tornado__coroutine_hooks tornado__coroutines = {
+    .alive = tornado_ioloop_coroutines, .cancel = tornado__coroutines_cancel, .name = tornado__coroutines_name,
+    .unwind = tornado__coroutines_unwind};
 
 static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
 {
@@ -5677,9 +5694,7 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
     stacks->attachment.next = loop->attachments;
     loop->attachments = &stacks->attachment;
     loop->stacks = stacks;
-    loop->coroutines_alive = tornado__coroutines_count;
-    loop->cancel_coroutines = tornado__coroutines_cancel;
-    loop->unwind_coroutines = tornado__coroutines_unwind;
+    loop->coroutines = &tornado__coroutines;
     return stacks;
 }
 
@@ -5894,6 +5909,7 @@ static bool tornado__coroutine_cancel(tornado__coroutine *co)
     co->cancelled = true;
     if (co->state == TORNADO__CO_SUSPENDED && co->waiting && co->waiting->state == TORNADO__PENDING) {
         tornado__future_unwait(co->waiting, &co->waiter);
+        co->waiting->observed = true; /* somebody wanted to look */
         tornado_future_release(co->waiting);
         co->waiting = NULL;
         tornado__ioloop_schedule(co->loop, &co->waiter.task);
@@ -5909,19 +5925,43 @@ static void tornado__coroutines_cancel(tornado_ioloop *loop)
         tornado__coroutine_cancel(TORNADO__CONTAINER(link, tornado__coroutine, link));
 }
 
-/* Ends all of them while their loop is closed: as each of their waits fails, one turn is enough for each. */
+static void tornado__coroutines_name(const tornado_ioloop *loop)
+{
+    const tornado__link *alive = &loop->stacks->alive;
+    for (const tornado__link *link = alive->next; link != alive; link = link->next)
+        tornado_gen_log(TORNADO_LOG_WARNING, "the coroutine %s does not end",
+                        TORNADO__CONTAINER(link, tornado__coroutine, link)->name);
+}
+
+/* Gives up one that does not end. It is never resumed; what it holds is lost. */
+static void tornado__coroutine_abandon(tornado__coroutine *co)
+{
+    tornado_gen_log(TORNADO_LOG_WARNING, "the coroutine %s does not end: abandoned", co->name);
+    tornado__link_remove(&co->link);
+    if (co->future) {
+        co->future->coroutine = NULL;
+        tornado_future_release(co->future);
+    }
+}
+
+/* Ends all of them while their loop is closed. As each of their waits fails at once, one turn is enough for each that
+   does not wait again and again all the same. */
 static void tornado__coroutines_unwind(tornado_ioloop *loop)
 {
     tornado__execution *outer = tornado__thread.running;
+    tornado__link *alive = &loop->stacks->alive;
     tornado__thread.running = &loop->execution;
-    while (!tornado__link_empty(&loop->stacks->alive)) {
-        tornado__coroutine *co = TORNADO__CONTAINER(loop->stacks->alive.next, tornado__coroutine, link);
+    while (!tornado__link_empty(alive)) {
+        tornado__coroutine *co = TORNADO__CONTAINER(alive->next, tornado__coroutine, link);
         tornado__coroutine_cancel(co);
         if (co->waiting) { /* it was done already */
             tornado_future_release(co->waiting);
             co->waiting = NULL;
         }
-        tornado__coroutine_wake_now(co);
+        for (int turns = 0; turns < TORNADO__LAST_TURNS && alive->next == &co->link; turns++)
+            tornado__coroutine_wake_now(co);
+        if (alive->next == &co->link)
+            tornado__coroutine_abandon(co);
     }
     tornado__thread.running = outer;
 }
@@ -6020,7 +6060,7 @@ static const tornado_error *tornado__wait(tornado_future *future)
             return &running->waited;
         }
         co->waiting = NULL;
-    } else if (!co->cancelled && ++co->ready_waits >= TORNADO__READY_WAITS) {
+    } else if (++co->ready_waits >= TORNADO__READY_WAITS) {
         co->ready_waits = 0;
         tornado__ioloop_schedule(co->loop, &co->waiter.task);
         tornado__coroutine_suspend(co);
@@ -6720,9 +6760,9 @@ static void tornado__iostream_shut(tornado_iostream *stream, const tornado_error
 {
     if (stream->closed)
         return;
-    if (stream->watched)
+    if (stream->watched && !stream->loop->fds_closed)
         tornado_ioloop_remove_handler(stream->loop, stream->fd);
-    close(stream->fd);
+    tornado__ioloop_close_fd(stream->loop, stream->fd, stream->watched);
     stream->closed = true;
     stream->watched = stream->connecting = false;
     stream->fd = -1;
@@ -7821,8 +7861,8 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
     hints.ai_flags = AI_PASSIVE;
     int failed = getaddrinfo(host, "0", &hints, &found);
     if (failed)
-        return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on \"%.100s\": %s", host ? host : "*",
-                             gai_strerror(failed));
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on \"%.100s\", port %d: %s",
+                             host ? host : "*", port, gai_strerror(failed));
     int error = EADDRINUSE;
     /* a port that was picked for the one family may be taken in the other */
     for (int tries = port ? 1 : 16; error == EADDRINUSE && tries > 0; tries--)
@@ -7840,20 +7880,22 @@ static bool tornado__unix_clear(const tornado_address *address, const char *path
     struct stat status;
     if (lstat(path, &status) != 0)
         return errno == ENOENT ||
-               tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.100s: %s", path, strerror(errno));
+               tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
     if (!S_ISSOCK(status.st_mode))
         return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST,
-                             "cannot listen on unix:%.100s: a file that is no socket exists", path);
+                             "cannot listen on unix:%.108s: a file that is no socket exists", path);
+    /* stale is only one that answers a connection by refusing it: another answer, or none, comes from a live one */
     int probe = tornado__socket(AF_UNIX, SOCK_STREAM);
-    bool in_use =
-        probe >= 0 && (connect(probe, tornado__sockaddr(address), (socklen_t)address->len) == 0 || errno == EAGAIN);
-    if (probe >= 0)
-        close(probe);
-    if (in_use)
-        return tornado__fail(TORNADO_ERR_SYSTEM, EADDRINUSE, "cannot listen on unix:%.100s: %s", path,
+    if (probe < 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
+    bool stale = connect(probe, tornado__sockaddr(address), (socklen_t)address->len) != 0 &&
+                 (errno == ECONNREFUSED || errno == ENOENT);
+    close(probe);
+    if (!stale)
+        return tornado__fail(TORNADO_ERR_SYSTEM, EADDRINUSE, "cannot listen on unix:%.108s: %s", path,
                              strerror(EADDRINUSE));
     if (unlink(path) != 0 && errno != ENOENT)
-        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot remove unix:%.100s: %s", path, strerror(errno));
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot remove unix:%.108s: %s", path, strerror(errno));
     return true;
 }
 
@@ -7871,7 +7913,7 @@ TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog
         (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) &&
         listen(fd, backlog > 0 ? backlog : TORNADO__BACKLOG) == 0)
         return fd;
-    tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.100s: %s", path, strerror(errno));
+    tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
     if (fd >= 0)
         close(fd);
     return -1;
@@ -7930,16 +7972,30 @@ static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
         tornado_ioloop_update_handler(acceptor->loop, acceptor->fd, 0);
 }
 
+typedef struct tornado__accepted {
+    tornado_acceptor *acceptor;
+    tornado_address address;
+    int fd;
+} tornado__accepted;
+
+static void tornado__acceptor_call(void *arg)
+{
+    tornado__accepted *accepted = arg;
+    accepted->acceptor->callback(accepted->fd, &accepted->address, accepted->acceptor->arg);
+}
+
 static void tornado__acceptor_ready(int fd, unsigned events, void *arg)
 {
     tornado_acceptor *acceptor = arg;
     (void)events;
     acceptor->calling = true;
     for (int i = 0; i < TORNADO__ACCEPTS_PER_TURN && !acceptor->removed; i++) {
-        tornado_address address;
-        int accepted = tornado__accept(fd, &address);
-        if (accepted >= 0) {
-            acceptor->callback(accepted, &address, acceptor->arg);
+        tornado__accepted accepted = {.acceptor = acceptor};
+        accepted.fd = tornado__accept(fd, &accepted.address);
+        if (accepted.fd >= 0) {
+            const tornado_error *error = tornado_try(tornado__acceptor_call, &accepted);
+            if (error)
+                tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Exception in callback");
             continue;
         }
         if (errno == EAGAIN || errno == EWOULDBLOCK)
@@ -7962,6 +8018,10 @@ static void tornado__acceptor_ready(int fd, unsigned events, void *arg)
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
+    if (!tornado__set_flags(fd)) {
+        tornado__fail(TORNADO_ERR_INVALID, errno, "tornado_add_accept_handler: fd %d: %s", fd, strerror(errno));
+        return NULL;
+    }
     tornado_acceptor *acceptor = loop ? TORNADO_MALLOC(sizeof *acceptor) : NULL;
     if (!acceptor) {
         tornado__nomem();
@@ -8001,34 +8061,58 @@ typedef struct tornado__listener {
     int fd;
 } tornado__listener;
 
-/* Takes the fd over when it succeeds. */
-static bool tornado__listeners_add(tornado__listener **list, int fd, tornado_accept_callback callback, void *arg)
-{
-    tornado__listener *listener = TORNADO_MALLOC(sizeof *listener);
-    if (!listener)
-        return tornado__nomem();
-    listener->acceptor = tornado_add_accept_handler(fd, callback, arg);
-    if (!listener->acceptor) {
-        TORNADO_FREE(listener);
-        return false;
-    }
-    listener->fd = fd;
-    listener->next = NULL;
-    while (*list)
-        list = &(*list)->next;
-    *list = listener;
-    return true;
-}
-
 static void tornado__listeners_close(tornado__listener **list)
 {
     while (*list) {
         tornado__listener *listener = *list;
+        tornado_ioloop *loop = listener->acceptor->loop;
+        bool watched = !listener->acceptor->pause.place;
         *list = listener->next;
+        tornado__ioloop_hold(loop);
         tornado_remove_accept_handler(listener->acceptor);
-        close(listener->fd);
+        tornado__ioloop_close_fd(loop, listener->fd, watched);
+        tornado__ioloop_let_go(loop);
         TORNADO_FREE(listener);
     }
+}
+
+static tornado__listener *tornado__listener_new(int fd, tornado_accept_callback callback, void *arg)
+{
+    tornado__listener *listener = TORNADO_MALLOC(sizeof *listener);
+    if (!listener) {
+        tornado__nomem();
+        return NULL;
+    }
+    listener->acceptor = tornado_add_accept_handler(fd, callback, arg);
+    if (!listener->acceptor) {
+        TORNADO_FREE(listener);
+        return NULL;
+    }
+    listener->fd = fd;
+    listener->next = NULL;
+    return listener;
+}
+
+/* Takes over all the descriptors, or none. */
+static bool tornado__listeners_add(tornado__listener **list, const int *fds, int count,
+                                   tornado_accept_callback callback, void *arg)
+{
+    while (*list)
+        list = &(*list)->next;
+    tornado__listener **end = list;
+    for (int i = 0; i < count; i++) {
+        if (!(*end = tornado__listener_new(fds[i], callback, arg))) {
+            while (*list) {
+                tornado__listener *added = *list;
+                *list = added->next;
+                tornado_remove_accept_handler(added->acceptor);
+                TORNADO_FREE(added);
+            }
+            return false;
+        }
+        end = &(*end)->next;
+    }
+    return true;
 }
 
 static int tornado__listeners_port(const tornado__listener *list)
@@ -8042,17 +8126,12 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
                             tornado_accept_callback callback, void *arg)
 {
     tornado_sockets sockets;
-    int added = 0;
-    bool ok = tornado_bind_sockets(&sockets, port, options);
-    while (ok && added < sockets.count) {
-        ok = tornado__listeners_add(list, sockets.fds[added], callback, arg);
-        added += ok;
-    }
-    if (ok)
+    bool bound = tornado_bind_sockets(&sockets, port, options);
+    if (bound && tornado__listeners_add(list, sockets.fds, sockets.count, callback, arg))
         return true;
     tornado_error error = *tornado_last_error();
-    for (int i = added; i < sockets.count; i++)
-        close(sockets.fds[i]);
+    if (bound)
+        tornado_sockets_close(&sockets);
     tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
     tornado__thread.last = error;
     return false;
@@ -8190,15 +8269,12 @@ TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, c
 
 TORNADO_API bool tornado_tcpserver_add_socket(tornado_tcpserver *server, int fd)
 {
-    return tornado__listeners_add(&server->listeners, fd, tornado__tcp_accept, server);
+    return tornado__listeners_add(&server->listeners, &fd, 1, tornado__tcp_accept, server);
 }
 
 TORNADO_API bool tornado_tcpserver_add_sockets(tornado_tcpserver *server, const tornado_sockets *sockets)
 {
-    for (int i = 0; i < sockets->count; i++)
-        if (!tornado_tcpserver_add_socket(server, sockets->fds[i]))
-            return false;
-    return true;
+    return tornado__listeners_add(&server->listeners, sockets->fds, sockets->count, tornado__tcp_accept, server);
 }
 
 TORNADO_API int tornado_tcpserver_port(const tornado_tcpserver *server)
@@ -9782,15 +9858,12 @@ TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
 
 TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd)
 {
-    return tornado__listeners_add(&server->listeners, fd, tornado__httpserver_accept, server);
+    return tornado__listeners_add(&server->listeners, &fd, 1, tornado__httpserver_accept, server);
 }
 
 TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets)
 {
-    for (int i = 0; i < sockets->count; i++)
-        if (!tornado_httpserver_add_socket(server, sockets->fds[i]))
-            return false;
-    return true;
+    return tornado__listeners_add(&server->listeners, sockets->fds, sockets->count, tornado__httpserver_accept, server);
 }
 
 TORNADO_API int tornado_httpserver_port(const tornado_httpserver *server)

@@ -14,7 +14,7 @@ int main(int argc, char **argv)
 {
     char *end = NULL;
     long port = argc > 1 ? strtol(argv[1], &end, 10) : 8888;
-    if (port < 0 || port > 65535 || (end && *end)) {
+    if (port < 0 || port > 65535 || (end && (*end || end == argv[1]))) {
         fprintf(stderr, "not a port: %s\n", argv[1]);
         return 1;
     }

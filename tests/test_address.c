@@ -1,4 +1,6 @@
 /* Socket addresses from text and to text, and what the system says of sockets. */
+#include "harness.h"
+
 #include "guard.h"
 
 #include <arpa/inet.h>
@@ -318,12 +320,16 @@ TEST(address_of_a_path_without_a_nul_is_written_whole)
     SKIP("only Linux binds such a path");
 #endif
     char directory[64], wanted[PATH_ROOM + 8], *path = name_of("x", PATH_ROOM);
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    static struct {
+        struct sockaddr_un un;
+        char zeros[8]; /* for valgrind, which looks for a NUL */
+    } bound;
     tornado_address local;
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     enter_directory(directory);
-    memcpy(un.sun_path, path, PATH_ROOM);
-    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&un, sizeof un) == 0);
+    bound.un.sun_family = AF_UNIX;
+    memcpy(bound.un.sun_path, path, PATH_ROOM);
+    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&bound.un, sizeof bound.un) == 0);
     CHECK(tornado_address_local(&local, fd));
     snprintf(wanted, sizeof wanted, "unix:%s", path);
     CHECK_STR(text_of(&local), wanted);
