@@ -7,6 +7,7 @@
 #   make check           what must hold before a change goes in; 15 minutes on 2 cores at most
 #   make check-all       everything there is to check
 #   make test-NAME       the tests in one environment: see "Environments" below
+#   make fuzz            searches for inputs that break something, until stopped: see "Fuzzers" below
 #   make warnings symbols map examples size compile-time bench install clean
 #
 # A step whose tool is missing says so and is skipped; with CI=true in the environment it fails instead.
@@ -189,6 +190,77 @@ $(STRICT_OBJECTS): tornado.h Makefile $(wildcard tests/include/*)
 	fi
 
 #-------------------------------------------------------------------------------------------------------------------
+# Fuzzers: tests/fuzz/NAME.c, with inputs to begin with in tests/fuzz/corpus/NAME/, perhaps a dictionary NAME.dict.
+#
+#   make fuzz-replay     runs each over its inputs, those that once broke something among them
+#   make fuzz-short      searches for new ones for 20 seconds each
+#   make fuzz            searches until stopped, all at once, or FUZZ_TIME seconds each
+#   make fuzz FUZZERS=http1 FUZZ_TIME=600
+#
+# New inputs go to build/fuzz/NAME/, one that breaks something to build/fuzz/NAME-crash-...; build/fuzz/history has
+# a line for each search that came to its end.
+#-------------------------------------------------------------------------------------------------------------------
+
+FUZZERS = $(filter-out replay,$(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/*.c))))
+FUZZ_TIME = 0
+FUZZ_SHORT_TIME = 20
+
+fuzz.is = clang with libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer
+fuzz.cc = clang
+# Coroutines have stacks of their own, so the depth of the stack says nothing of an input.
+fuzz.flags = $(SANITIZE) -fsanitize=fuzzer -fno-sanitize-coverage=stack-depth $(WARN)
+
+FUZZ_HEADERS = tests/fuzz/fuzz.h tornado.h Makefile
+
+build/fuzz/%.replay: tests/fuzz/%.c tests/fuzz/replay.c $(FUZZ_HEADERS)
+	@mkdir -p $(@D)
+	@echo "$(asan.cc) $< (replay)"
+	@$(asan.cc) $(asan.flags) $< tests/fuzz/replay.c -o $@
+
+build/fuzz/%.fuzzer: tests/fuzz/%.c $(FUZZ_HEADERS)
+	@mkdir -p $(@D)
+	@echo "$(fuzz.cc) $< (fuzzer)"
+	@$(fuzz.cc) $(fuzz.flags) $< -o $@
+
+build/fuzz/probe: always
+	@mkdir -p $(@D)
+	@echo 'int LLVMFuzzerTestOneInput(const char *data, unsigned long size) { return !data && size; }' | \
+	    $(fuzz.cc) $(fuzz.flags) -x c - -o $@
+
+.PHONY: $(FUZZERS:%=fuzz-replay-%) $(FUZZERS:%=fuzz-search-%)
+$(FUZZERS:%=fuzz-replay-%): fuzz-replay-%: build/fuzz/%.replay
+	@ASAN_OPTIONS=$(call leaks,asan) $< tests/fuzz/corpus/$*
+
+# What it prints while it searches goes to a file, of which the end is shown when something was found.
+$(FUZZERS:%=fuzz-search-%): fuzz-search-%: build/fuzz/%.fuzzer
+	@mkdir -p build/fuzz/$*
+	@ASAN_OPTIONS=$(call leaks,asan-clang) $< -max_total_time=$(FUZZ_TIME) -max_len=2048 -timeout=20 \
+	    $(patsubst %,-dict=%,$(wildcard tests/fuzz/$*.dict)) -artifact_prefix=build/fuzz/$*- \
+	    build/fuzz/$* tests/fuzz/corpus/$* > build/fuzz/$*.log 2>&1 || { tail -n 40 build/fuzz/$*.log; exit 1; }
+	@echo "$*: $$(tail -n 1 build/fuzz/$*.log)" | tee -a build/fuzz/history
+
+.PHONY: fuzz-replay
+fuzz-replay:
+	@echo "== $@: each fuzzer over its inputs; $(asan.is)"
+	+@if $(SUBMAKE) build/asan/probe >/dev/null 2>&1 && build/asan/probe >/dev/null 2>&1; then \
+	    $(SUBMAKE) -k $(FUZZERS:%=fuzz-replay-%); \
+	else \
+	    $(call missing,no empty program can be built and run that way); \
+	fi
+
+.PHONY: fuzz-short fuzz
+fuzz-short: fuzz_options = FUZZ_TIME=$(FUZZ_SHORT_TIME)
+fuzz: fuzz_options = -j$(words $(FUZZERS)) FUZZ_TIME=$(FUZZ_TIME)
+fuzz-short fuzz:
+	@echo "== $@: new inputs for each fuzzer; $(fuzz.is)"
+	+@if $(SUBMAKE) build/fuzz/probe build/asan-clang/probe >/dev/null 2>&1 && \
+	    build/fuzz/probe -runs=1 >/dev/null 2>&1; then \
+	    $(SUBMAKE) -k $(fuzz_options) $(FUZZERS:%=fuzz-search-%); \
+	else \
+	    $(call missing,no empty fuzzer can be built and run that way); \
+	fi
+
+#-------------------------------------------------------------------------------------------------------------------
 # The header as a whole.
 #-------------------------------------------------------------------------------------------------------------------
 
@@ -238,7 +310,7 @@ bench:
 
 #-------------------------------------------------------------------------------------------------------------------
 
-CHECKS = map symbols warnings examples test-asan test-clang test-ucontext test-valgrind
+CHECKS = map symbols warnings examples test-asan test-clang test-ucontext test-valgrind fuzz-replay fuzz-short
 ALL_CHECKS = $(CHECKS) $(filter-out $(CHECKS) test-plain,$(ENVIRONMENTS:%=test-%)) size compile-time
 
 # One after the other, each parallel in itself, so that test programs do not slow each other down.

@@ -2595,48 +2595,54 @@ TORNADO_API void tornado_enable_pretty_logging(const tornado_log_options *option
         atomic_store(&tornado__log.levels[i], (o->levels[i] ? (int)o->levels[i] : common) - TORNADO_LOG_WARNING);
 }
 
-/* A line under construction; what does not fit is cut. */
+/* A line under construction. It ends with the last piece that fits whole. */
 typedef struct tornado__log_line {
     size_t len;
+    bool full;
     char text[TORNADO__LOG_LINE];
 } tornado__log_line;
 
 static void tornado__log_put(tornado__log_line *line, const char *data, size_t len)
 {
-    size_t room = sizeof line->text - 8 - line->len; /* for the end of the colour, a newline and a NUL */
-    if (len > room)
-        len = room;
+    size_t room = sizeof line->text - 16 - line->len; /* for the colour, a newline and a NUL */
+    line->full = line->full || len > room;
+    if (line->full)
+        return;
     memcpy(line->text + line->len, data, len);
     line->len += len;
+}
+
+/* The length of the UTF-8 character at `text`; 0 when it is none, or a control, U+0080 to U+009F. */
+static size_t tornado__log_character(const char *text, size_t len)
+{
+    unsigned char lead = (unsigned char)text[0], second = len > 1 ? (unsigned char)text[1] : 0;
+    unsigned char low = lead == 0xe0 || lead == 0xc2 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
+    unsigned char high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
+    size_t size = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    if (lead < 0xc2 || lead > 0xf4 || len < size || second < low || second > high)
+        return 0;
+    for (size_t i = 2; i < size; i++)
+        if (((unsigned char)text[i] & 0xc0) != 0x80)
+            return 0;
+    return size;
 }
 
 /* Appends a message such that it cannot be mistaken for other lines: controls and what is not UTF-8 as \xNN,
    further lines indented. */
 static void tornado__log_message(tornado__log_line *line, const char *message, size_t len)
 {
-    while (len > 0 && (message[len - 1] == '\n' || message[len - 1] == '\r'))
-        len--;
-    for (size_t at = 0; at < len;) {
+    for (size_t at = 0, size; at < len; at += size ? size : 1) {
         unsigned char byte = (unsigned char)message[at];
-        size_t size = 1;
-        char escaped[5];
-        if (byte >= 0x80) { /* a whole character, or a byte that is none */
-            size = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc2 ? 2 : 0;
-            for (size_t i = 1; i < size; i++)
-                if (at + i >= len || ((unsigned char)message[at + i] & 0xc0) != 0x80)
-                    size = 0;
-            if (size > 0 && (byte > 0xf4 || (byte == 0xc2 && (unsigned char)message[at + 1] < 0xa0))) /* U+0080 to U+009F: controls */
-                size = 0;
-        }
+        size = byte >= 0x80 ? tornado__log_character(message + at, len - at) : byte >= 0x20 && byte != 0x7f;
         if (byte == '\n') {
             tornado__log_put(line, "\n    ", 5);
-        } else if (size == 0 || (byte < 0x20 && byte != '\t') || byte == 0x7f) {
+        } else if (size > 0 || byte == '\t') {
+            tornado__log_put(line, message + at, size ? size : 1);
+        } else {
+            char escaped[5];
             snprintf(escaped, sizeof escaped, "\\x%02x", byte);
             tornado__log_put(line, escaped, 4);
-        } else {
-            tornado__log_put(line, message + at, size);
         }
-        at += size ? size : 1;
     }
 }
 
@@ -2680,7 +2686,7 @@ static void tornado__log_emit(tornado__log_line *line, tornado_log_level level, 
                     : level >= TORNADO_LOG_INFO    ? 2
                                                    : 4;
         char start[8];
-        size_t len = line->len < sizeof line->text - 16 ? line->len : sizeof line->text - 16;
+        size_t len = line->len;
         snprintf(start, sizeof start, "\033[3%dm", color);
         memmove(line->text + prefix + 9, line->text + prefix, len - prefix);
         memmove(line->text + 5, line->text, prefix);
@@ -2712,15 +2718,20 @@ static void tornado__log_vwrite(tornado_log_stream stream, tornado_log_level lev
     if (len < 0)
         len = snprintf(message, sizeof message, "(a message that cannot be printed: %.200s)", format);
     if ((size_t)len >= sizeof message - 8) {
-        len = (int)sizeof message - 9;
-        memcpy(message + len - 3, "...", 3);
+        for (len = (int)sizeof message - 12; len > 0 && ((unsigned char)message[len] & 0xc0) == 0x80;)
+            len--; /* to where a character begins */
+        memcpy(message + len, "...", 4);
+        len += 3;
     }
     if (error)
         len += snprintf(message + len, sizeof message - (size_t)len, ": %s: %s", tornado_error_name(error->code),
                         error->message);
     if ((size_t)len >= sizeof message)
         len = (int)sizeof message - 1;
+    while (len > 0 && (message[len - 1] == '\n' || message[len - 1] == '\r'))
+        message[--len] = '\0';
     line.len = 0;
+    line.full = false;
     tornado__log_prefix(&line, level, now.tv_sec, file, number);
     size_t prefix = line.len;
     tornado__log_put(&line, " ", 1);
@@ -4118,9 +4129,12 @@ static TORNADO__INLINE tornado__task *tornado__queue_pop(tornado__queue *queue)
 typedef struct tornado__timer {
     int64_t when; /* nanoseconds; may be later than the key in the heap */
     void (*fire)(struct tornado__timer *timer, tornado_ioloop *loop);
-    uint32_t place; /* in the heap, plus one; 0: not set */
+    uint32_t place; /* in the heap, plus one; 0: not set; TORNADO__TIMER_ASIDE */
+    struct tornado__timer *next_aside;
     bool fires_at_close; /* of the loop, to let go of what is held until then */
 } tornado__timer;
+
+#define TORNADO__TIMER_ASIDE UINT32_MAX
 
 typedef struct tornado__heap_entry {
     int64_t when;
@@ -4142,6 +4156,7 @@ typedef struct tornado__callback {
     tornado__task task;
     tornado_callback callback;
     void *arg;
+    bool remote; /* made without the loop's list of free ones */
 } tornado__callback;
 
 typedef struct tornado__fd_slot {
@@ -4195,6 +4210,8 @@ struct tornado_ioloop {
     int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
     tornado__heap_entry *heap;
     int heap_count, heap_capacity;
+    tornado__timer *aside, **aside_end; /* due, but set by a timer of this turn: they wait for the next */
+    int aside_count;
     uint64_t timer_order;
     tornado__user_timer **timer_chunks;
     int timer_chunks_count, timer_chunks_capacity;
@@ -4206,13 +4223,14 @@ struct tornado_ioloop {
     tornado__execution execution; /* of what runs on the loop's own stack */
     tornado__boundary boundary;
     tornado__link services;
+    tornado__link compounds;
     tornado__attachment *attachments;
     size_t stack_size;
     int max_coroutines;
     struct tornado__stacks *stacks; /* the coroutine section's */
     const struct tornado__coroutine_hooks *coroutines; /* NULL until there was one */
     tornado__timer shutdown_timer;
-    const void *owner; /* the address of its thread's own variables */
+    _Atomic(const void *) owner; /* while it runs: the address of its thread's own variables */
     int wake[2];
     size_t holds;          /* one until it is closed, and one of each thing of its thread that points to it */
     atomic_int references; /* one for all holds, and those of tornado_ioloop_retain */
@@ -4250,13 +4268,15 @@ TORNADO_API bool tornado_ioloop_configure(const char *poller)
 
 /* ---- tasks ---- */
 
-/* Runs a task in the next turn. On a loop that is closed each task only lets go of what it holds: at once. */
+static TORNADO__NOINLINE void tornado__ioloop_schedule_later(tornado_ioloop *loop, tornado__task *task);
+
+/* Runs a task in the next turn. */
 static TORNADO__INLINE void tornado__ioloop_schedule(tornado_ioloop *loop, tornado__task *task)
 {
-    if (TORNADO__UNLIKELY(loop->closed))
-        task->run(task, loop);
-    else
+    if (TORNADO__LIKELY(loop->running))
         tornado__queue_push(&loop->tasks, task);
+    else
+        tornado__ioloop_schedule_later(loop, task);
 }
 
 /* The same for what has to happen before the loop waits: answers leave then. */
@@ -4270,6 +4290,12 @@ static TORNADO__INLINE void tornado__ioloop_hold(tornado_ioloop *loop)
 {
     loop->holds++;
 }
+
+/* A future made of others, which holds itself while it waits for them. When its loop is closed it lets go. */
+typedef struct tornado__compound {
+    tornado__link link;
+    void (*let_go)(struct tornado__compound *compound);
+} tornado__compound;
 
 static TORNADO__INLINE void tornado__ioloop_let_go(tornado_ioloop *loop)
 {
@@ -4295,7 +4321,7 @@ static void tornado__callback_run(tornado__task *task, tornado_ioloop *loop)
     tornado__callback *node = TORNADO__CONTAINER(task, tornado__callback, task);
     tornado_callback callback = node->callback;
     void *arg = node->arg;
-    if (loop->closed || loop->free_callbacks_count >= 1024) {
+    if (loop->closed || node->remote || loop->free_callbacks_count >= 1024) {
         TORNADO_FREE(node);
     } else {
         node->task.next = loop->free_callbacks ? &loop->free_callbacks->task : NULL;
@@ -4329,6 +4355,7 @@ static tornado__callback *tornado__callback_new(tornado_ioloop *loop, tornado_ca
         }
     }
     node->task.run = tornado__callback_run;
+    node->remote = loop == NULL;
     node->callback = callback;
     node->arg = arg;
     return node;
@@ -4336,7 +4363,7 @@ static tornado__callback *tornado__callback_new(tornado_ioloop *loop, tornado_ca
 
 TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callback callback, void *arg)
 {
-    bool own = loop->owner == &tornado__thread;
+    bool own = atomic_load_explicit(&loop->owner, memory_order_relaxed) == &tornado__thread;
     if (atomic_load_explicit(&loop->is_closed, memory_order_acquire))
         return false;
     tornado__callback *node = tornado__callback_new(own ? loop : NULL, callback, arg);
@@ -4392,7 +4419,7 @@ static void tornado__ioloop_collect(int fd, unsigned events, void *arg)
     }
     for (tornado__task *task = oldest, *next; task; task = next) {
         next = task->next;
-        tornado__ioloop_schedule(loop, task);
+        tornado__queue_push(&loop->tasks, task);
     }
     if (!atomic_exchange(&loop->signalled, 0))
         return;
@@ -4406,9 +4433,22 @@ static void tornado__ioloop_collect(int fd, unsigned events, void *arg)
                 tornado__ioloop_wake(loop);
                 return;
             }
-            tornado__ioloop_schedule(loop, &pending->task);
+            tornado__queue_push(&loop->tasks, &pending->task);
         }
     }
+}
+
+/* What is scheduled before the loop runs stays in order with the callbacks that were added before; once it is closed a
+   task only lets go of what it holds, at once. */
+static TORNADO__NOINLINE void tornado__ioloop_schedule_later(tornado_ioloop *loop, tornado__task *task)
+{
+    if (loop->closed) {
+        task->run(task, loop);
+        return;
+    }
+    if (atomic_load_explicit(&loop->remote, memory_order_relaxed))
+        tornado__ioloop_collect(loop->wake[0], 0, loop);
+    tornado__queue_push(&loop->tasks, task);
 }
 
 /* ---- timers: a heap of four children a node, which is flatter and kinder to the cache than two ---- */
@@ -4453,10 +4493,26 @@ static void tornado__heap_down(tornado_ioloop *loop, int at, tornado__heap_entry
     tornado__heap_put(loop, at, entry);
 }
 
+static void tornado__timer_unaside(tornado_ioloop *loop, tornado__timer *timer)
+{
+    tornado__timer **at = &loop->aside;
+    while (*at != timer)
+        at = &(*at)->next_aside;
+    *at = timer->next_aside;
+    if (!*at)
+        loop->aside_end = at;
+    loop->aside_count--;
+    timer->place = 0;
+}
+
 static void tornado__timer_clear(tornado_ioloop *loop, tornado__timer *timer)
 {
     if (!timer->place)
         return;
+    if (TORNADO__UNLIKELY(timer->place == TORNADO__TIMER_ASIDE)) {
+        tornado__timer_unaside(loop, timer);
+        return;
+    }
     int at = (int)timer->place - 1;
     timer->place = 0;
     tornado__heap_entry last = loop->heap[--loop->heap_count];
@@ -4474,13 +4530,15 @@ static TORNADO__NOINLINE bool tornado__timer_place(tornado_ioloop *loop, tornado
     if (loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "a timer on a loop that is closed");
     timer->when = when;
+    if (timer->place == TORNADO__TIMER_ASIDE)
+        return true;
     if (timer->place) {
         if (when < loop->heap[timer->place - 1].when)
             tornado__heap_up(loop, (int)timer->place - 1, entry);
         return true;
     }
     void *heap = loop->heap;
-    if (!tornado__grow(&heap, &loop->heap_capacity, loop->heap_count + 1, sizeof *loop->heap))
+    if (!tornado__grow(&heap, &loop->heap_capacity, loop->heap_count + loop->aside_count + 1, sizeof *loop->heap))
         return false;
     loop->heap = heap;
     tornado__heap_up(loop, loop->heap_count++, entry);
@@ -4498,23 +4556,45 @@ static TORNADO__INLINE bool tornado__timer_set(tornado_ioloop *loop, tornado__ti
     return tornado__timer_place(loop, timer, when);
 }
 
+/* Puts back what was set aside. There is room for all. */
+static void tornado__timers_return(tornado_ioloop *loop)
+{
+    for (tornado__timer *timer = loop->aside, *next; timer; timer = next) {
+        next = timer->next_aside;
+        timer->place = 0;
+        tornado__heap_up(loop, loop->heap_count++, (tornado__heap_entry){timer->when, ++loop->timer_order, timer});
+    }
+    loop->aside = NULL;
+    loop->aside_end = &loop->aside;
+    loop->aside_count = 0;
+}
+
 /* Runs the timers that are due, but none that was set meanwhile. */
 static void tornado__ioloop_run_timers(tornado_ioloop *loop)
 {
     uint64_t until = loop->timer_order;
-    while (loop->heap_count && loop->heap[0].when <= loop->now && loop->heap[0].order <= until) {
+    while (loop->heap_count && loop->heap[0].when <= loop->now) {
         tornado__heap_entry entry = loop->heap[0];
-        if (entry.timer->when > entry.when) {
-            entry.when = entry.timer->when;
-            entry.order = ++loop->timer_order;
-            until++;
+        tornado__timer *timer = entry.timer;
+        if (timer->when > entry.when) {
+            entry.when = timer->when;
             tornado__heap_down(loop, 0, entry);
             continue;
         }
-        tornado__timer_clear(loop, entry.timer);
-        entry.timer->fire(entry.timer, loop);
+        tornado__timer_clear(loop, timer);
+        if (TORNADO__UNLIKELY(entry.order > until)) {
+            timer->place = TORNADO__TIMER_ASIDE;
+            timer->next_aside = NULL;
+            *loop->aside_end = timer;
+            loop->aside_end = &timer->next_aside;
+            loop->aside_count++;
+            continue;
+        }
+        timer->fire(timer, loop);
         tornado__ioloop_settle(loop);
     }
+    if (TORNADO__UNLIKELY(loop->aside != NULL))
+        tornado__timers_return(loop);
 }
 
 static void tornado__user_timer_free(tornado_ioloop *loop, tornado__user_timer *timer)
@@ -4752,6 +4832,7 @@ static void tornado__ioloop_turn(tornado_ioloop *loop)
 static void tornado__ioloop_turns(void *arg)
 {
     tornado_ioloop *loop = arg;
+    tornado__timers_return(loop); /* when a timer raised */
     while (!loop->stopping)
         tornado__ioloop_turn(loop);
 }
@@ -4766,16 +4847,17 @@ TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
     tornado_ioloop_retain(loop);
     tornado_ioloop_make_current(loop);
     tornado__thread.running = &loop->execution;
-    loop->owner = &tornado__thread;
+    atomic_store_explicit(&loop->owner, &tornado__thread, memory_order_relaxed);
     loop->running = true;
     loop->now = tornado__now_ns();
+    tornado__ioloop_collect(loop->wake[0], 0, loop); /* callbacks that were added before */
     while (tornado__protect(&loop->execution, &loop->boundary, tornado__ioloop_turns, loop))
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, &loop->execution.raised, "Exception in callback");
     loop->execution.scope = NULL;
     loop->running = loop->stopping = false;
+    atomic_store_explicit(&loop->owner, NULL, memory_order_relaxed);
     tornado__thread.running = outer;
-    if (outer_loop && outer_loop != loop)
-        tornado_ioloop_make_current(outer_loop);
+    tornado_ioloop_make_current(outer_loop);
     tornado_ioloop_release(loop);
     return true;
 }
@@ -4862,6 +4944,11 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
         loop->unwinding = false;
         tornado__ioloop_run_queue(loop, &loop->before_wait);
     }
+    while (!tornado__link_empty(&loop->compounds)) {
+        tornado__compound *compound = TORNADO__CONTAINER(loop->compounds.next, tornado__compound, link);
+        tornado__link_remove(&compound->link);
+        compound->let_go(compound);
+    }
     while (loop->attachments) {
         tornado__attachment *attachment = loop->attachments;
         loop->attachments = attachment->next;
@@ -4873,6 +4960,7 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
             node->task.next ? TORNADO__CONTAINER(node->task.next, tornado__callback, task) : NULL;
         TORNADO_FREE(node);
     }
+    tornado__timers_return(loop);
     while (loop->heap_count) {
         tornado__timer *timer = loop->heap[--loop->heap_count].timer;
         timer->place = 0; /* what outlives the loop may still clear its timer */
@@ -4922,11 +5010,12 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     loop->chunks.block_size = 16384 - 16;
     loop->chunks.limit = 64;
     loop->wake[0] = loop->wake[1] = -1;
-    loop->owner = &tornado__thread;
     loop->now = tornado__now_ns();
     atomic_init(&loop->references, 1);
     loop->holds = 1;
     tornado__link_init(&loop->services);
+    tornado__link_init(&loop->compounds);
+    loop->aside_end = &loop->aside;
     if (!tornado__ioloop_open(loop)) {
         tornado__ioloop_free_resources(loop);
         tornado__ioloop_let_go(loop);
@@ -5275,7 +5364,8 @@ static void tornado__future_free(tornado_future *future)
         next = waiter->next;
         waiter->drop(waiter);
     }
-    if (future->state == TORNADO__FAILED && !future->observed && future->error->code != TORNADO_ERR_CANCELLED)
+    bool missed = future->state == TORNADO__FAILED && !future->observed;
+    if (missed && future->error->code != TORNADO_ERR_CANCELLED && future->error->code != TORNADO_ERR_CLOSED)
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, future->error,
                            "Future exception was never retrieved");
     if (future->finalize)
@@ -5576,17 +5666,17 @@ typedef struct tornado__coroutine {
 typedef struct tornado__slab {
     struct tornado__slab *next;
     char *memory;
-    size_t size;
+    size_t size, used; /* used: bytes whose stacks were made; the rest was never touched */
 } tornado__slab;
 
 typedef struct tornado__stacks {
     tornado__attachment attachment;
     tornado_ioloop *loop;
     tornado__link alive;
-    tornado__coroutine *free, *cold; /* cold: have given their memory back, or never had any */
+    tornado__coroutine *free, *cold; /* cold: have given their memory back */
     tornado__slab *slabs;
     size_t stack_size;
-    size_t count, warm, made; /* alive; in `free`; in all slabs */
+    size_t count, warm, made; /* alive; in `free`; in all */
 } tornado__stacks;
 
 static atomic_int tornado__guard_pages; /* PROT_NONE guards of the process so far */
@@ -5617,13 +5707,15 @@ static void tornado__stacks_free(tornado__attachment *attachment)
 }
 
 /* Slabs double, so that a hundred thousand stacks are a few dozen mappings. */
-static bool tornado__stacks_grow(tornado__stacks *stacks)
+static bool tornado__slab_new(tornado__stacks *stacks)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), count = stacks->made < 16 ? 16 : stacks->made;
+    size_t count = stacks->made < 16 ? 16 : stacks->made, room = (size_t)stacks->loop->max_coroutines - stacks->made;
     if (count > 4096)
         count = 4096;
-    if (count > (size_t)stacks->loop->max_coroutines - stacks->made)
-        count = (size_t)stacks->loop->max_coroutines - stacks->made;
+    if (count > room)
+        count = room;
+    if (count > SIZE_MAX / 2 / stacks->stack_size)
+        return tornado__fail(TORNADO_ERR_NOMEM, ENOMEM, "no memory for more coroutine stacks: they are too large");
     tornado__slab *slab = TORNADO_MALLOC(sizeof *slab);
     if (!slab)
         return tornado__nomem();
@@ -5634,6 +5726,7 @@ static bool tornado__stacks_grow(tornado__stacks *stacks)
 #ifdef MAP_STACK
     flags |= MAP_STACK;
 #endif
+    slab->used = 0;
     slab->size = count * stacks->stack_size;
     slab->memory = mmap(NULL, slab->size, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (slab->memory == MAP_FAILED) {
@@ -5646,23 +5739,26 @@ static bool tornado__stacks_grow(tornado__stacks *stacks)
 #endif
     slab->next = stacks->slabs;
     stacks->slabs = slab;
-    for (size_t i = 0; i < count; i++) {
-        char *low = slab->memory + i * stacks->stack_size;
-        size_t stagger = (stacks->made + i) % 16 * 64;
-        tornado__coroutine *co = (tornado__coroutine *)(void *)(low + stacks->stack_size - stagger -
-                                                                ((sizeof *co + 63) & ~(size_t)63));
-        bool guarded = tornado__stack_guard(low, page);
-        co->canary = !guarded;
-        co->stack.low = guarded ? low + page : low;
-        co->stack.size = (size_t)((char *)co - co->stack.low);
-        if (co->canary)
-            *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
-        tornado__valgrind_stack(co->stack.low, low + stacks->stack_size);
-        co->next_free = stacks->cold;
-        stacks->cold = co;
-    }
-    stacks->made += count;
     return true;
+}
+
+/* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows into
+   another rather than into nothing. */
+static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
+{
+    tornado__slab *slab = stacks->slabs;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), stagger = stacks->made % 16 * 64;
+    char *high = slab->memory + slab->size - slab->used, *low = high - stacks->stack_size;
+    tornado__coroutine *co = (tornado__coroutine *)(void *)(high - stagger - ((sizeof *co + 63) & ~(size_t)63));
+    slab->used += stacks->stack_size;
+    stacks->made++;
+    co->canary = !tornado__stack_guard(low, page);
+    co->stack.low = co->canary ? low : low + page;
+    co->stack.size = (size_t)((char *)co - co->stack.low);
+    if (co->canary)
+        *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
+    tornado__valgrind_stack(co->stack.low, high);
+    return co;
 }
 
 TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
@@ -5687,7 +5783,9 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
         return NULL;
     }
     memset(stacks, 0, sizeof *stacks);
-    stacks->stack_size = (loop->stack_size < 4 * page ? 4 * page : loop->stack_size + page - 1) / page * page;
+    stacks->stack_size = loop->stack_size < 4 * page ? 4 * page : loop->stack_size;
+    if (stacks->stack_size < SIZE_MAX - page)
+        stacks->stack_size = (stacks->stack_size + page - 1) / page * page;
     stacks->loop = loop;
     tornado__link_init(&stacks->alive);
     stacks->attachment.free = tornado__stacks_free;
@@ -5704,15 +5802,20 @@ static TORNADO__NOINLINE tornado__stacks *tornado__stacks_warm(tornado_ioloop *l
     tornado__stacks *stacks = loop->stacks ? loop->stacks : tornado__stacks_new(loop);
     if (!stacks)
         return NULL;
-    if (!stacks->cold && stacks->made >= (size_t)loop->max_coroutines) {
+    tornado__coroutine *co = stacks->cold;
+    if (co) {
+        stacks->cold = co->next_free;
+    } else if (stacks->made >= (size_t)loop->max_coroutines) {
         tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
         return NULL;
+    } else {
+        bool room = stacks->slabs && stacks->slabs->used < stacks->slabs->size;
+        if (!room && !tornado__slab_new(stacks))
+            return NULL;
+        co = tornado__stack_new(stacks);
     }
-    if (!stacks->cold && !tornado__stacks_grow(stacks))
-        return NULL;
-    stacks->free = stacks->cold;
-    stacks->cold = stacks->cold->next_free;
-    stacks->free->next_free = NULL;
+    co->next_free = NULL;
+    stacks->free = co;
     stacks->warm = 1;
     return stacks;
 }
@@ -5909,7 +6012,6 @@ static bool tornado__coroutine_cancel(tornado__coroutine *co)
     co->cancelled = true;
     if (co->state == TORNADO__CO_SUSPENDED && co->waiting && co->waiting->state == TORNADO__PENDING) {
         tornado__future_unwait(co->waiting, &co->waiter);
-        co->waiting->observed = true; /* somebody wanted to look */
         tornado_future_release(co->waiting);
         co->waiting = NULL;
         tornado__ioloop_schedule(co->loop, &co->waiter.task);
@@ -6122,9 +6224,9 @@ static const tornado_error *tornado__wait_value(tornado_future *future, int kind
         return error;
     if (future->kind != kind && kind != TORNADO__POINTER)
         return tornado__wait_failed(tornado__running(), future, &mismatch);
-    if (out && future->kind == kind) {
+    if (out) {
         if (kind == TORNADO__POINTER)
-            *(void **)out = future->value.pointer;
+            *(void **)out = tornado_future_result(future);
         else if (kind == TORNADO__INTEGER)
             *(int64_t *)out = future->value.integer;
         else
@@ -6187,6 +6289,7 @@ typedef struct tornado__sync {
     tornado__waiter waiter;
     tornado_future *future;
     bool abandoned;
+    bool *late; /* is set when the time is up */
 } tornado__sync;
 
 static void tornado__sync_done(tornado__task *task, tornado_ioloop *loop)
@@ -6201,7 +6304,7 @@ static void tornado__sync_done(tornado__task *task, tornado_ioloop *loop)
 static void tornado__sync_late(void *arg)
 {
     tornado__sync *sync = arg;
-    tornado_cancel(sync->future);
+    *sync->late = tornado_cancel(sync->future);
 }
 
 /* Runs the loop until the future is done. False: it was stopped before. */
@@ -6219,6 +6322,7 @@ static bool tornado__sync_run(tornado_ioloop *loop, tornado__sync *sync, tornado
 static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const double *timeout)
 {
     tornado_timeout timer = 0;
+    bool late = false;
     if (loop->running || loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop is %s",
                              loop->closed ? "closed" : "running already");
@@ -6227,6 +6331,7 @@ static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, voi
         return tornado__nomem();
     memset(sync, 0, sizeof *sync);
     sync->waiter.task.run = tornado__sync_done;
+    sync->late = &late;
     if (timeout && !(timer = tornado_ioloop_call_later(loop, *timeout, tornado__sync_late, sync))) {
         TORNADO_FREE(sync);
         return false;
@@ -6237,9 +6342,10 @@ static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, voi
         ok = tornado__sync_run(loop, sync, future);
     else
         TORNADO_FREE(sync);
-    bool late = timer && !tornado_ioloop_remove_timeout(loop, timer);
+    if (timer)
+        tornado_ioloop_remove_timeout(loop, timer);
     const tornado_error *error = tornado_future_error(future);
-    if (error && late && error->code == TORNADO_ERR_CANCELLED)
+    if (late && (!error || error->code == TORNADO_ERR_CANCELLED))
         ok = tornado__fail(TORNADO_ERR_TIMEOUT, ETIMEDOUT, "Operation timed out after %g seconds", *timeout);
     else if (error)
         tornado__thread.last = *error;
@@ -6338,6 +6444,7 @@ typedef struct tornado__multi_child {
 
 typedef struct tornado__multi {
     tornado_future future;
+    tornado__compound compound;
     size_t count, pending;
     void **results;
     tornado__multi_child children[];
@@ -6351,6 +6458,15 @@ static void tornado__multi_finalize(tornado_future *future)
             tornado__future_unwait(multi->children[i].future, &multi->children[i].waiter);
             tornado_future_release(multi->children[i].future);
         }
+}
+
+static void tornado__multi_let_go(tornado__compound *compound)
+{
+    tornado__multi *multi = TORNADO__CONTAINER(compound, tornado__multi, compound);
+    for (size_t i = 0; i < multi->count; i++)
+        if (multi->children[i].future)
+            tornado__future_unwait(multi->children[i].future, &multi->children[i].waiter);
+    tornado_future_release(&multi->future);
 }
 
 static void tornado__multi_resolve(tornado__multi *multi)
@@ -6379,9 +6495,12 @@ static void tornado__multi_resolve(tornado__multi *multi)
 static void tornado__multi_child_done(tornado__task *task, tornado_ioloop *loop)
 {
     tornado__multi *multi = TORNADO__CONTAINER(task, tornado__multi_child, waiter.task)->multi;
-    if (!loop->closed && --multi->pending == 0)
+    if (--multi->pending > 0)
+        return;
+    tornado__link_remove(&multi->compound.link);
+    if (!loop->closed)
         tornado__multi_resolve(multi);
-    tornado_future_release(&multi->future); /* each child that is waited for holds it */
+    tornado_future_release(&multi->future);
 }
 
 TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t count)
@@ -6416,19 +6535,23 @@ TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t
         child->waiter.task.run = tornado__multi_child_done;
         if (futures[i] && futures[i]->state == TORNADO__PENDING) {
             multi->pending++;
-            tornado_future_retain(&multi->future);
             tornado__future_wait(futures[i], loop, &child->waiter);
         }
     }
-    if (multi->pending == 0)
+    if (multi->pending == 0) {
         tornado__multi_resolve(multi);
-    return &multi->future;
+        return &multi->future;
+    }
+    multi->compound.let_go = tornado__multi_let_go;
+    tornado__link_append(&loop->compounds, &multi->compound.link);
+    return tornado_future_retain(&multi->future); /* it holds itself until all are done */
 }
 
 typedef struct tornado__with_timeout {
-    tornado_future future;
+    tornado_future future; /* holds itself while it waits */
+    tornado__compound compound;
     tornado__timer timer;
-    tornado__waiter waiter; /* holds this */
+    tornado__waiter waiter;
     tornado_future *other;
     bool late; /* the other is no longer held */
 } tornado__with_timeout;
@@ -6458,13 +6581,23 @@ static void tornado__with_timeout_done(tornado__task *task, tornado_ioloop *loop
             tornado__future_resolve(&self->future, TORNADO__SUCCEEDED);
         }
     }
+    tornado__link_remove(&self->compound.link);
     tornado_future_release(other); /* what was held for this task */
     tornado_future_release(&self->future);
 }
 
 static void tornado__with_timeout_drop(tornado__waiter *waiter)
 {
-    tornado_future_release(&TORNADO__CONTAINER(waiter, tornado__with_timeout, waiter)->future);
+    tornado__with_timeout *self = TORNADO__CONTAINER(waiter, tornado__with_timeout, waiter);
+    tornado__link_remove(&self->compound.link);
+    tornado_future_release(&self->future);
+}
+
+static void tornado__with_timeout_let_go(tornado__compound *compound)
+{
+    tornado__with_timeout *self = TORNADO__CONTAINER(compound, tornado__with_timeout, compound);
+    tornado__future_unwait(self->other, &self->waiter);
+    tornado_future_release(&self->future);
 }
 
 /* What is waited for goes on, for whoever else holds it; an error that it ends with later is logged. */
@@ -6504,6 +6637,8 @@ TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future 
     }
     self->waiter.task.run = tornado__with_timeout_done;
     self->waiter.drop = tornado__with_timeout_drop;
+    self->compound.let_go = tornado__with_timeout_let_go;
+    tornado__link_append(&loop->compounds, &self->compound.link);
     tornado_future_retain(&self->future);
     tornado__future_wait(future, loop, &self->waiter);
     return &self->future;
@@ -6760,7 +6895,7 @@ static void tornado__iostream_shut(tornado_iostream *stream, const tornado_error
 {
     if (stream->closed)
         return;
-    if (stream->watched && !stream->loop->fds_closed)
+    if (stream->watched && !stream->loop->closed)
         tornado_ioloop_remove_handler(stream->loop, stream->fd);
     tornado__ioloop_close_fd(stream->loop, stream->fd, stream->watched);
     stream->closed = true;
@@ -7363,7 +7498,6 @@ static void tornado__user_closed(tornado_iostream *stream, const tornado_error *
         tornado__write_wait *wait = io->writes;
         io->writes = wait->next;
         tornado_future_set_error(wait->future, &error);
-        wait->future->observed = true; /* the reads and the close callback tell */
         tornado_future_release(wait->future);
         TORNADO_FREE(wait);
     }
