@@ -596,7 +596,7 @@ typedef struct tornado_ioloop_options {
    tornado_last_error(). */
 TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *options);
 
-/* Chooses the poller of loops made from now on by name, for the process. False (TORNADO_ERR_INVALID) for a name
+/* Chooses the poller of loops made from now on by name, for the process; NULL is the default again. False (TORNADO_ERR_INVALID) for a name
    unknown here. Call it before threads start. */
 TORNADO_API bool tornado_ioloop_configure(const char *poller);
 
@@ -651,7 +651,7 @@ TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callb
 
 /* The same from a SIGNAL HANDLER of any thread: async-signal-safe, allocates nothing. A pair of callback and arg is
    run as often as it was added; between different pairs no order is kept. A loop knows at most 64 different pairs
-   in its life: false beyond that. */
+   in its life: false beyond that, and when it is closed. */
 TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback,
                                                          void *arg);
 
@@ -4260,7 +4260,7 @@ static const tornado_poller *tornado__poller_named(const char *name)
 
 TORNADO_API bool tornado_ioloop_configure(const char *poller)
 {
-    const tornado_poller *found = tornado__poller_named(poller);
+    const tornado_poller *found = tornado__poller_named(poller ? poller : TORNADO_POLLER);
     if (found)
         atomic_store(&tornado__ioloop_process.poller, found);
     return found != NULL;
@@ -4384,7 +4384,7 @@ TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callb
 
 TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback, void *arg)
 {
-    for (int i = 0; i < TORNADO__SIGNAL_SLOTS; i++) {
+    for (int i = 0; i < TORNADO__SIGNAL_SLOTS && !atomic_load(&loop->is_closed); i++) {
         tornado__signal_slot *slot = &loop->signals[i];
         int free_state = 0;
         if (atomic_compare_exchange_strong(&slot->state, &free_state, 1)) {
@@ -4708,6 +4708,8 @@ TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornad
                              fd);
     if (loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_add_handler: the loop is closed");
+    if (fd >= loop->fds_capacity && fcntl(fd, F_GETFD) < 0) /* no room for what is none */
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_add_handler: fd %d: %s", fd, strerror(errno));
     if (!tornado__grow_zeroed(&fds, &loop->fds_capacity, fd + 1, sizeof *loop->fds))
         return false;
     loop->fds = fds;
@@ -4785,7 +4787,7 @@ static int64_t tornado__ioloop_patience(tornado_ioloop *loop)
     if (!loop->heap_count)
         return -1;
     int64_t left = tornado__add_ns(loop->heap[0].when, -loop->now);
-    if (left > 1000000000)
+    if (left > 60000000000)
         return left / 2;
     left = tornado__add_ns(loop->heap[0].when, -tornado__now_ns());
     return left > 0 ? left : 0;
@@ -4837,15 +4839,40 @@ static void tornado__ioloop_turns(void *arg)
         tornado__ioloop_turn(loop);
 }
 
+/* Makes a loop current, whose reference it takes over, and gives back the one before with its reference. */
+static tornado_ioloop *tornado__current_swap(tornado_ioloop *loop)
+{
+    tornado_ioloop *before = tornado__current_loop;
+    tornado__current_loop = loop;
+    return before;
+}
+
+/* The same, for the last time: the one before is let go. */
+static void tornado__current_set(tornado_ioloop *loop)
+{
+    tornado_ioloop *before = tornado__current_swap(loop);
+    if (before)
+        tornado_ioloop_release(before);
+}
+
+TORNADO_API void tornado_ioloop_make_current(tornado_ioloop *loop)
+{
+    tornado__current_set(loop ? tornado_ioloop_retain(loop) : NULL);
+}
+
+TORNADO_API void tornado_ioloop_clear_current(void)
+{
+    tornado_ioloop_make_current(NULL);
+}
+
 TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
 {
     if (loop->running || loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_start: the loop is %s",
                              loop->closed ? "closed" : "running already");
-    tornado_ioloop *outer_loop = tornado__current_loop;
+    tornado_ioloop *outer_loop = tornado__current_swap(tornado_ioloop_retain(loop));
     tornado__execution *outer = tornado__thread.running;
     tornado_ioloop_retain(loop);
-    tornado_ioloop_make_current(loop);
     tornado__thread.running = &loop->execution;
     atomic_store_explicit(&loop->owner, &tornado__thread, memory_order_relaxed);
     loop->running = true;
@@ -4857,7 +4884,7 @@ TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
     loop->running = loop->stopping = false;
     atomic_store_explicit(&loop->owner, NULL, memory_order_relaxed);
     tornado__thread.running = outer;
-    tornado_ioloop_make_current(outer_loop);
+    tornado__current_set(outer_loop);
     tornado_ioloop_release(loop);
     return true;
 }
@@ -4891,23 +4918,6 @@ TORNADO_API void tornado_ioloop_release(tornado_ioloop *loop)
     TORNADO_FREE(loop);
 }
 
-TORNADO_API void tornado_ioloop_clear_current(void)
-{
-    tornado_ioloop *loop = tornado__current_loop;
-    tornado__current_loop = NULL;
-    if (loop)
-        tornado_ioloop_release(loop);
-}
-
-TORNADO_API void tornado_ioloop_make_current(tornado_ioloop *loop)
-{
-    if (loop == tornado__current_loop)
-        return;
-    if (loop)
-        tornado_ioloop_retain(loop);
-    tornado_ioloop_clear_current();
-    tornado__current_loop = loop;
-}
 
 static bool tornado__set_flags(int fd)
 {
@@ -4987,6 +4997,13 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
         loop->poller->close(loop->poller_state);
 }
 
+/* Whether this thread has a loop that was not closed, by whichever thread; or that is being closed right now. */
+static bool tornado__current_usable(void)
+{
+    tornado_ioloop *loop = tornado__current_loop;
+    return loop && (!atomic_load_explicit(&loop->is_closed, memory_order_relaxed) || loop->unwinding);
+}
+
 TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *options)
 {
     static const tornado_ioloop_options defaults;
@@ -5023,14 +5040,14 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     }
     loop->stack_size = o->stack_size ? o->stack_size : TORNADO_STACK_SIZE;
     loop->max_coroutines = o->max_coroutines > 0 ? o->max_coroutines : TORNADO_MAX_COROUTINES;
-    if (!tornado__current_loop)
+    if (!tornado__current_usable())
         tornado_ioloop_make_current(loop);
     return loop;
 }
 
 TORNADO_API tornado_ioloop *tornado_ioloop_current(void)
 {
-    if (TORNADO__UNLIKELY(!tornado__current_loop))
+    if (TORNADO__UNLIKELY(!tornado__current_usable()))
         return tornado_ioloop_new(NULL);
     return tornado__current_loop;
 }
@@ -5049,10 +5066,11 @@ TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
             close(fd);
         }
     loop->fds_closed = all_fds;
-    tornado_ioloop *current = tornado__current_loop;
-    tornado_ioloop_make_current(loop); /* for the coroutines that unwind */
+    tornado_ioloop *before = tornado__current_swap(tornado_ioloop_retain(loop)); /* for coroutines that unwind */
     tornado__ioloop_free_resources(loop);
-    tornado_ioloop_make_current(current != loop ? current : NULL);
+    tornado__current_set(before);
+    if (before == loop)
+        tornado_ioloop_clear_current();
     tornado__ioloop_let_go(loop);
     return true;
 }
@@ -5098,7 +5116,7 @@ TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new(tornado_cal
     memset(periodic, 0, sizeof *periodic);
     periodic->callback = callback;
     periodic->arg = arg;
-    periodic->interval = interval;
+    periodic->interval = interval < INT64_MAX / 4 ? interval : INT64_MAX / 4;
     periodic->jitter = jitter;
     return periodic;
 }
@@ -5218,12 +5236,13 @@ static void tornado__shutdown_late(tornado__timer *timer, tornado_ioloop *loop)
 
 static void tornado__ioloop_check_shutdown(tornado_ioloop *loop)
 {
-    if (loop->shutdown_phase == 1 && tornado__ioloop_busy(loop) == 0)
-        tornado__shutdown_second_phase(loop);
-    if (loop->shutdown_phase == 2 && (!loop->coroutines || loop->coroutines->alive(loop) == 0))
+    bool coroutines = loop->coroutines && loop->coroutines->alive(loop) > 0;
+    if (!coroutines && (loop->shutdown_phase == 2 || tornado__ioloop_busy(loop) == 0))
         loop->stopping = true;
-    if (loop->stopping)
+    if (loop->stopping) {
         tornado__timer_clear(loop, &loop->shutdown_timer);
+        loop->shutdown_phase = 0;
+    }
 }
 
 TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace)
