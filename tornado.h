@@ -473,7 +473,8 @@ typedef struct tornado_log_options {
 
        [I 261121 06:54:38 hello:12] 200 GET / (127.0.0.1) 0.21ms
 
-   Without it warnings and errors are printed in the same form. NULL takes all defaults. May be called again. */
+   Without it warnings and errors are printed in the same form. NULL takes all defaults. May be called again, but not while
+   other threads log. A program whose lines go into a pipe should ignore SIGPIPE, or the pipe's reader can end it. */
 TORNADO_API void tornado_enable_pretty_logging(const tornado_log_options *options);
 
 /* Whether a record of this level would be printed. Two loads and a compare. */
@@ -687,7 +688,7 @@ TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_cal
 /* Stops and frees it. NULL is allowed. */
 TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *periodic);
 
-/* On the first SIGINT or SIGTERM: every server of the loop stops accepting and closes idle connections; when what
+/* Until the loop is closed, on the first SIGINT or SIGTERM: every server of the loop stops accepting and closes idle connections; when what
    runs has finished, or after `grace` seconds (then coroutines still running are cancelled and get one more
    second), the loop stops, so that main can return 0. A second signal stops it at once. For one loop of the
    process. False with the reason. */
@@ -1372,6 +1373,7 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #include <netinet/tcp.h>
 #include <arpa/inet.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -4246,7 +4248,9 @@ static _Thread_local tornado_ioloop *tornado__current_loop;
 static struct {
     _Atomic(const tornado_poller *) poller; /* tornado_ioloop_configure's */
     _Atomic(tornado_ioloop *) shutdown_loop;
+    atomic_int shutdown_handlers; /* signal handlers that run now */
     double shutdown_grace;
+    struct sigaction before_sigint, before_sigterm;
 } tornado__ioloop_process;
 
 static const tornado_poller *tornado__poller_named(const char *name)
@@ -5052,14 +5056,15 @@ TORNADO_API tornado_ioloop *tornado_ioloop_current(void)
     return tornado__current_loop;
 }
 
+static void tornado__shutdown_forget(tornado_ioloop *loop);
+
 TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
 {
     if (loop->running)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_close: the loop is running; stop it first");
     if (loop->closed)
         return true;
-    tornado_ioloop *expected = loop;
-    atomic_compare_exchange_strong(&tornado__ioloop_process.shutdown_loop, &expected, NULL);
+    tornado__shutdown_forget(loop);
     for (int fd = 0; all_fds && fd < loop->fds_capacity; fd++)
         if (loop->fds[fd].handler && fd != loop->wake[0]) {
             tornado_ioloop_remove_handler(loop, fd);
@@ -5273,10 +5278,24 @@ static void tornado__shutdown_signalled(void *arg)
 
 static void tornado__shutdown_handler(int number)
 {
-    tornado_ioloop *loop = atomic_load(&tornado__ioloop_process.shutdown_loop);
     (void)number;
+    atomic_fetch_add(&tornado__ioloop_process.shutdown_handlers, 1);
+    tornado_ioloop *loop = atomic_load(&tornado__ioloop_process.shutdown_loop);
     if (loop)
         tornado_ioloop_add_callback_from_signal(loop, tornado__shutdown_signalled, loop);
+    atomic_fetch_sub(&tornado__ioloop_process.shutdown_handlers, 1);
+}
+
+/* Gives the signals back, when they are this loop's. No handler looks at the loop any more. */
+static void tornado__shutdown_forget(tornado_ioloop *loop)
+{
+    tornado_ioloop *expected = loop;
+    if (!atomic_compare_exchange_strong(&tornado__ioloop_process.shutdown_loop, &expected, NULL))
+        return;
+    sigaction(SIGINT, &tornado__ioloop_process.before_sigint, NULL);
+    sigaction(SIGTERM, &tornado__ioloop_process.before_sigterm, NULL);
+    while (atomic_load(&tornado__ioloop_process.shutdown_handlers) > 0)
+        sched_yield(); /* another thread is in one */
 }
 
 TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double grace)
@@ -5290,8 +5309,9 @@ TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double
     action.sa_flags = SA_RESTART;
     sigemptyset(&action.sa_mask);
     tornado__ioloop_process.shutdown_grace = grace;
-    atomic_store(&tornado__ioloop_process.shutdown_loop, loop);
-    if (sigaction(SIGINT, &action, NULL) != 0 || sigaction(SIGTERM, &action, NULL) != 0)
+    bool first = atomic_exchange(&tornado__ioloop_process.shutdown_loop, loop) == NULL;
+    if (sigaction(SIGINT, &action, first ? &tornado__ioloop_process.before_sigint : NULL) != 0 ||
+        sigaction(SIGTERM, &action, first ? &tornado__ioloop_process.before_sigterm : NULL) != 0)
         return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_shutdown_on_signals: %s", strerror(errno));
     return true;
 }
