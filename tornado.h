@@ -3536,6 +3536,20 @@ static bool tornado__pack_integer(tornado__packer *packer, uint64_t magnitude, b
     return tornado__pack_raw(packer, at, (size_t)(digits + sizeof digits - at));
 }
 
+/* Adds one to the last digit before the exponent. */
+static void tornado__digits_increment(char *scientific)
+{
+    for (char *at = strchr(scientific, 'e'); at-- > scientific;) {
+        if (*at < '0' || *at > '9')
+            continue;
+        if (*at != '9') {
+            ++*at;
+            return;
+        }
+        *at = '0';
+    }
+}
+
 /* As Python's repr: the fewest digits that give the number back, an exponent below 1e-4 and from 1e16 on. */
 static bool tornado__pack_double(tornado__packer *packer, double number)
 {
@@ -3544,11 +3558,19 @@ static bool tornado__pack_double(tornado__packer *packer, double number)
     if (!(number - number == 0)) /* neither infinite nor NaN */
         return tornado__fail(TORNADO_ERR_INVALID, 0, "a number that is not finite cannot be written as JSON");
     /* fifteen digits, cut of zeros, are the fewest for most numbers; those below the normal ones have fewer */
+    uint64_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    bool power_of_two = (bits & ((UINT64_C(1) << 52) - 1)) == 0;
     int least = number < 2.3e-308 && number > -2.3e-308 ? 0 : 14;
     for (int precision = least; precision <= 16; precision++) {
         snprintf(scientific, sizeof scientific, "%.*e", precision, number);
         if (strtod(scientific, NULL) == number)
             break;
+        if (power_of_two) { /* the doubles below it are closer than those above: so may a decimal be */
+            tornado__digits_increment(scientific);
+            if (strtod(scientific, NULL) == number)
+                break;
+        }
     }
     char *mark = strchr(scientific, 'e');
     exponent = atoi(mark + 1);
