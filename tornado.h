@@ -5240,13 +5240,20 @@ static size_t tornado__ioloop_busy(const tornado_ioloop *loop)
     return busy;
 }
 
+static void tornado__shutdown_end(tornado_ioloop *loop)
+{
+    tornado__timer_clear(loop, &loop->shutdown_timer);
+    loop->shutdown_phase = 0;
+    loop->stopping = true;
+}
+
 static void tornado__shutdown_second_phase(tornado_ioloop *loop)
 {
     loop->shutdown_phase = 2;
     if (loop->coroutines)
         loop->coroutines->cancel(loop);
     if (!tornado__timer_set(loop, &loop->shutdown_timer, tornado__now_ns() + 1000000000))
-        loop->stopping = true;
+        tornado__shutdown_end(loop);
 }
 
 static void tornado__shutdown_late(tornado__timer *timer, tornado_ioloop *loop)
@@ -5257,7 +5264,7 @@ static void tornado__shutdown_late(tornado__timer *timer, tornado_ioloop *loop)
         tornado__shutdown_second_phase(loop);
     } else {
         loop->coroutines->name(loop);
-        loop->stopping = true;
+        tornado__shutdown_end(loop);
     }
 }
 
@@ -5265,18 +5272,14 @@ static void tornado__ioloop_check_shutdown(tornado_ioloop *loop)
 {
     bool coroutines = loop->coroutines && loop->coroutines->alive(loop) > 0;
     if (!coroutines && (loop->shutdown_phase == 2 || tornado__ioloop_busy(loop) == 0))
-        loop->stopping = true;
-    if (loop->stopping) {
-        tornado__timer_clear(loop, &loop->shutdown_timer);
-        loop->shutdown_phase = 0;
-    }
+        tornado__shutdown_end(loop);
 }
 
 TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace)
 {
     int64_t ns = 0;
     if (loop->shutdown_phase) {
-        loop->stopping = true;
+        tornado__shutdown_end(loop);
         return;
     }
     tornado__seconds_to_ns(grace, &ns);
@@ -5288,7 +5291,7 @@ TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace)
         service->stop(service);
     }
     if (!tornado__timer_set(loop, &loop->shutdown_timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0)))
-        loop->stopping = true;
+        tornado__shutdown_end(loop);
 }
 
 static void tornado__shutdown_signalled(void *arg)
@@ -9390,18 +9393,27 @@ static void tornado__message_detach(tornado__message *message)
     tornado__message_release(message);
 }
 
+/* Closes a connection in the middle of an answer, for the last failure. Complete answers before it leave first. */
+static void tornado__http1_break(tornado__http1 *connection)
+{
+    tornado_error cause = tornado__thread.last;
+    if (!connection->stream.closed && tornado__iostream_flush(&connection->stream))
+        tornado__iostream_shut(&connection->stream, &cause);
+    tornado__thread.last = cause;
+}
+
 /* The end of an answer. False: it was shorter than announced, and the connection is closed. */
 static bool tornado__http1_finish(tornado__message *message)
 {
     tornado__http1 *connection = message->connection;
     if (message->chunked && !message->no_body && !tornado__iostream_queue(&connection->stream, "0\r\n\r\n", 5)) {
-        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+        tornado__http1_break(connection);
         return false;
     }
     if (TORNADO__UNLIKELY(message->out_left != UINT64_MAX && message->out_left > 0 && !message->no_body)) {
         tornado__fail(TORNADO_ERR_INVALID, 0, "Tried to write %llu bytes less than Content-Length",
                       (unsigned long long)message->out_left);
-        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+        tornado__http1_break(connection);
         return false;
     }
     tornado__message_flushed(message, NULL);
@@ -9438,10 +9450,12 @@ static void tornado__http1_refuse(tornado__http1 *connection, int status, const 
 static void tornado__message_refuse(tornado__message *message, int status, const char *why)
 {
     tornado__http1 *connection = message->connection;
-    if (message->started) /* it is being answered while its body comes in: no other answer can follow */
-        tornado__iostream_shut(&connection->stream, NULL);
-    else
+    if (message->started) { /* it is being answered while its body comes in: no other answer can follow */
+        tornado__fail(TORNADO_ERR_CLOSED, 0, "%s", why);
+        tornado__http1_break(connection);
+    } else {
         tornado__http1_refuse(connection, status, why);
+    }
     if (connection->message == message) {
         tornado__iostream_retain(&connection->stream);
         if (message->host->delegate.on_connection_close)
@@ -9653,6 +9667,7 @@ static size_t tornado__http1_head(tornado__http1 *connection, const char *data, 
 {
     tornado__http1_host *host = connection->host;
     if (TORNADO__UNLIKELY(*data == '\r' && len > 1 && data[1] == '\n')) {
+        connection->in_head = false;
         connection->scanned = 0; /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
         return 2;
     }
@@ -9937,9 +9952,7 @@ TORNADO_API bool tornado_http_request_write(tornado_http_request *request, torna
         tornado__http1_queue(message->connection);
         return true;
     }
-    tornado_error error = *tornado_last_error();
-    tornado__iostream_shut(&message->connection->stream, &error);
-    tornado__thread.last = error;
+    tornado__http1_break(message->connection);
     return false;
 }
 
@@ -10625,10 +10638,9 @@ static void tornado__clear_body_headers(tornado_handler *self)
 
 static void tornado__response_send_failed(tornado__response *response)
 {
-    tornado_error error = *tornado_last_error();
     if (response->message->connection)
-        tornado__iostream_shut(&response->message->connection->stream, &error);
-    tornado__raise(&error);
+        tornado__http1_break(response->message->connection);
+    tornado__raise_last();
 }
 
 /* Sends the headers, and what there is of the body. `length` is the body's, or -1. */
