@@ -306,7 +306,7 @@ compile-time:
 .PHONY: bench
 bench:
 	@echo "== $@: beside other servers, in one run"
-	@tools/bench/run
+	@tools/bench/bench.py
 
 #-------------------------------------------------------------------------------------------------------------------
 
