@@ -4153,12 +4153,11 @@ static TORNADO__INLINE tornado__task *tornado__queue_pop(tornado__queue *queue)
 typedef struct tornado__timer {
     int64_t when; /* nanoseconds; may be later than the key in the heap */
     void (*fire)(struct tornado__timer *timer, tornado_ioloop *loop);
-    uint32_t place; /* in the heap, plus one; 0: not set; TORNADO__TIMER_ASIDE */
-    struct tornado__timer *next_aside;
+    uint32_t place; /* in the heap, plus one; 0: not set; from TORNADO__TIMER_ASIDE on: aside */
     bool fires_at_close; /* of the loop, to let go of what is held until then */
 } tornado__timer;
 
-#define TORNADO__TIMER_ASIDE UINT32_MAX
+#define TORNADO__TIMER_ASIDE 0x80000000u
 
 typedef struct tornado__heap_entry {
     int64_t when;
@@ -4234,8 +4233,9 @@ struct tornado_ioloop {
     int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
     tornado__heap_entry *heap;
     int heap_count, heap_capacity;
-    tornado__timer *aside, **aside_end; /* due, but set by a timer of this turn: they wait for the next */
-    int aside_count;
+    tornado__timer **aside; /* due, but set by a timer of this turn: they wait for the next */
+    int aside_count, aside_capacity;
+    int newcomers; /* how many may come to stand aside; -1: no timers are being run */
     uint64_t timer_order;
     tornado__user_timer **timer_chunks;
     int timer_chunks_count, timer_chunks_capacity;
@@ -4519,24 +4519,13 @@ static void tornado__heap_down(tornado_ioloop *loop, int at, tornado__heap_entry
     tornado__heap_put(loop, at, entry);
 }
 
-static void tornado__timer_unaside(tornado_ioloop *loop, tornado__timer *timer)
-{
-    tornado__timer **at = &loop->aside;
-    while (*at != timer)
-        at = &(*at)->next_aside;
-    *at = timer->next_aside;
-    if (!*at)
-        loop->aside_end = at;
-    loop->aside_count--;
-    timer->place = 0;
-}
-
 static void tornado__timer_clear(tornado_ioloop *loop, tornado__timer *timer)
 {
     if (!timer->place)
         return;
-    if (TORNADO__UNLIKELY(timer->place == TORNADO__TIMER_ASIDE)) {
-        tornado__timer_unaside(loop, timer);
+    if (TORNADO__UNLIKELY(timer->place >= TORNADO__TIMER_ASIDE)) {
+        loop->aside[timer->place - TORNADO__TIMER_ASIDE] = NULL;
+        timer->place = 0;
         return;
     }
     int at = (int)timer->place - 1;
@@ -4555,8 +4544,15 @@ static TORNADO__NOINLINE bool tornado__timer_place(tornado_ioloop *loop, tornado
     tornado__heap_entry entry = {when, ++loop->timer_order, timer};
     if (loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "a timer on a loop that is closed");
+    if (loop->newcomers >= 0 && when <= loop->now) { /* room to stand aside */
+        void *aside = loop->aside;
+        if (!tornado__grow(&aside, &loop->aside_capacity, loop->newcomers + 1, sizeof(void *)))
+            return false;
+        loop->aside = aside;
+        loop->newcomers++;
+    }
     timer->when = when;
-    if (timer->place == TORNADO__TIMER_ASIDE)
+    if (timer->place >= TORNADO__TIMER_ASIDE)
         return true;
     if (timer->place) {
         if (when < loop->heap[timer->place - 1].when)
@@ -4585,20 +4581,22 @@ static TORNADO__INLINE bool tornado__timer_set(tornado_ioloop *loop, tornado__ti
 /* Puts back what was set aside. There is room for all. */
 static void tornado__timers_return(tornado_ioloop *loop)
 {
-    for (tornado__timer *timer = loop->aside, *next; timer; timer = next) {
-        next = timer->next_aside;
+    for (int i = 0; i < loop->aside_count; i++) {
+        tornado__timer *timer = loop->aside[i];
+        if (!timer) /* cleared meanwhile */
+            continue;
         timer->place = 0;
         tornado__heap_up(loop, loop->heap_count++, (tornado__heap_entry){timer->when, ++loop->timer_order, timer});
     }
-    loop->aside = NULL;
-    loop->aside_end = &loop->aside;
     loop->aside_count = 0;
+    loop->newcomers = -1;
 }
 
 /* Runs the timers that are due, but none that was set meanwhile. */
 static void tornado__ioloop_run_timers(tornado_ioloop *loop)
 {
     uint64_t until = loop->timer_order;
+    loop->newcomers = 0;
     while (loop->heap_count && loop->heap[0].when <= loop->now) {
         tornado__heap_entry entry = loop->heap[0];
         tornado__timer *timer = entry.timer;
@@ -4609,18 +4607,14 @@ static void tornado__ioloop_run_timers(tornado_ioloop *loop)
         }
         tornado__timer_clear(loop, timer);
         if (TORNADO__UNLIKELY(entry.order > until)) {
-            timer->place = TORNADO__TIMER_ASIDE;
-            timer->next_aside = NULL;
-            *loop->aside_end = timer;
-            loop->aside_end = &timer->next_aside;
-            loop->aside_count++;
+            timer->place = TORNADO__TIMER_ASIDE + (uint32_t)loop->aside_count;
+            loop->aside[loop->aside_count++] = timer;
             continue;
         }
         timer->fire(timer, loop);
         tornado__ioloop_settle(loop);
     }
-    if (TORNADO__UNLIKELY(loop->aside != NULL))
-        tornado__timers_return(loop);
+    tornado__timers_return(loop);
 }
 
 static void tornado__user_timer_free(tornado_ioloop *loop, tornado__user_timer *timer)
@@ -5009,6 +5003,7 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
     loop->free_timers = NULL;
     TORNADO_FREE(loop->timer_chunks);
     TORNADO_FREE(loop->heap);
+    TORNADO_FREE(loop->aside);
     loop->heap = NULL;
     loop->heap_capacity = 0;
     TORNADO_FREE(loop->fds);
@@ -5058,7 +5053,7 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     loop->holds = 1;
     tornado__link_init(&loop->services);
     tornado__link_init(&loop->compounds);
-    loop->aside_end = &loop->aside;
+    loop->newcomers = -1;
     if (!tornado__ioloop_open(loop)) {
         tornado__ioloop_free_resources(loop);
         tornado__ioloop_let_go(loop);
