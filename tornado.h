@@ -89,6 +89,7 @@
     codec       hexadecimal, UTF-8, random bytes
     escape      HTML and URL escaping
     value       JSON: the writer
+    regex       patterns in Python's syntax, in linear time
     ioloop      pollers, callbacks, timers, descriptors, signals, orderly shutdown
     future      results to come
     coroutine   stacks, switching, spawn, await, cancel
@@ -551,6 +552,54 @@ TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_
 
 /* The same in an arena, NUL-terminated; NULL when it failed. */
 TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, ...);
+
+/*============================================================================
+ * section: regex (public)
+ * Patterns in Python's syntax, matched in time linear in the text whatever the pattern.
+ *
+ * All of Python's re but what cannot be linear: backreferences, look-around, conditions, atomic groups and
+ * possessive quantifiers are refused. The text is UTF-8, or bytes. \d, \w, \s, \b and IGNORECASE know ASCII only,
+ * as with re.ASCII; a byte that is not UTF-8 is matched by nothing unless the text is bytes.
+ *============================================================================*/
+
+enum {
+    TORNADO_REGEX_IGNORECASE = 1, /* (?i) */
+    TORNADO_REGEX_MULTILINE = 2,  /* (?m): ^ and $ match at every line's start and end */
+    TORNADO_REGEX_DOTALL = 4,     /* (?s): . matches a newline, too */
+    TORNADO_REGEX_VERBOSE = 8,    /* (?x): white space and comments in the pattern do not count */
+    TORNADO_REGEX_BYTES = 16      /* pattern and text are bytes */
+};
+
+/* A compiled pattern: never changes, so any number of threads may use it. */
+typedef struct tornado_regex tornado_regex;
+
+/* Where a group matched: offsets of bytes into the text. Both are -1 when it took no part. */
+typedef struct tornado_span {
+    ptrdiff_t start, end;
+} tornado_span;
+
+/* Compiles a pattern; nothing of it is kept. NULL with TORNADO_ERR_PARSE and "... at position N" (in bytes) for one
+   that is malformed or not linear, TORNADO_ERR_LIMIT for one that is too large: above 64 KiB, 250 levels of groups,
+   255 groups, or what its counts multiply to. */
+TORNADO_API tornado_regex *tornado_regex_new(const char *pattern, unsigned flags);
+TORNADO_API void tornado_regex_free(tornado_regex *regex);
+
+/* How many groups it has, the whole match not counted; the name of group 1, 2..., or NULL; the number of a name, or
+   0. */
+TORNADO_API size_t tornado_regex_groups(const tornado_regex *regex);
+TORNADO_API const char *tornado_regex_group_name(const tornado_regex *regex, size_t group);
+TORNADO_API size_t tornado_regex_group_index(const tornado_regex *regex, const char *name);
+
+/* Match at `pos`; match all from `pos` to the end; find the first match from `pos` on. `pos` is an offset into the
+   text, of which what stands before is still looked at by ^ and \b. Fills spans[0] with the whole match and the
+   following with its groups, `count` in all; spans may be NULL when count is 0. 1: found; 0: not; -1: memory is
+   short (TORNADO_ERR_NOMEM), which short texts cannot meet. */
+TORNADO_API int tornado_regex_match(const tornado_regex *regex, tornado_bytes text, size_t pos, tornado_span *spans,
+                                    size_t count);
+TORNADO_API int tornado_regex_fullmatch(const tornado_regex *regex, tornado_bytes text, size_t pos,
+                                        tornado_span *spans, size_t count);
+TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes text, size_t pos,
+                                     tornado_span *spans, size_t count);
 
 /*============================================================================
  * section: ioloop (public)
@@ -2247,6 +2296,27 @@ TORNADO_API bool tornado_bytes_equal(tornado_bytes a, tornado_bytes b)
     return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
 }
 
+/* Grows an array to hold at least `wanted` objects. False when memory is short. */
+static bool tornado__grow(void **array, int *capacity, int wanted, size_t size)
+{
+    int bigger = *capacity ? *capacity : 16;
+    if (wanted <= *capacity)
+        return true;
+    while (bigger < wanted) {
+        if (bigger > INT_MAX / 2)
+            return tornado__nomem();
+        bigger *= 2;
+    }
+    if ((size_t)bigger > SIZE_MAX / size)
+        return tornado__nomem();
+    void *memory = TORNADO_REALLOC(*array, (size_t)bigger * size);
+    if (!memory)
+        return tornado__nomem();
+    *array = memory;
+    *capacity = bigger;
+    return true;
+}
+
 /*============================================================================
  * section: time (private)
  * Clocks, and a calendar of our own: gmtime and its kin ask for the time zone, and strftime for the locale.
@@ -3778,6 +3848,1502 @@ TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, 
 }
 
 /*============================================================================
+ * section: regex (private)
+ * A parser makes a tree, the tree becomes a program, and one of two machines runs it.
+ *
+ * The backtracker follows one way through the program at a time, in order of preference, and never goes twice
+ * through an instruction where ways meet at the same place of the text: it needs a bit for each such pair, so it is
+ * for texts of ordinary size. The other machine follows all ways side by side, in order of preference, a byte at a
+ * time; it needs memory for the program only, and can go on when more text comes. Both find what Python finds.
+ *
+ * Python leaves a loop after a round that consumed nothing. What has to be known for that, whether something was
+ * consumed since the round began, is in the program: a loop's body that may match nothing is compiled twice, and
+ * consuming leads from the one copy into the other.
+ *============================================================================*/
+
+enum {
+    TORNADO__RE_PROGRAM_MAX = 20000, /* instructions */
+    TORNADO__RE_PATTERN_MAX = 65536, /* bytes */
+    TORNADO__RE_DEPTH_MAX = 100,
+    TORNADO__RE_GROUPS_MAX = 255,
+    TORNADO__RE_BITS_MAX = 1 << 21,  /* of the backtracker */
+    TORNADO__RE_BITS_LOCAL = 4096,
+    TORNADO__RE_JOBS_LOCAL = 32,
+    TORNADO__RE_LAST = 0x10ffff      /* code point */
+};
+
+typedef struct tornado__re_range {
+    uint32_t low, high;
+} tornado__re_range;
+
+enum { TORNADO__RE_CLASS, TORNADO__RE_SEQUENCE, TORNADO__RE_CHOICE, TORNADO__RE_REPEAT, TORNADO__RE_GROUP,
+       TORNADO__RE_ASSERTION };
+
+enum {
+    TORNADO__RE_TEXT_BEGIN,
+    TORNADO__RE_LINE_BEGIN,
+    TORNADO__RE_TEXT_END,
+    TORNADO__RE_LAST_END,
+    TORNADO__RE_LINE_END,
+    TORNADO__RE_BOUNDARY,
+    TORNADO__RE_NO_BOUNDARY
+};
+
+/* Children are chained from the last to the first, as the program is made from its end. */
+typedef struct tornado__re_node {
+    unsigned char kind, assertion;
+    bool lazy, nullable; /* nullable: may match without consuming anything */
+    int min, max;        /* of a repeat; max -1: no limit */
+    unsigned group;
+    int ranges_count;
+    const tornado__re_range *ranges;
+    struct tornado__re_node *last, *before;
+} tornado__re_node;
+
+/* BYTE: a byte from low to high. SET: one of a set. RUN: as many of a set as there are; what follows begins with
+   none of them, so fewer cannot help. SPLIT: next, or else other. SAVE: the place into a slot. */
+enum { TORNADO__RE_BYTE, TORNADO__RE_SET, TORNADO__RE_RUN, TORNADO__RE_SPLIT, TORNADO__RE_SAVE, TORNADO__RE_ASSERT,
+       TORNADO__RE_MATCH };
+
+typedef struct tornado__re_code {
+    unsigned char op, low, high;
+    uint32_t next;
+    uint32_t other; /* an instruction, a set, a slot or an assertion */
+    uint32_t check; /* where ways meet: its number, from 1 */
+} tornado__re_code;
+
+typedef struct tornado__re_set {
+    uint64_t bits[4];
+} tornado__re_set;
+
+struct tornado_regex {
+    tornado__re_code *code;
+    tornado__re_set *sets;
+    uint32_t start, after_prefix, code_count, checks;
+    unsigned groups;
+    bool bytes, first_known; /* first: a match that begins at a byte outside it cannot be */
+    tornado__re_set first;
+    size_t prefix_len;
+    char prefix[32];         /* what every match begins with */
+    const char *names[];     /* of groups 1, 2..., then their text */
+};
+
+typedef struct tornado__re_compiler {
+    const char *pattern, *at, *end;
+    unsigned flags;
+    bool bytes;
+    int depth;
+    tornado_arena *arena;
+    unsigned groups;
+    const char *names[TORNADO__RE_GROUPS_MAX + 1];
+    tornado__re_range *ranges; /* of the class under way */
+    int ranges_count, ranges_capacity;
+    tornado__re_code *code;
+    int code_count, code_capacity;
+    tornado__re_set *sets;
+    int sets_count, sets_capacity;
+    uint32_t start;
+} tornado__re_compiler;
+
+static TORNADO__INLINE bool tornado__re_in(const tornado__re_set *set, unsigned char byte)
+{
+    return set->bits[byte >> 6] >> (byte & 63) & 1;
+}
+
+/* ---- parsing ---- */
+
+static TORNADO_NORETURN void tornado__re_fail(const tornado__re_compiler *c, const char *at, const char *what)
+{
+    tornado_raise(TORNADO_ERR_PARSE, "%s at position %d", what, (int)(at - c->pattern));
+}
+
+static void *tornado__re_alloc(tornado__re_compiler *c, size_t size)
+{
+    void *memory = tornado_arena_calloc(c->arena, 1, size);
+    if (!memory)
+        tornado_raise_error(tornado_last_error());
+    return memory;
+}
+
+static tornado__re_node *tornado__re_node_new(tornado__re_compiler *c, int kind)
+{
+    tornado__re_node *node = tornado__re_alloc(c, sizeof *node);
+    node->kind = (unsigned char)kind;
+    node->nullable = kind != TORNADO__RE_CLASS;
+    return node;
+}
+
+static bool tornado__re_more(const tornado__re_compiler *c)
+{
+    return c->at < c->end;
+}
+
+static bool tornado__re_take(tornado__re_compiler *c, char wanted)
+{
+    bool is = c->at < c->end && *c->at == wanted;
+    c->at += is;
+    return is;
+}
+
+static void tornado__re_add_range(tornado__re_compiler *c, uint32_t low, uint32_t high)
+{
+    void *ranges = c->ranges;
+    if (!tornado__grow(&ranges, &c->ranges_capacity, c->ranges_count + 1, sizeof *c->ranges))
+        tornado_raise_error(tornado_last_error());
+    c->ranges = ranges;
+    c->ranges[c->ranges_count++] = (tornado__re_range){low, high};
+}
+
+/* Adds `from`, sorted ranges, or what is between them. */
+static void tornado__re_add_ranges(tornado__re_compiler *c, const tornado__re_range *from, int count, bool negated)
+{
+    uint32_t low = 0;
+    for (int i = 0; i < count; i++) {
+        if (!negated)
+            tornado__re_add_range(c, from[i].low, from[i].high);
+        else if (from[i].low > low)
+            tornado__re_add_range(c, low, from[i].low - 1);
+        low = from[i].high + 1;
+    }
+    uint32_t last = c->bytes ? 0xff : TORNADO__RE_LAST;
+    if (negated && low <= last)
+        tornado__re_add_range(c, low, last);
+}
+
+static int tornado__re_range_order(const void *a, const void *b)
+{
+    uint32_t left = ((const tornado__re_range *)a)->low, right = ((const tornado__re_range *)b)->low;
+    return left < right ? -1 : left > right;
+}
+
+/* A class of the ranges that were added since there were `from`. */
+static tornado__re_node *tornado__re_class(tornado__re_compiler *c, bool negated)
+{
+    tornado__re_node *node = tornado__re_node_new(c, TORNADO__RE_CLASS);
+    if (c->flags & TORNADO_REGEX_IGNORECASE)
+        for (int i = 0, count = c->ranges_count; i < count; i++)
+            for (int upper = 0; upper < 2; upper++) {
+                uint32_t a = upper ? 'A' : 'a', other = upper ? 'a' : 'A';
+                uint32_t low = c->ranges[i].low > a ? c->ranges[i].low : a;
+                uint32_t high = c->ranges[i].high < a + 25 ? c->ranges[i].high : a + 25;
+                if (low <= high)
+                    tornado__re_add_range(c, low - a + other, high - a + other);
+            }
+    qsort(c->ranges, (size_t)c->ranges_count, sizeof *c->ranges, tornado__re_range_order);
+    int count = 0;
+    for (int i = 0; i < c->ranges_count; i++)
+        if (count && c->ranges[i].low <= c->ranges[count - 1].high + 1) {
+            if (c->ranges[i].high > c->ranges[count - 1].high)
+                c->ranges[count - 1].high = c->ranges[i].high;
+        } else {
+            c->ranges[count++] = c->ranges[i];
+        }
+    c->ranges_count = count;
+    if (negated) {
+        tornado__re_range *plain = tornado__re_alloc(c, ((size_t)count + 1) * sizeof *plain);
+        if (count)
+            memcpy(plain, c->ranges, (size_t)count * sizeof *plain);
+        c->ranges_count = 0;
+        tornado__re_add_ranges(c, plain, count, true);
+    }
+    node->ranges_count = c->ranges_count;
+    tornado__re_range *ranges = tornado__re_alloc(c, ((size_t)c->ranges_count + 1) * sizeof *ranges);
+    if (c->ranges_count)
+        memcpy(ranges, c->ranges, (size_t)c->ranges_count * sizeof *ranges);
+    node->ranges = ranges;
+    c->ranges_count = 0;
+    return node;
+}
+
+static tornado__re_node *tornado__re_char(tornado__re_compiler *c, uint32_t code_point)
+{
+    c->ranges_count = 0;
+    tornado__re_add_range(c, code_point, code_point);
+    return tornado__re_class(c, false);
+}
+
+/* One character of the pattern. */
+static uint32_t tornado__re_next(tornado__re_compiler *c)
+{
+    uint32_t code_point = (unsigned char)*c->at;
+    if (code_point < 0x80 || c->bytes) {
+        c->at++;
+        return code_point;
+    }
+    size_t size = tornado_utf8_decode(c->at, (size_t)(c->end - c->at), &code_point);
+    if (!size)
+        tornado__re_fail(c, c->at, "the pattern is not UTF-8");
+    c->at += size;
+    return code_point;
+}
+
+static const struct {
+    char letter;
+    int count;
+    tornado__re_range ranges[4];
+} tornado__re_classes[] = {
+    {'d', 1, {{'0', '9'}}},
+    {'s', 2, {{'\t', '\r'}, {' ', ' '}}},
+    {'w', 4, {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}}},
+};
+
+/* Adds what \d, \w, \s and their negations stand for. False: it is another letter. */
+static bool tornado__re_add_class(tornado__re_compiler *c, char letter)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__re_classes); i++)
+        if (tornado__re_classes[i].letter == (letter | 0x20)) {
+            tornado__re_add_ranges(c, tornado__re_classes[i].ranges, tornado__re_classes[i].count, letter < 'a');
+            return true;
+        }
+    return false;
+}
+
+/* Reads `count` hexadecimal digits behind an escape. */
+static uint32_t tornado__re_hex(tornado__re_compiler *c, const char *escape, int count)
+{
+    uint32_t value = 0;
+    for (int i = 0; i < count; i++) {
+        int digit = tornado__re_more(c) ? tornado__hex_digit(*c->at) : -1;
+        if (digit < 0)
+            tornado__re_fail(c, escape, "incomplete escape");
+        value = value << 4 | (uint32_t)digit;
+        c->at++;
+    }
+    if (value > TORNADO__RE_LAST)
+        tornado__re_fail(c, escape, "bad escape: no such character");
+    return value;
+}
+
+static bool tornado__re_is_octal(const tornado__re_compiler *c, int ahead)
+{
+    return c->end - c->at > ahead && c->at[ahead] >= '0' && c->at[ahead] <= '7';
+}
+
+/* The character that an escape stands for; c->at is behind the backslash. `letter` in it is one of the class
+   letters only when the caller has not looked for these. */
+static uint32_t tornado__re_escape(tornado__re_compiler *c, bool in_class)
+{
+    static const char letters[] = "afnrtv", values[] = "\a\f\n\r\t\v";
+    const char *escape = c->at - 1;
+    if (!tornado__re_more(c))
+        tornado__re_fail(c, escape, "bad escape (end of pattern)");
+    char letter = *c->at;
+    const char *known = letter ? strchr(letters, letter) : NULL;
+    if (letter >= '0' && letter <= '9') {
+        int digits = letter == '0' || in_class                                  ? 3
+                     : tornado__re_is_octal(c, 2) && tornado__re_is_octal(c, 1) ? 3
+                                                                                : 0;
+        if (!digits && letter != '0')
+            tornado__re_fail(c, escape, "backreferences cannot be matched in linear time: refused");
+        uint32_t value = 0;
+        const char *first = c->at;
+        while (c->at - first < digits && tornado__re_is_octal(c, 0))
+            value = value << 3 | (uint32_t)(*c->at++ - '0');
+        if (c->at == first)
+            tornado__re_fail(c, escape, "bad escape");
+        if (value > 0377)
+            tornado__re_fail(c, escape, "octal escape value outside of range 0-0o377");
+        return value;
+    }
+    if (!((letter | 0x20) >= 'a' && (letter | 0x20) <= 'z'))
+        return tornado__re_next(c);
+    c->at++;
+    if (letter == 'x')
+        return tornado__re_hex(c, escape, 2);
+    if (letter == 'u' && !c->bytes)
+        return tornado__re_hex(c, escape, 4);
+    if (letter == 'U' && !c->bytes)
+        return tornado__re_hex(c, escape, 8);
+    if (letter == 'b' && in_class)
+        return '\b';
+    if (!known)
+        tornado__re_fail(c, escape, "bad escape");
+    return (unsigned char)values[known - letters];
+}
+
+/* One end of a range in brackets. False: it was a class like \d, which has been added. */
+static bool tornado__re_class_item(tornado__re_compiler *c, uint32_t *value)
+{
+    if (!tornado__re_take(c, '\\')) {
+        *value = tornado__re_next(c);
+        return true;
+    }
+    if (tornado__re_more(c) && tornado__re_add_class(c, *c->at)) {
+        c->at++;
+        return false;
+    }
+    *value = tornado__re_escape(c, true);
+    return true;
+}
+
+/* "[...]", behind the bracket. */
+static tornado__re_node *tornado__re_brackets(tornado__re_compiler *c)
+{
+    const char *open = c->at - 1;
+    bool negated = tornado__re_take(c, '^');
+    c->ranges_count = 0;
+    for (bool first = true;; first = false) {
+        const char *item = c->at;
+        uint32_t low, high;
+        if (!tornado__re_more(c))
+            tornado__re_fail(c, open, "unterminated character set");
+        if (!first && tornado__re_take(c, ']'))
+            return tornado__re_class(c, negated);
+        bool is_char = tornado__re_class_item(c, &low);
+        if (!(c->end - c->at >= 2 && c->at[0] == '-' && c->at[1] != ']')) {
+            if (is_char)
+                tornado__re_add_range(c, low, low);
+            continue;
+        }
+        c->at++;
+        if (!tornado__re_class_item(c, &high) || !is_char || high < low)
+            tornado__re_fail(c, item, "bad character range");
+        tornado__re_add_range(c, low, high);
+    }
+}
+
+static tornado__re_node *tornado__re_assertion(tornado__re_compiler *c, int assertion)
+{
+    tornado__re_node *node = tornado__re_node_new(c, TORNADO__RE_ASSERTION);
+    node->assertion = (unsigned char)assertion;
+    return node;
+}
+
+static tornado__re_node *tornado__re_backslash(tornado__re_compiler *c)
+{
+    static const struct {
+        char letter;
+        int assertion;
+    } assertions[] = {{'A', TORNADO__RE_TEXT_BEGIN}, {'Z', TORNADO__RE_TEXT_END}, {'b', TORNADO__RE_BOUNDARY},
+                      {'B', TORNADO__RE_NO_BOUNDARY}};
+    for (size_t i = 0; tornado__re_more(c) && i < TORNADO__COUNT(assertions); i++)
+        if (tornado__re_take(c, assertions[i].letter))
+            return tornado__re_assertion(c, assertions[i].assertion);
+    c->ranges_count = 0;
+    if (tornado__re_more(c) && tornado__re_add_class(c, *c->at)) {
+        c->at++;
+        return tornado__re_class(c, false);
+    }
+    return tornado__re_char(c, tornado__re_escape(c, false));
+}
+
+static tornado__re_node *tornado__re_choice(tornado__re_compiler *c);
+
+/* A name in "(?P<name>". */
+static const char *tornado__re_name(tornado__re_compiler *c)
+{
+    const char *name = c->at;
+    while (tornado__re_more(c) && *c->at != '>')
+        c->at++;
+    size_t len = (size_t)(c->at - name);
+    if (!tornado__re_take(c, '>'))
+        tornado__re_fail(c, name, "missing >, unterminated name");
+    if (!len)
+        tornado__re_fail(c, name, "missing group name");
+    for (size_t i = 0; i < len; i++) {
+        unsigned char byte = (unsigned char)name[i];
+        if (!(((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z') || byte == '_' || byte >= 0x80 ||
+              (i > 0 && byte >= '0' && byte <= '9')))
+            tornado__re_fail(c, name, "bad character in group name");
+    }
+    for (unsigned i = 1; i <= c->groups; i++)
+        if (c->names[i] && strlen(c->names[i]) == len && memcmp(c->names[i], name, len) == 0)
+            tornado__re_fail(c, name, "redefinition of group name");
+    char *copy = tornado__re_alloc(c, len + 1);
+    memcpy(copy, name, len);
+    return copy;
+}
+
+/* "(?flags)" and "(?flags-flags:": changes c->flags. False: these are for the rest of the pattern. */
+static bool tornado__re_flags(tornado__re_compiler *c, const char *open, bool at_start)
+{
+    static const char letters[] = "imsxau";
+    static const unsigned values[] = {TORNADO_REGEX_IGNORECASE, TORNADO_REGEX_MULTILINE, TORNADO_REGEX_DOTALL,
+                                      TORNADO_REGEX_VERBOSE, 0, 0};
+    unsigned on = 0, off = 0;
+    bool minus = false;
+    const char *first = c->at;
+    for (;; c->at++) {
+        const char *known = tornado__re_more(c) && *c->at ? strchr(letters, *c->at) : NULL;
+        if (known && minus)
+            off |= values[known - letters];
+        else if (known)
+            on |= values[known - letters];
+        else if (tornado__re_more(c) && *c->at == '-' && !minus)
+            minus = true;
+        else
+            break;
+    }
+    if (!tornado__re_more(c))
+        tornado__re_fail(c, c->at, "missing -, : or )");
+    if (c->at == first || (*c->at != ':' && *c->at != ')') || (*c->at == ')' && minus) || c->at[-1] == '-' ||
+        (on & off))
+        tornado__re_fail(c, c->at == first ? open + 1 : c->at,
+                         c->at == first ? "unknown extension" : "unknown flag");
+    if (*c->at == ')' && !at_start)
+        tornado__re_fail(c, open, "global flags not at the start of the expression");
+    c->flags = (c->flags | on) & ~off;
+    return *c->at++ == ':';
+}
+
+/* Refuses what begins with "(?" and is known, but not linear. */
+static void tornado__re_refuse(tornado__re_compiler *c, const char *open)
+{
+    static const char *const refused[][2] = {
+        {"=", "look-ahead cannot be matched in linear time: refused"},
+        {"!", "look-ahead cannot be matched in linear time: refused"},
+        {"<=", "look-behind cannot be matched in linear time: refused"},
+        {"<!", "look-behind cannot be matched in linear time: refused"},
+        {">", "an atomic group cannot be matched in linear time: refused"},
+        {"(", "a conditional group cannot be matched in linear time: refused"},
+        {"P=", "backreferences cannot be matched in linear time: refused"},
+    };
+    for (size_t i = 0; i < TORNADO__COUNT(refused); i++)
+        if (strncmp(c->at, refused[i][0], strlen(refused[i][0])) == 0)
+            tornado__re_fail(c, open, refused[i][1]);
+}
+
+/* What stands behind "(". NULL: nothing that matches, a comment or flags. */
+static tornado__re_node *tornado__re_group(tornado__re_compiler *c, bool at_start)
+{
+    const char *open = c->at - 1;
+    unsigned flags = c->flags, group = 0;
+    const char *name = NULL;
+    bool capturing = true;
+    if (tornado__re_take(c, '?')) {
+        capturing = false;
+        tornado__re_refuse(c, open);
+        if (tornado__re_take(c, '#')) {
+            while (tornado__re_more(c) && *c->at != ')')
+                c->at++;
+            if (!tornado__re_take(c, ')'))
+                tornado__re_fail(c, open, "missing ), unterminated comment");
+            return NULL;
+        }
+        if (c->end - c->at >= 2 && c->at[0] == 'P' && c->at[1] == '<') {
+            c->at += 2;
+            name = tornado__re_name(c);
+            capturing = true;
+        } else if (!tornado__re_more(c)) {
+            tornado__re_fail(c, c->at, "unexpected end of pattern");
+        } else if (!tornado__re_take(c, ':') && !tornado__re_flags(c, open, at_start)) {
+            return NULL;
+        }
+    }
+    if (capturing) {
+        if (c->groups == TORNADO__RE_GROUPS_MAX)
+            tornado_raise(TORNADO_ERR_LIMIT, "a pattern of more than %d groups", TORNADO__RE_GROUPS_MAX);
+        group = ++c->groups;
+        c->names[group] = name;
+    }
+    if (++c->depth > TORNADO__RE_DEPTH_MAX)
+        tornado_raise(TORNADO_ERR_LIMIT, "a pattern of more than %d levels of groups", TORNADO__RE_DEPTH_MAX);
+    tornado__re_node *inner = tornado__re_choice(c);
+    c->depth--;
+    if (!tornado__re_take(c, ')'))
+        tornado__re_fail(c, open, "missing ), unterminated subpattern");
+    c->flags = flags;
+    /* one that does not capture is a node of its own, too: it may be repeated where its content may not */
+    tornado__re_node *node = tornado__re_node_new(c, capturing ? TORNADO__RE_GROUP : TORNADO__RE_SEQUENCE);
+    node->group = group;
+    node->last = inner;
+    node->nullable = inner->nullable;
+    return node;
+}
+
+/* A number of a repeat; -1: none. */
+static int tornado__re_count(tornado__re_compiler *c)
+{
+    const char *first = c->at;
+    int value = 0;
+    for (; tornado__re_more(c) && *c->at >= '0' && *c->at <= '9'; c->at++)
+        if (value <= TORNADO__RE_PROGRAM_MAX)
+            value = value * 10 + (*c->at - '0');
+    return c->at == first ? -1 : value;
+}
+
+/* "*", "+", "?" or "{m,n}". False: there is none, as "{" may also be a plain character. */
+static bool tornado__re_quantifier(tornado__re_compiler *c, int *min, int *max)
+{
+    const char *first = c->at;
+    *min = 0;
+    *max = -1;
+    if (tornado__re_take(c, '*'))
+        return true;
+    if (tornado__re_take(c, '+')) {
+        *min = 1;
+        return true;
+    }
+    if (tornado__re_take(c, '?')) {
+        *max = 1;
+        return true;
+    }
+    if (tornado__re_take(c, '{') && !(tornado__re_more(c) && *c->at == '}')) {
+        int low = tornado__re_count(c);
+        bool comma = tornado__re_take(c, ',');
+        int high = comma ? tornado__re_count(c) : low;
+        if (tornado__re_take(c, '}')) {
+            if (high >= 0 && low > high)
+                tornado__re_fail(c, first + 1, "min repeat greater than max repeat");
+            *min = low < 0 ? 0 : low;
+            *max = high;
+            return true;
+        }
+    }
+    c->at = first;
+    return false;
+}
+
+static tornado__re_node *tornado__re_repeat(tornado__re_compiler *c, tornado__re_node *child, const char *at,
+                                            int min, int max)
+{
+    if (!child || child->kind == TORNADO__RE_ASSERTION)
+        tornado__re_fail(c, at, "nothing to repeat");
+    if (child->kind == TORNADO__RE_REPEAT)
+        tornado__re_fail(c, at, "multiple repeat");
+    if (min > TORNADO__RE_PROGRAM_MAX || max > TORNADO__RE_PROGRAM_MAX)
+        tornado_raise(TORNADO_ERR_LIMIT, "the pattern's counts are too large");
+    tornado__re_node *node = tornado__re_node_new(c, TORNADO__RE_REPEAT);
+    node->lazy = tornado__re_take(c, '?');
+    if (!node->lazy && tornado__re_take(c, '+'))
+        tornado__re_fail(c, at, "a possessive quantifier cannot be matched in linear time: refused");
+    node->min = min;
+    node->max = max;
+    node->before = child->before;
+    child->before = NULL;
+    node->last = child;
+    node->nullable = min == 0 || child->nullable;
+    return node;
+}
+
+/* One item of a sequence, without its quantifier. NULL: it matches nothing, not even emptiness. */
+static tornado__re_node *tornado__re_item(tornado__re_compiler *c, bool at_start)
+{
+    static const tornado__re_range newline[] = {{'\n', '\n'}};
+    if (tornado__re_take(c, '('))
+        return tornado__re_group(c, at_start);
+    if (tornado__re_take(c, '['))
+        return tornado__re_brackets(c);
+    if (tornado__re_take(c, '\\'))
+        return tornado__re_backslash(c);
+    if (tornado__re_take(c, '^'))
+        return tornado__re_assertion(c, c->flags & TORNADO_REGEX_MULTILINE ? TORNADO__RE_LINE_BEGIN
+                                                                            : TORNADO__RE_TEXT_BEGIN);
+    if (tornado__re_take(c, '$'))
+        return tornado__re_assertion(c, c->flags & TORNADO_REGEX_MULTILINE ? TORNADO__RE_LINE_END
+                                                                            : TORNADO__RE_LAST_END);
+    if (tornado__re_take(c, '.')) {
+        c->ranges_count = 0;
+        tornado__re_add_ranges(c, newline, c->flags & TORNADO_REGEX_DOTALL ? 0 : 1, true);
+        return tornado__re_class(c, false);
+    }
+    return tornado__re_char(c, tornado__re_next(c));
+}
+
+/* Skips white space and a comment of VERBOSE. False: there is none. */
+static bool tornado__re_skip(tornado__re_compiler *c)
+{
+    if (!(c->flags & TORNADO_REGEX_VERBOSE))
+        return false;
+    if (*c->at == '#') {
+        while (tornado__re_more(c) && *c->at != '\n')
+            c->at++;
+        return true;
+    }
+    if (*c->at != ' ' && !(*c->at >= '\t' && *c->at <= '\r'))
+        return false;
+    c->at++;
+    return true;
+}
+
+static tornado__re_node *tornado__re_sequence(tornado__re_compiler *c, bool first)
+{
+    tornado__re_node *sequence = tornado__re_node_new(c, TORNADO__RE_SEQUENCE);
+    while (tornado__re_more(c) && *c->at != '|' && *c->at != ')') {
+        const char *at = c->at;
+        int min, max;
+        if (tornado__re_skip(c))
+            continue;
+        if (tornado__re_quantifier(c, &min, &max)) {
+            sequence->last = tornado__re_repeat(c, sequence->last, at, min, max);
+            continue;
+        }
+        tornado__re_node *item = tornado__re_item(c, first && !sequence->last);
+        if (!item)
+            continue;
+        item->before = sequence->last;
+        sequence->last = item;
+    }
+    for (tornado__re_node *item = sequence->last; item; item = item->before)
+        sequence->nullable = sequence->nullable && item->nullable;
+    return sequence;
+}
+
+static tornado__re_node *tornado__re_choice(tornado__re_compiler *c)
+{
+    tornado__re_node *first = tornado__re_sequence(c, c->depth == 0), *choice = NULL;
+    while (tornado__re_take(c, '|')) {
+        if (!choice) {
+            choice = tornado__re_node_new(c, TORNADO__RE_CHOICE);
+            choice->nullable = first->nullable;
+            choice->last = first;
+        }
+        tornado__re_node *way = tornado__re_sequence(c, false);
+        choice->nullable = choice->nullable || way->nullable;
+        way->before = choice->last;
+        choice->last = way;
+    }
+    return choice ? choice : first;
+}
+
+/* ---- compiling ---- */
+
+static uint32_t tornado__re_emit(tornado__re_compiler *c, int op, uint32_t next, uint32_t other)
+{
+    void *code = c->code;
+    if (c->code_count == TORNADO__RE_PROGRAM_MAX)
+        tornado_raise(TORNADO_ERR_LIMIT, "the pattern is too large");
+    if (!tornado__grow(&code, &c->code_capacity, c->code_count + 1, sizeof *c->code))
+        tornado_raise_error(tornado_last_error());
+    c->code = code;
+    c->code[c->code_count] = (tornado__re_code){.op = (unsigned char)op, .next = next, .other = other};
+    return (uint32_t)c->code_count++;
+}
+
+/* One byte of a character. What the class has already from instruction `from` on is shared. */
+static uint32_t tornado__re_emit_byte(tornado__re_compiler *c, unsigned low, unsigned high, uint32_t next, int from)
+{
+    for (int i = c->code_count; i-- > from && i >= c->code_count - 64;)
+        if (c->code[i].op == TORNADO__RE_BYTE && c->code[i].low == low && c->code[i].high == high &&
+            c->code[i].next == next)
+            return (uint32_t)i;
+    uint32_t at = tornado__re_emit(c, TORNADO__RE_BYTE, next, 0);
+    c->code[at].low = (unsigned char)low;
+    c->code[at].high = (unsigned char)high;
+    return at;
+}
+
+/* One more way beside `ways`, of which UINT32_MAX is none. */
+static uint32_t tornado__re_emit_way(tornado__re_compiler *c, uint32_t way, uint32_t ways)
+{
+    return ways == UINT32_MAX ? way : tornado__re_emit(c, TORNADO__RE_SPLIT, way, ways);
+}
+
+/* The UTF-8 of code points from low to high, none of them ASCII: as sequences of ranges of bytes. */
+static uint32_t tornado__re_emit_utf8(tornado__re_compiler *c, uint32_t low, uint32_t high, uint32_t next,
+                                      uint32_t ways, int from)
+{
+    static const uint32_t last[] = {0x7ff, 0xffff};
+    char first_bytes[4], last_bytes[4];
+    for (int i = 0; i < 2; i++)
+        if (low <= last[i] && high > last[i]) {
+            ways = tornado__re_emit_utf8(c, last[i] + 1, high, next, ways, from);
+            high = last[i];
+        }
+    for (int i = 1; i < 4; i++) {
+        uint32_t mask = (UINT32_C(1) << (6 * i)) - 1;
+        if ((low & ~mask) == (high & ~mask))
+            continue;
+        if (low & mask) {
+            ways = tornado__re_emit_utf8(c, (low | mask) + 1, high, next, ways, from);
+            return tornado__re_emit_utf8(c, low, low | mask, next, ways, from);
+        }
+        if ((high & mask) != mask) {
+            ways = tornado__re_emit_utf8(c, high & ~mask, high, next, ways, from);
+            return tornado__re_emit_utf8(c, low, (high & ~mask) - 1, next, ways, from);
+        }
+    }
+    size_t size = tornado_utf8_encode(low, first_bytes);
+    tornado_utf8_encode(high, last_bytes);
+    for (size_t i = size; i-- > 0;)
+        next = tornado__re_emit_byte(c, (unsigned char)first_bytes[i], (unsigned char)last_bytes[i], next, from);
+    return tornado__re_emit_way(c, next, ways);
+}
+
+static uint32_t tornado__re_set_of(tornado__re_compiler *c, const tornado__re_set *set)
+{
+    void *sets = c->sets;
+    for (int i = 0; i < c->sets_count; i++)
+        if (memcmp(&c->sets[i], set, sizeof *set) == 0)
+            return (uint32_t)i;
+    if (!tornado__grow(&sets, &c->sets_capacity, c->sets_count + 1, sizeof *c->sets))
+        tornado_raise_error(tornado_last_error());
+    c->sets = sets;
+    c->sets[c->sets_count] = *set;
+    return (uint32_t)c->sets_count++;
+}
+
+/* The bytes that a class matches as one; whether these are all. */
+static bool tornado__re_class_bytes(const tornado__re_compiler *c, const tornado__re_node *node,
+                                    tornado__re_set *set)
+{
+    uint32_t last = c->bytes ? 0xff : 0x7f;
+    memset(set, 0, sizeof *set);
+    for (int i = 0; i < node->ranges_count; i++)
+        for (uint32_t byte = node->ranges[i].low; byte <= node->ranges[i].high && byte <= last; byte++)
+            set->bits[byte >> 6] |= UINT64_C(1) << (byte & 63);
+    return node->ranges_count == 0 || node->ranges[node->ranges_count - 1].high <= last;
+}
+
+static uint32_t tornado__re_emit_class(tornado__re_compiler *c, const tornado__re_node *node, uint32_t next)
+{
+    tornado__re_set set, none = {{0, 0, 0, 0}};
+    int from = c->code_count;
+    uint32_t ways = UINT32_MAX;
+    bool all = tornado__re_class_bytes(c, node, &set);
+    for (int i = node->ranges_count; !all && i-- > 0;)
+        if (node->ranges[i].high > 0x7f)
+            ways = tornado__re_emit_utf8(c, node->ranges[i].low > 0x80 ? node->ranges[i].low : 0x80,
+                                         node->ranges[i].high, next, ways, from);
+    if (all && node->ranges_count == 1)
+        return tornado__re_emit_byte(c, node->ranges[0].low, node->ranges[0].high, next, c->code_count);
+    if (all || memcmp(&set, &none, sizeof set) != 0)
+        ways =
+            tornado__re_emit_way(c, tornado__re_emit(c, TORNADO__RE_SET, next, tornado__re_set_of(c, &set)), ways);
+    return ways;
+}
+
+/* Collects the bytes with which what begins at `at` can go on. False: that cannot be told. */
+static bool tornado__re_first(const tornado__re_code *code, const tornado__re_set *sets, uint32_t at,
+                              tornado__re_set *first, bool *matches, int *budget)
+{
+    for (;;) {
+        const tornado__re_code *step = &code[at];
+        if (--*budget < 0)
+            return false;
+        switch (step->op) {
+        case TORNADO__RE_BYTE:
+            for (unsigned byte = step->low; byte <= step->high; byte++)
+                first->bits[byte >> 6] |= UINT64_C(1) << (byte & 63);
+            return true;
+        case TORNADO__RE_SET:
+        case TORNADO__RE_RUN:
+            for (int i = 0; i < 4; i++)
+                first->bits[i] |= sets[step->other].bits[i];
+            if (step->op == TORNADO__RE_SET)
+                return true;
+            break;
+        case TORNADO__RE_SPLIT:
+            if (step->next == UINT32_MAX || !tornado__re_first(code, sets, step->other, first, matches, budget))
+                return false; /* the head of a loop under construction, or too much */
+            break;
+        case TORNADO__RE_SAVE:
+            break;
+        case TORNADO__RE_MATCH:
+            *matches = true;
+            return true;
+        default:
+            return false;
+        }
+        at = step->next;
+    }
+}
+
+/* A loop over single bytes none of which what follows begins with: no way back is needed. UINT32_MAX: it is none.
+   */
+static uint32_t tornado__re_emit_run(tornado__re_compiler *c, const tornado__re_node *repeat, uint32_t next)
+{
+    tornado__re_set set, first = {{0, 0, 0, 0}};
+    bool matches = false;
+    int budget = 64;
+    if (repeat->last->kind != TORNADO__RE_CLASS || !tornado__re_class_bytes(c, repeat->last, &set) ||
+        !tornado__re_first(c->code, c->sets, next, &first, &matches, &budget) || (matches && repeat->lazy))
+        return UINT32_MAX;
+    for (int i = 0; i < 4; i++)
+        if (set.bits[i] & first.bits[i])
+            return UINT32_MAX;
+    return tornado__re_emit(c, TORNADO__RE_RUN, next, tornado__re_set_of(c, &set));
+}
+
+static uint32_t tornado__re_emit_node(tornado__re_compiler *c, const tornado__re_node *node, uint32_t same,
+                                      uint32_t moved);
+
+/* Goes into `body` or past it, whichever the repeat prefers. */
+static uint32_t tornado__re_emit_choice(tornado__re_compiler *c, const tornado__re_node *repeat, uint32_t body,
+                                        uint32_t past)
+{
+    return tornado__re_emit(c, TORNADO__RE_SPLIT, repeat->lazy ? past : body, repeat->lazy ? body : past);
+}
+
+/* The endless end of a repeat, as it is entered when something was consumed before. */
+static uint32_t tornado__re_emit_loop(tornado__re_compiler *c, const tornado__re_node *repeat, uint32_t next,
+                                      uint32_t *body)
+{
+    uint32_t loop = tornado__re_emit(c, TORNADO__RE_SPLIT, UINT32_MAX, UINT32_MAX);
+    *body = tornado__re_emit_node(c, repeat->last, next, loop);
+    c->code[loop].next = repeat->lazy ? next : *body;
+    c->code[loop].other = repeat->lazy ? *body : next;
+    return loop;
+}
+
+static uint32_t tornado__re_emit_repeat(tornado__re_compiler *c, const tornado__re_node *node, uint32_t same,
+                                        uint32_t moved)
+{
+    const tornado__re_node *child = node->last;
+    int copies = node->min;
+    uint32_t after_same = same, after_moved = moved, body;
+    if (node->max < 0) {
+        uint32_t run = tornado__re_emit_run(c, node, moved);
+        if (run != UINT32_MAX) {
+            after_moved = run;
+            body = UINT32_MAX;
+        } else {
+            after_moved = tornado__re_emit_loop(c, node, moved, &body);
+        }
+        if (copies > 0 && !child->nullable && body != UINT32_MAX) {
+            after_same = after_moved = body; /* the loop's body is its last obligatory round */
+            copies--;
+        } else if (same == moved) {
+            after_same = after_moved;
+        } else {
+            after_same = tornado__re_emit_choice(c, node, tornado__re_emit_node(c, child, same, after_moved), same);
+        }
+    }
+    for (int i = node->min; i < node->max; i++) { /* optional rounds, each inside the one before */
+        uint32_t inner = after_moved;
+        after_moved = tornado__re_emit_choice(c, node, tornado__re_emit_node(c, child, moved, inner), moved);
+        if (same == moved)
+            after_same = after_moved;
+        else if (i == node->max - 1)
+            after_same = tornado__re_emit_choice(c, node, tornado__re_emit_node(c, child, same, inner), same);
+    }
+    for (int i = 0; i < copies; i++) {
+        uint32_t entry = tornado__re_emit_node(c, child, after_same, after_moved);
+        if (after_same == after_moved)
+            after_moved = entry;
+        else if (i < copies - 1)
+            after_moved = tornado__re_emit_node(c, child, after_moved, after_moved);
+        after_same = entry;
+    }
+    return after_same;
+}
+
+/* Emits a node and returns where it begins. It goes on at `same` when it has consumed nothing, else at `moved`. */
+static uint32_t tornado__re_emit_node(tornado__re_compiler *c, const tornado__re_node *node, uint32_t same,
+                                      uint32_t moved)
+{
+    if (!node->nullable)
+        same = moved;
+    switch (node->kind) {
+    case TORNADO__RE_CLASS:
+        return tornado__re_emit_class(c, node, moved);
+    case TORNADO__RE_ASSERTION:
+        return tornado__re_emit(c, TORNADO__RE_ASSERT, same, node->assertion);
+    case TORNADO__RE_GROUP: {
+        uint32_t end = tornado__re_emit(c, TORNADO__RE_SAVE, same, 2 * node->group + 1);
+        uint32_t end_moved =
+            same == moved ? end : tornado__re_emit(c, TORNADO__RE_SAVE, moved, 2 * node->group + 1);
+        uint32_t body = tornado__re_emit_node(c, node->last, end, end_moved);
+        return tornado__re_emit(c, TORNADO__RE_SAVE, body, 2 * node->group);
+    }
+    case TORNADO__RE_SEQUENCE:
+        for (const tornado__re_node *child = node->last; child; child = child->before) {
+            uint32_t entry = tornado__re_emit_node(c, child, same, moved);
+            if (same == moved)
+                moved = entry;
+            else if (child->before)
+                moved = tornado__re_emit_node(c, child, moved, moved);
+            same = entry;
+        }
+        return same;
+    case TORNADO__RE_CHOICE: {
+        uint32_t ways = UINT32_MAX;
+        for (const tornado__re_node *child = node->last; child; child = child->before)
+            ways = tornado__re_emit_way(c, tornado__re_emit_node(c, child, same, moved), ways);
+        return ways;
+    }
+    default:
+        return tornado__re_emit_repeat(c, node, same, moved);
+    }
+}
+
+static void tornado__re_compile(void *arg)
+{
+    tornado__re_compiler *c = arg;
+    tornado__re_node *tree = tornado__re_choice(c);
+    if (tornado__re_more(c))
+        tornado__re_fail(c, c->at, "unbalanced parenthesis");
+    uint32_t match = tornado__re_emit(c, TORNADO__RE_MATCH, 0, 0);
+    c->start = tornado__re_emit_node(c, tree, match, match);
+    if ((uint64_t)c->code_count * (c->groups + 1) > 1 << 20)
+        tornado_raise(TORNADO_ERR_LIMIT, "the pattern is too large for its number of groups");
+}
+
+/* Numbers the instructions where ways meet. */
+static uint32_t tornado__re_number(tornado__re_code *code, uint32_t count, uint32_t start)
+{
+    uint32_t checks = 0;
+    code[start].check++; /* a search comes there again and again */
+    for (uint32_t i = 0; i < count; i++) { /* counts in `check` how many lead there */
+        if (code[i].op != TORNADO__RE_MATCH)
+            code[code[i].next].check++;
+        if (code[i].op == TORNADO__RE_SPLIT)
+            code[code[i].other].check++;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        code[i].check = code[i].check > 1 || code[i].op == TORNADO__RE_RUN ? ++checks : 0;
+    return checks;
+}
+
+/* What every match begins with: as text, or at least a set of first bytes. */
+static void tornado__re_find_prefix(tornado_regex *regex)
+{
+    bool matches = false;
+    int budget = 1000;
+    const tornado__re_code *code = regex->code;
+    uint32_t at = regex->start;
+    regex->first_known = tornado__re_first(code, regex->sets, at, &regex->first, &matches, &budget) && !matches;
+    while (regex->prefix_len < sizeof regex->prefix && code[at].op == TORNADO__RE_BYTE && !code[at].check &&
+           code[at].low == code[at].high) {
+        regex->prefix[regex->prefix_len++] = (char)code[at].low;
+        at = code[at].next;
+    }
+    regex->after_prefix = at;
+}
+
+/* Puts the parts into one block. NULL when memory is short. */
+static tornado_regex *tornado__re_pack(const tornado__re_compiler *c)
+{
+    size_t names = (c->groups + 1) * sizeof(char *), text = 0;
+    size_t code = (size_t)c->code_count * sizeof *c->code, sets = (size_t)c->sets_count * sizeof *c->sets;
+    for (unsigned i = 1; i <= c->groups; i++)
+        text += c->names[i] ? strlen(c->names[i]) + 1 : 0;
+    size_t head = (sizeof(tornado_regex) + names + 7) & ~(size_t)7;
+    tornado_regex *regex = TORNADO_MALLOC(head + sets + code + text);
+    if (!regex) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(regex, 0, head);
+    regex->sets = (tornado__re_set *)(void *)((char *)regex + head);
+    regex->code = (tornado__re_code *)(void *)((char *)regex->sets + sets);
+    char *out = (char *)regex->code + code;
+    if (sets)
+        memcpy(regex->sets, c->sets, sets);
+    memcpy(regex->code, c->code, code);
+    for (unsigned i = 1; i <= c->groups; i++)
+        if (c->names[i]) {
+            regex->names[i] = strcpy(out, c->names[i]);
+            out += strlen(out) + 1;
+        }
+    regex->groups = c->groups;
+    regex->bytes = c->bytes;
+    regex->start = c->start;
+    regex->code_count = (uint32_t)c->code_count;
+    regex->checks = tornado__re_number(regex->code, regex->code_count, regex->start);
+    tornado__re_find_prefix(regex);
+    return regex;
+}
+
+TORNADO_API tornado_regex *tornado_regex_new(const char *pattern, unsigned flags)
+{
+    tornado_regex *regex = NULL;
+    size_t len = strlen(pattern);
+    tornado_arena *arena = tornado_arena_new();
+    if (!arena)
+        return NULL;
+    tornado__re_compiler *c = tornado_arena_calloc(arena, 1, sizeof *c);
+    if (len > TORNADO__RE_PATTERN_MAX) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "a pattern of more than %d bytes", TORNADO__RE_PATTERN_MAX);
+    } else if (c) {
+        c->arena = arena;
+        c->pattern = c->at = pattern;
+        c->end = pattern + len;
+        c->flags = flags;
+        c->bytes = flags & TORNADO_REGEX_BYTES;
+        const tornado_error *error = tornado_try(tornado__re_compile, c);
+        if (error)
+            tornado__fail(error->code, error->sys_errno, "%s", error->message);
+        else
+            regex = tornado__re_pack(c);
+        TORNADO_FREE(c->ranges);
+        TORNADO_FREE(c->code);
+        TORNADO_FREE(c->sets);
+    }
+    tornado_arena_free(arena);
+    return regex;
+}
+
+TORNADO_API void tornado_regex_free(tornado_regex *regex)
+{
+    TORNADO_FREE(regex);
+}
+
+TORNADO_API size_t tornado_regex_groups(const tornado_regex *regex)
+{
+    return regex->groups;
+}
+
+TORNADO_API const char *tornado_regex_group_name(const tornado_regex *regex, size_t group)
+{
+    return group >= 1 && group <= regex->groups ? regex->names[group] : NULL;
+}
+
+TORNADO_API size_t tornado_regex_group_index(const tornado_regex *regex, const char *name)
+{
+    for (unsigned i = 1; i <= regex->groups; i++)
+        if (regex->names[i] && strcmp(regex->names[i], name) == 0)
+            return i;
+    return 0;
+}
+
+/* ---- matching ---- */
+
+enum { TORNADO__RE_MATCH_HERE, TORNADO__RE_MATCH_ALL, TORNADO__RE_SEARCH };
+
+static TORNADO__INLINE bool tornado__re_is_word(int byte)
+{
+    return (byte >= '0' && byte <= '9') || ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z') || byte == '_';
+}
+
+/* Whether an assertion holds between two bytes, of which -1 is none. `last`: no byte follows the next. */
+static bool tornado__re_holds(unsigned assertion, int before, int after, bool last)
+{
+    switch (assertion) {
+    case TORNADO__RE_TEXT_BEGIN:
+        return before < 0;
+    case TORNADO__RE_LINE_BEGIN:
+        return before < 0 || before == '\n';
+    case TORNADO__RE_TEXT_END:
+        return after < 0;
+    case TORNADO__RE_LAST_END:
+        return after < 0 || (after == '\n' && last);
+    case TORNADO__RE_LINE_END:
+        return after < 0 || after == '\n';
+    case TORNADO__RE_NO_BOUNDARY: /* in Python not in an empty text either */
+        return (before >= 0 || after >= 0) && tornado__re_is_word(before) == tornado__re_is_word(after);
+    default:
+        return tornado__re_is_word(before) != tornado__re_is_word(after);
+    }
+}
+
+/* The first place from `at` on where a match may begin; past the end when there is none. */
+static size_t tornado__re_candidate(const tornado_regex *regex, const char *text, size_t len, size_t at)
+{
+    if (regex->prefix_len) {
+        for (const char *found; len - at >= regex->prefix_len; at = (size_t)(found - text) + 1) {
+            found = memchr(text + at, regex->prefix[0], len - at - regex->prefix_len + 1);
+            if (!found)
+                break;
+            if (memcmp(found, regex->prefix, regex->prefix_len) == 0)
+                return (size_t)(found - text);
+        }
+        return len + 1;
+    }
+    if (!regex->first_known)
+        return at;
+    while (at < len && !tornado__re_in(&regex->first, (unsigned char)text[at]))
+        at++;
+    return at < len ? at : len + 1;
+}
+
+/* Whether a match may begin in front of a byte: not inside a character. */
+static TORNADO__INLINE bool tornado__re_begins(const tornado_regex *regex, int byte)
+{
+    return regex->bytes || (byte & 0xc0) != 0x80 || byte < 0;
+}
+
+/* What to try when a way has failed: an instruction and a place; or a slot's former value, to be put back. */
+typedef struct tornado__re_job {
+    uint32_t at;
+    bool restore;
+    ptrdiff_t place;
+} tornado__re_job;
+
+typedef struct tornado__re_machine {
+    const tornado_regex *regex;
+    const char *text;
+    size_t len, pos;
+    int how;
+    ptrdiff_t *slots; /* two for each group, the whole match first */
+    size_t slots_count;
+    uint64_t *visited;
+    tornado__re_job *jobs, local[TORNADO__RE_JOBS_LOCAL];
+    size_t jobs_count, jobs_capacity;
+} tornado__re_machine;
+
+static TORNADO__NOINLINE bool tornado__re_jobs_grow(tornado__re_machine *m)
+{
+    bool local = m->jobs == m->local;
+    size_t capacity = m->jobs_capacity * 2;
+    tornado__re_job *jobs = local ? TORNADO_MALLOC(capacity * sizeof *jobs)
+                                  : TORNADO_REALLOC(m->jobs, capacity * sizeof *jobs);
+    if (!jobs)
+        return tornado__nomem();
+    if (local)
+        memcpy(jobs, m->local, sizeof m->local);
+    m->jobs = jobs;
+    m->jobs_capacity = capacity;
+    return true;
+}
+
+static TORNADO__INLINE bool tornado__re_push(tornado__re_machine *m, uint32_t at, bool restore, ptrdiff_t place)
+{
+    if (TORNADO__UNLIKELY(m->jobs_count == m->jobs_capacity) && !tornado__re_jobs_grow(m))
+        return false;
+    m->jobs[m->jobs_count++] = (tornado__re_job){at, restore, place};
+    return true;
+}
+
+/* Marks an instruction at a place; whether it was marked before. */
+static TORNADO__INLINE bool tornado__re_visit(tornado__re_machine *m, uint32_t check, size_t at)
+{
+    size_t bit = (size_t)(check - 1) * (m->len - m->pos + 1) + (at - m->pos);
+    uint64_t mask = UINT64_C(1) << (bit & 63), *word = &m->visited[bit >> 6];
+    if (*word & mask)
+        return true;
+    *word |= mask;
+    return false;
+}
+
+/* Follows one way from an instruction and a place until it matches or fails. 1, 0, or -1: memory is short. */
+static int tornado__re_follow(tornado__re_machine *m, uint32_t pc, size_t at)
+{
+    const tornado_regex *regex = m->regex;
+    const char *text = m->text;
+    for (;;) {
+        const tornado__re_code *step = &regex->code[pc];
+        if (step->check && tornado__re_visit(m, step->check, at))
+            return 0;
+        switch (step->op) {
+        case TORNADO__RE_BYTE:
+            if (at == m->len || (unsigned char)(text[at] - step->low) > step->high - step->low)
+                return 0;
+            at++;
+            break;
+        case TORNADO__RE_SET:
+            if (at == m->len || !tornado__re_in(&regex->sets[step->other], (unsigned char)text[at]))
+                return 0;
+            at++;
+            break;
+        case TORNADO__RE_RUN:
+            while (at < m->len && tornado__re_in(&regex->sets[step->other], (unsigned char)text[at]))
+                if (tornado__re_visit(m, step->check, ++at))
+                    return 0;
+            break;
+        case TORNADO__RE_SPLIT:
+            if (!tornado__re_push(m, step->other, false, (ptrdiff_t)at))
+                return -1;
+            break;
+        case TORNADO__RE_SAVE:
+            if (step->other < m->slots_count) {
+                if (m->jobs_count && !tornado__re_push(m, step->other, true, m->slots[step->other]))
+                    return -1;
+                m->slots[step->other] = (ptrdiff_t)at;
+            }
+            break;
+        case TORNADO__RE_ASSERT:
+            if (!tornado__re_holds(step->other, at > 0 ? (unsigned char)text[at - 1] : -1,
+                                   at < m->len ? (unsigned char)text[at] : -1, at + 1 == m->len))
+                return 0;
+            break;
+        default:
+            if (m->how == TORNADO__RE_MATCH_ALL && at != m->len)
+                return 0;
+            m->slots[1] = (ptrdiff_t)at;
+            return 1;
+        }
+        pc = step->next;
+    }
+}
+
+static int tornado__re_backtrack(tornado__re_machine *m)
+{
+    const tornado_regex *regex = m->regex;
+    int found = 0;
+    m->jobs = m->local;
+    m->jobs_capacity = TORNADO__RE_JOBS_LOCAL;
+    for (size_t begin = m->pos; found == 0 && begin <= m->len; begin++) {
+        size_t prefix = regex->prefix_len;
+        for (size_t i = 2; i < m->slots_count; i++)
+            m->slots[i] = -1;
+        if (m->how == TORNADO__RE_SEARCH)
+            begin = tornado__re_candidate(regex, m->text, m->len, begin);
+        if (begin > m->len || m->len - begin < prefix || memcmp(m->text + begin, regex->prefix, prefix) != 0)
+            break;
+        if (m->how == TORNADO__RE_SEARCH && begin < m->len &&
+            !tornado__re_begins(regex, (unsigned char)m->text[begin]))
+            continue;
+        m->slots[0] = (ptrdiff_t)begin;
+        m->jobs_count = 0;
+        found = tornado__re_follow(m, regex->after_prefix, begin + prefix);
+        while (found == 0 && m->jobs_count) {
+            tornado__re_job job = m->jobs[--m->jobs_count];
+            if (job.restore)
+                m->slots[job.at] = job.place;
+            else
+                found = tornado__re_follow(m, job.at, (size_t)job.place);
+        }
+        if (m->how != TORNADO__RE_SEARCH)
+            break;
+    }
+    if (m->jobs != m->local)
+        TORNADO_FREE(m->jobs);
+    return found;
+}
+
+/* ---- all ways side by side ---- */
+
+/* Ways at one place of the text, in order of preference, each with its slots. */
+typedef struct tornado__re_ways {
+    uint32_t *at;
+    ptrdiff_t *slots;
+    uint32_t count;
+} tornado__re_ways;
+
+/* A walk over a text that may come in parts. */
+typedef struct tornado__re_walk {
+    const tornado_regex *regex;
+    size_t slots_count;
+    int how, before, after; /* before, after: the bytes on either side of the place, or -1 */
+    size_t place;
+    bool last;              /* `after` is the text's last byte */
+    bool begun, found;
+    ptrdiff_t *best, *scratch;
+    tornado__re_ways here, next; /* here: not yet followed to where bytes are consumed */
+    tornado__re_ways ready;      /* followed */
+    uint32_t *sparse;            /* where in `ready` an instruction is */
+    uint32_t *seen;              /* instructions met while following, in order */
+    uint32_t seen_count;
+    tornado__re_job *jobs;
+    void *memory;
+} tornado__re_walk;
+
+static bool tornado__re_walk_init(tornado__re_walk *walk, const tornado_regex *regex, size_t slots_count, int how)
+{
+    size_t count = regex->code_count, row = count * slots_count * sizeof(ptrdiff_t);
+    memset(walk, 0, sizeof *walk);
+    size_t size = 3 * row + 2 * slots_count * sizeof(ptrdiff_t) + 2 * count * sizeof *walk->jobs +
+                  5 * count * sizeof(uint32_t);
+    char *memory = TORNADO_MALLOC(size);
+    if (!memory)
+        return tornado__nomem();
+    memset(memory, 0, size); /* sparse is compared before it is set */
+    walk->regex = regex;
+    walk->slots_count = slots_count;
+    walk->how = how;
+    walk->before = -1;
+    walk->memory = memory;
+    tornado__re_ways *ways[] = {&walk->here, &walk->next, &walk->ready};
+    walk->jobs = (tornado__re_job *)(void *)memory;
+    memory += 2 * count * sizeof *walk->jobs;
+    for (int i = 0; i < 3; i++, memory += row)
+        ways[i]->slots = (ptrdiff_t *)(void *)memory;
+    walk->best = (ptrdiff_t *)(void *)memory;
+    walk->scratch = walk->best + slots_count;
+    memory += 2 * slots_count * sizeof(ptrdiff_t);
+    for (int i = 0; i < 3; i++, memory += count * sizeof(uint32_t))
+        ways[i]->at = (uint32_t *)(void *)memory;
+    walk->sparse = (uint32_t *)(void *)memory;
+    walk->seen = walk->sparse + count;
+    return true;
+}
+
+/* Follows a way, whose slots are in scratch, through what consumes nothing; each instruction is met once. */
+static void tornado__re_walk_follow(tornado__re_walk *walk, uint32_t pc)
+{
+    const tornado__re_code *code = walk->regex->code;
+    size_t jobs = 0;
+    walk->jobs[jobs++] = (tornado__re_job){pc, false, 0};
+    while (jobs) {
+        tornado__re_job job = walk->jobs[--jobs];
+        if (job.restore) {
+            walk->scratch[job.at] = job.place;
+            continue;
+        }
+        uint32_t seen = walk->sparse[job.at];
+        if (seen < walk->seen_count && walk->seen[seen] == job.at)
+            continue;
+        walk->sparse[job.at] = walk->seen_count;
+        walk->seen[walk->seen_count++] = job.at;
+        const tornado__re_code *step = &code[job.at];
+        switch (step->op) {
+        case TORNADO__RE_SPLIT:
+            walk->jobs[jobs++] = (tornado__re_job){step->other, false, 0};
+            walk->jobs[jobs++] = (tornado__re_job){step->next, false, 0};
+            break;
+        case TORNADO__RE_SAVE:
+            if (step->other < walk->slots_count) {
+                walk->jobs[jobs++] = (tornado__re_job){step->other, true, walk->scratch[step->other]};
+                walk->scratch[step->other] = (ptrdiff_t)walk->place;
+            }
+            walk->jobs[jobs++] = (tornado__re_job){step->next, false, 0};
+            break;
+        case TORNADO__RE_ASSERT:
+            if (tornado__re_holds(step->other, walk->before, walk->after, walk->last))
+                walk->jobs[jobs++] = (tornado__re_job){step->next, false, 0};
+            break;
+        default: {
+            uint32_t at = walk->ready.count++;
+            walk->ready.at[at] = job.at;
+            memcpy(walk->ready.slots + at * walk->slots_count, walk->scratch,
+                   walk->slots_count * sizeof(ptrdiff_t));
+            if (step->op == TORNADO__RE_RUN)
+                walk->jobs[jobs++] = (tornado__re_job){step->next, false, 0};
+            break;
+        }
+        }
+    }
+}
+
+/* Follows all ways to the bytes that they consume next, and notes the best match that ends here. */
+static void tornado__re_walk_close(tornado__re_walk *walk, int after, bool last)
+{
+    size_t slots = walk->slots_count, row = slots * sizeof(ptrdiff_t);
+    walk->after = after;
+    walk->last = last;
+    walk->ready.count = walk->seen_count = 0;
+    for (uint32_t i = 0; i < walk->here.count; i++) {
+        memcpy(walk->scratch, walk->here.slots + i * slots, row);
+        tornado__re_walk_follow(walk, walk->here.at[i]);
+    }
+    bool begins = walk->how == TORNADO__RE_SEARCH ? tornado__re_begins(walk->regex, after) : !walk->begun;
+    if (!walk->found && begins) {
+        for (size_t i = 0; i < slots; i++)
+            walk->scratch[i] = -1;
+        walk->scratch[0] = (ptrdiff_t)walk->place;
+        tornado__re_walk_follow(walk, walk->regex->start);
+    }
+    for (uint32_t i = 0; i < walk->ready.count; i++)
+        if (walk->regex->code[walk->ready.at[i]].op == TORNADO__RE_MATCH &&
+            (walk->how != TORNADO__RE_MATCH_ALL || after < 0)) {
+            memcpy(walk->best, walk->ready.slots + i * slots, row);
+            walk->best[1] = (ptrdiff_t)walk->place;
+            walk->found = true;
+            walk->ready.count = i; /* those behind it are worse */
+        }
+}
+
+/* Goes one byte further. */
+static void tornado__re_walk_step(tornado__re_walk *walk, unsigned char byte, bool last)
+{
+    const tornado_regex *regex = walk->regex;
+    size_t slots = walk->slots_count, row = slots * sizeof(ptrdiff_t);
+    tornado__re_walk_close(walk, byte, last);
+    walk->next.count = 0;
+    for (uint32_t i = 0; i < walk->ready.count; i++) {
+        const tornado__re_code *step = &regex->code[walk->ready.at[i]];
+        bool eats = step->op == TORNADO__RE_BYTE    ? byte >= step->low && byte <= step->high
+                    : step->op == TORNADO__RE_MATCH ? false
+                                                    : tornado__re_in(&regex->sets[step->other], byte);
+        if (!eats)
+            continue;
+        uint32_t at = walk->next.count++;
+        walk->next.at[at] = step->op == TORNADO__RE_RUN ? walk->ready.at[i] : step->next;
+        memcpy(walk->next.slots + at * slots, walk->ready.slots + i * slots, row);
+    }
+    tornado__re_ways here = walk->here;
+    walk->here = walk->next;
+    walk->next = here;
+    walk->before = byte;
+    walk->place++;
+    walk->begun = true;
+}
+
+/* Whether the rest of the text can change anything. */
+static bool tornado__re_walk_over(const tornado__re_walk *walk)
+{
+    return walk->here.count == 0 && (walk->found || (walk->how != TORNADO__RE_SEARCH && walk->begun));
+}
+
+/* Goes on to the end of the text. */
+static void tornado__re_walk_feed(tornado__re_walk *walk, const char *text, size_t len)
+{
+    while (walk->place < len && !tornado__re_walk_over(walk)) {
+        if (walk->here.count == 0 && walk->how == TORNADO__RE_SEARCH && walk->regex->first_known) {
+            size_t begin = walk->place;
+            while (begin < len && !tornado__re_in(&walk->regex->first, (unsigned char)text[begin]))
+                begin++;
+            if (begin > walk->place)
+                walk->before = (unsigned char)text[begin - 1];
+            walk->place = begin;
+            if (begin == len)
+                break;
+        }
+        tornado__re_walk_step(walk, (unsigned char)text[walk->place], walk->place + 1 == len);
+    }
+}
+
+static int tornado__re_walk_text(const tornado_regex *regex, tornado_bytes text, size_t pos, int how,
+                                 ptrdiff_t *slots, size_t slots_count)
+{
+    tornado__re_walk walk;
+    if (!tornado__re_walk_init(&walk, regex, slots_count, how))
+        return -1;
+    walk.place = pos;
+    walk.before = pos > 0 ? (unsigned char)text.data[pos - 1] : -1;
+    tornado__re_walk_feed(&walk, text.data, text.len);
+    if (!tornado__re_walk_over(&walk))
+        tornado__re_walk_close(&walk, -1, false);
+    memcpy(slots, walk.best, slots_count * sizeof *slots);
+    TORNADO_FREE(walk.memory);
+    return walk.found;
+}
+
+/* Chooses the machine and gives it memory. */
+static int tornado__re_run(const tornado_regex *regex, tornado_bytes text, size_t pos, int how, tornado_span *spans,
+                           size_t count)
+{
+    ptrdiff_t local_slots[32];
+    uint64_t local_bits[TORNADO__RE_BITS_LOCAL / 64];
+    size_t groups = count < 1 ? 1 : count <= regex->groups ? count : regex->groups + 1;
+    tornado__re_machine m;
+    m.regex = regex;
+    m.text = text.data;
+    m.len = text.len;
+    m.pos = pos < text.len ? pos : text.len;
+    m.how = how;
+    m.slots_count = 2 * groups;
+    m.slots = m.slots_count <= TORNADO__COUNT(local_slots) ? local_slots
+                                                           : TORNADO_MALLOC(m.slots_count * sizeof *m.slots);
+    if (!m.slots) {
+        tornado__nomem();
+        return -1;
+    }
+    size_t places = m.len - m.pos + 1, bits = 0;
+    bool fits = places <= TORNADO__RE_BITS_MAX / (regex->checks + 1) &&
+                places <= 2 * TORNADO__RE_BITS_MAX / regex->code_count;
+    int found = -1;
+    m.visited = NULL;
+    if (fits) {
+        bits = (regex->checks * places + 63) / 64 * sizeof *m.visited;
+        m.visited = bits <= sizeof local_bits ? local_bits : TORNADO_MALLOC(bits);
+    }
+    if (m.visited) {
+        memset(m.visited, 0, bits);
+        found = tornado__re_backtrack(&m);
+    } else {
+        found = tornado__re_walk_text(regex, text, m.pos, how, m.slots, m.slots_count);
+    }
+    for (size_t i = 0; i < count; i++)
+        spans[i] =
+            found == 1 && i < groups ? (tornado_span){m.slots[2 * i], m.slots[2 * i + 1]} : (tornado_span){-1, -1};
+    if (m.visited != local_bits)
+        TORNADO_FREE(m.visited);
+    if (m.slots != local_slots)
+        TORNADO_FREE(m.slots);
+    return found;
+}
+
+TORNADO_API int tornado_regex_match(const tornado_regex *regex, tornado_bytes text, size_t pos, tornado_span *spans,
+                                    size_t count)
+{
+    return tornado__re_run(regex, text, pos, TORNADO__RE_MATCH_HERE, spans, count);
+}
+
+TORNADO_API int tornado_regex_fullmatch(const tornado_regex *regex, tornado_bytes text, size_t pos,
+                                        tornado_span *spans, size_t count)
+{
+    return tornado__re_run(regex, text, pos, TORNADO__RE_MATCH_ALL, spans, count);
+}
+
+TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes text, size_t pos,
+                                     tornado_span *spans, size_t count)
+{
+    return tornado__re_run(regex, text, pos, TORNADO__RE_SEARCH, spans, count);
+}
+
+/*============================================================================
  * section: ioloop (private)
  * Pollers side by side, then the loop: tasks, timers, descriptors, other threads, signals, shutdown.
  *
@@ -3906,27 +5472,6 @@ static void tornado__poll_close(void *opaque)
     TORNADO_FREE(state->keys);
     TORNADO_FREE(state->places);
     TORNADO_FREE(state);
-}
-
-/* Grows an array to hold at least `wanted` objects. False when memory is short. */
-static bool tornado__grow(void **array, int *capacity, int wanted, size_t size)
-{
-    int bigger = *capacity ? *capacity : 16;
-    if (wanted <= *capacity)
-        return true;
-    while (bigger < wanted) {
-        if (bigger > INT_MAX / 2)
-            return tornado__nomem();
-        bigger *= 2;
-    }
-    if ((size_t)bigger > SIZE_MAX / size)
-        return tornado__nomem();
-    void *memory = TORNADO_REALLOC(*array, (size_t)bigger * size);
-    if (!memory)
-        return tornado__nomem();
-    *array = memory;
-    *capacity = bigger;
-    return true;
 }
 
 /* The same, with the new objects all zero. */
