@@ -2317,6 +2317,16 @@ static bool tornado__grow(void **array, int *capacity, int wanted, size_t size)
     return true;
 }
 
+/* The same, with the new objects all zero. */
+static bool tornado__grow_zeroed(void **array, int *capacity, int wanted, size_t size)
+{
+    int before = *capacity;
+    if (!tornado__grow(array, capacity, wanted, size))
+        return false;
+    memset((char *)*array + (size_t)before * size, 0, (size_t)(*capacity - before) * size);
+    return true;
+}
+
 /*============================================================================
  * section: time (private)
  * Clocks, and a calendar of our own: gmtime and its kin ask for the time zone, and strftime for the locale.
@@ -5472,16 +5482,6 @@ static void tornado__poll_close(void *opaque)
     TORNADO_FREE(state->keys);
     TORNADO_FREE(state->places);
     TORNADO_FREE(state);
-}
-
-/* The same, with the new objects all zero. */
-static bool tornado__grow_zeroed(void **array, int *capacity, int wanted, size_t size)
-{
-    int before = *capacity;
-    if (!tornado__grow(array, capacity, wanted, size))
-        return false;
-    memset((char *)*array + (size_t)before * size, 0, (size_t)(*capacity - before) * size);
-    return true;
 }
 
 static int tornado__poll_add(void *opaque, int fd, unsigned events, uint64_t key)
