@@ -199,9 +199,11 @@
 #ifndef TORNADO_IMPLEMENTATION
 #error "TORNADO_STATIC makes every function static: define TORNADO_IMPLEMENTATION in the same file"
 #endif
-#define TORNADO_API static TORNADO__UNUSED
+#define TORNADO_API   static TORNADO__UNUSED
+#define TORNADO__DATA static TORNADO__UNUSED
 #else
 #define TORNADO_API extern
+#define TORNADO__DATA /* defines what TORNADO_API declares */
 #endif
 
 #ifdef __cplusplus
@@ -251,7 +253,8 @@ typedef void (*tornado_callback)(void *arg);
     X(LIMIT, 10, "a limit was reached")                                                                      \
     X(PARSE, 11, "the input is malformed")                                                                   \
     X(HTTP, 12, "the request failed; http_status tells how")                                                 \
-    X(UNSUPPORTED, 13, "not supported here")
+    X(UNSUPPORTED, 13, "not supported here")                                                                 \
+    X(FINISH, 14, "the request was finished early")
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
@@ -954,16 +957,22 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_bytes(tornado
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until(tornado_iostream *stream,
                                                                          const char *delimiter);
 
+/* Reads up to and including what a pattern matches first in all that has come so far; in linear time. The pattern must
+   live until the read is done. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until_regex(tornado_iostream *stream,
+                                                                               const tornado_regex *regex);
+
 /* Reads all until the peer closes. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until_close(tornado_iostream *stream);
 
-/* Every way to read in one struct: set exactly one of bytes, until and until_close. */
+/* Every way to read in one struct: set exactly one of bytes, until, until_regex and until_close. */
 typedef struct tornado_read_options {
     size_t bytes;          /* this many; zero with all others unset reads nothing and completes */
     bool partial;          /* with bytes: as soon as there are any, and never more than that */
     tornado_bytes until;   /* a delimiter; not empty; copied */
-    size_t max_bytes;      /* with until: closes the stream (TORNADO_ERR_UNSATISFIABLE) when the delimiter does not
-                              end within so many bytes; default: the buffer's limit */
+    const tornado_regex *until_regex; /* borrowed */
+    size_t max_bytes;      /* with until and until_regex: closes the stream (TORNADO_ERR_UNSATISFIABLE) when that does
+                              not end within so many bytes; default: the buffer's limit */
     bool until_close;
     /* With bytes or until_close: called with the data as it comes, in turns of the loop of their own; the result is
        then empty. The chunk lives until it returns. It may close the stream. */
@@ -1229,17 +1238,24 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
 /*============================================================================
  * section: routing (public)
  * Which handler a request goes to.
+ *
+ * A path is a pattern (see the regex section) that has to match the whole path as the client sent it, not decoded. Its
+ * groups become the handler's path arguments: those with names when there are any, else all by position; decoded. The
+ * first rule that matches wins. However many rules there are, only those are tried that begin like the path.
  *============================================================================*/
 
 typedef struct tornado_handler tornado_handler;
 typedef struct tornado_handler_class tornado_handler_class;
 
-/* One rule; a list of them ends with one that is all zero. The first that matches wins. */
+/* One rule; a list of them ends with one that is all zero. */
 typedef struct tornado_rule {
-    const char *path; /* the whole path, as it is sent: letters, digits and the like, no pattern yet */
+    const char *path; /* NULL: any */
     const tornado_handler_class *handler;
     void *data;       /* for the handler's initialize: self->data; borrowed */
-    const char *name;
+    const char *name; /* for tornado_reverse_url */
+    const char *host; /* a pattern for the whole host, without its port, in lower case; NULL: any */
+    /* Instead of a handler: further rules, tried when path and host match, and left again when none of them does. */
+    const struct tornado_rule *rules;
 } tornado_rule;
 
 /*============================================================================
@@ -1261,12 +1277,19 @@ struct tornado_handler {
     struct tornado__response *response; /* private */
 };
 
+/* A method beyond the seven, such as WebDAV's. */
+typedef struct tornado_method {
+    const char *name; /* "PROPFIND" */
+    void (*run)(tornado_handler *self);
+} tornado_method;
+
 /* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. Structs are
    copied when the application is made. */
 struct tornado_handler_class {
     const tornado_handler_class *parent;
     const char *name;     /* for the log; default "handler" */
     size_t instance_size; /* of a struct that begins with a tornado_handler; its other bytes start as zero */
+    const tornado_method *methods; /* besides the parents'; a list that ends with one that is all zero; NULL: none */
     /* Also called when an error discards the headers that were set. */
     void (*set_default_headers)(tornado_handler *self);
     void (*initialize)(tornado_handler *self);
@@ -1287,6 +1310,9 @@ struct tornado_handler_class {
     void (*write_error)(tornado_handler *self, int status, const tornado_error *error);
     void (*log_exception)(tornado_handler *self, const tornado_error *error);
     const char *(*compute_etag)(tornado_handler *self); /* with its quotes; NULL: none */
+    /* The text of an argument, of the path, the query or a form; `name` is its name or NULL. Raises a 400 for one that is
+       not UTF-8. A result of its own is allocated in self->arena. */
+    const char *(*decode_argument)(tornado_handler *self, tornado_bytes value, const char *name);
 };
 
 /* Zero is the default of each. */
@@ -1295,12 +1321,24 @@ typedef struct tornado_settings {
     tornado_switch serve_traceback;             /* error pages tell what was raised; default off */
     const tornado_handler_class *default_handler_class; /* for paths without a rule; default: a 404 */
     void *default_handler_data;
+    const char *default_host; /* requests whose host no add_handlers names are also tried as if they named this one */
     void (*log_function)(tornado_handler *self);/* instead of the access log's line */
 } tornado_settings;
 
 /* The class above `cls`, with every entry filled in, for a function of `cls` that extends what it overrides:
    tornado_super(self, &cls)->prepare(self). (self->cls->parent is another where a class inherits that function.) */
 TORNADO_API const tornado_handler_class *tornado_super(const tornado_handler *self, const tornado_handler_class *cls);
+
+/* A handler that answers each request with a status; its data is a const int *. */
+TORNADO_API const tornado_handler_class tornado_error_handler;
+
+/* One that redirects GET and HEAD; its data is a const tornado_redirect_target *. In `url`, {0}, {1}... stand for path
+   arguments and {name} for one with a name, as the client sent them; {{ and }} for braces. The query is kept. */
+typedef struct tornado_redirect_target {
+    const char *url;
+    tornado_switch permanent; /* 301, else 302; default on */
+} tornado_redirect_target;
+TORNADO_API const tornado_handler_class tornado_redirect_handler;
 
 /* An application. The rules and the settings are copied, handler classes and strings too. NULL with one clear line
    in tornado_last_error(), which is also logged. */
@@ -1310,6 +1348,15 @@ TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rul
 /* Frees it and the servers of tornado_application_listen; other servers of it must have been freed. Connections are
    closed; handlers that still wait go on without a client, and keep what they need. NULL is allowed. */
 TORNADO_API void tornado_application_free(tornado_application *application);
+
+/* Adds rules for the hosts that match a pattern. They are tried before those for any host. False with the reason. */
+TORNADO_API bool tornado_application_add_handlers(tornado_application *application, const char *host_pattern,
+                                                  const tornado_rule *rules);
+
+/* The URL of the rule of that name, with its groups replaced by `count` arguments; in the arena. NULL with
+   TORNADO_ERR_INVALID when there is none, its pattern has more in it than plain groups, or the number is another. */
+TORNADO_API char *tornado_application_reverse_url(const tornado_application *application, tornado_arena *arena,
+                                                  const char *name, const char *const *args, size_t count);
 
 /* Starts a server for the application on a port of the current loop. It belongs to the application. NULL with one
    clear line in tornado_last_error(), which is also logged. */
@@ -1349,6 +1396,23 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_flush(tornado_handler *self
 /* Ends the answer. Called by itself when the verb returns. A second call is TORNADO_ERR_STATE. */
 TORNADO_API void tornado_finish(tornado_handler *self);
 
+/* Answers with a redirect, 301 when permanent, else 302, and finishes. `url` is sent as it is. Raises TORNADO_ERR_STATE
+   after headers were sent, TORNADO_ERR_INVALID for control characters in it and for a status outside 300 to 399. */
+TORNADO_API void tornado_redirect(tornado_handler *self, const char *url, bool permanent);
+TORNADO_API void tornado_redirect_status(tornado_handler *self, const char *url, int status);
+
+/* Ends the request here and now: unwinds, and finishes with what was written so far. It is no error. */
+TORNADO_API TORNADO_NORETURN void tornado_raise_finish(void);
+
+/* To be called first in a verb: makes sure that the path has a slash at its end, or has none. For GET and HEAD it
+   redirects, with 301 and the query, and unwinds; for others it raises a 404. */
+TORNADO_API void tornado_addslash(tornado_handler *self);
+TORNADO_API void tornado_removeslash(tornado_handler *self);
+
+/* The request does not end when its verb returns, but with tornado_finish, which may be called from any callback of
+   the loop later on. The handler lives until then; after tornado_finish it may be gone. */
+TORNADO_API void tornado_asynchronous(tornado_handler *self);
+
 /* Discards what was written and set, and sends an error page by way of write_error; after the headers were sent it
    can only end the answer. */
 TORNADO_API void tornado_send_error(tornado_handler *self, int status);
@@ -1362,10 +1426,18 @@ TORNADO_API bool tornado_check_etag_header(tornado_handler *self);
 
 /* ---- input ---- */
 
+/* Group 0, 1... of the rule's path, or that of a name, decoded. NULL when there is none or it took no part. */
+TORNADO_API const char *tornado_path_arg(const tornado_handler *self, size_t index);
+TORNADO_API const char *tornado_path_kwarg(const tornado_handler *self, const char *name);
+
 /* A header of the request, several of one name joined by ","; NULL when there is none. Raises TORNADO_ERR_NOMEM. */
 TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name);
 
 /* ---- other ---- */
+
+/* As tornado_application_reverse_url, in the request's arena. Raises the reason. */
+TORNADO_API const char *tornado_reverse_url(tornado_handler *self, const char *name, const char *const *args,
+                                            size_t count);
 
 /* Text as printf prints it, in the request's arena. Raises TORNADO_ERR_NOMEM. */
 TORNADO_API char *tornado_format(tornado_handler *self, const char *format, ...) TORNADO_PRINTF(2, 3);
@@ -8849,6 +8921,7 @@ typedef struct tornado__stream_io {
     bool has_saved;        /* a NUL stands where `saved` was */
     char saved;
     size_t bytes, max_bytes, scanned;
+    tornado__re_walk *walk; /* of until_regex */
     char *delimiter, short_delimiter[16];
     size_t delimiter_len;
     void (*streaming_callback)(tornado_bytes chunk, void *arg);
@@ -8894,6 +8967,10 @@ static void tornado__user_read_reset(tornado__stream_io *io)
     if (io->delimiter != io->short_delimiter)
         TORNADO_FREE(io->delimiter);
     io->delimiter = NULL;
+    if (io->walk)
+        TORNADO_FREE(io->walk->memory);
+    TORNADO_FREE(io->walk);
+    io->walk = NULL;
     io->kind = TORNADO__READ_NONE;
     io->read = NULL;
     io->streaming_callback = NULL;
@@ -8930,20 +9007,29 @@ static void tornado__user_read_failed(tornado_iostream *stream, const tornado_er
     tornado_future_release(future);
 }
 
-/* Where the delimiter ends within the buffered bytes; 0: not yet. Goes on where the last search ended. */
-static size_t tornado__user_find(tornado__stream_io *io, const char *data, size_t len)
+/* Whether the delimiter is among the buffered bytes, and where it ends. Goes on where the last search ended. */
+static bool tornado__user_find(tornado__stream_io *io, const char *data, size_t len, size_t *found)
 {
     const char *end = data + len, *at = data + io->scanned;
+    if (io->walk) {
+        tornado__re_walk_feed(io->walk, data, len);
+        if (!tornado__re_walk_over(io->walk))
+            tornado__re_walk_close(io->walk, -1, false); /* as if this were all */
+        *found = io->walk->found ? (size_t)io->walk->best[1] : 0;
+        return io->walk->found;
+    }
     while ((size_t)(end - at) >= io->delimiter_len) {
         at = memchr(at, io->delimiter[0], (size_t)(end - at) - io->delimiter_len + 1);
         if (!at)
             break;
-        if (memcmp(at, io->delimiter, io->delimiter_len) == 0)
-            return (size_t)(at - data) + io->delimiter_len;
+        if (memcmp(at, io->delimiter, io->delimiter_len) == 0) {
+            *found = (size_t)(at - data) + io->delimiter_len;
+            return true;
+        }
         at++;
     }
     io->scanned = len >= io->delimiter_len ? len - io->delimiter_len + 1 : 0;
-    return 0;
+    return false;
 }
 
 typedef struct tornado__stream_call {
@@ -9004,13 +9090,13 @@ static bool tornado__user_try_read(tornado_iostream *stream)
         have = stream->in ? stream->in->end - stream->in->start : 0;
     }
     if (io->kind == TORNADO__READ_UNTIL) {
-        need = have ? tornado__user_find(io, stream->in->bytes + stream->in->start, have) : 0;
-        if (need > io->max_bytes || (!need && have >= io->max_bytes)) {
+        bool found = tornado__user_find(io, have ? stream->in->bytes + stream->in->start : "", have, &need);
+        if (found ? need > io->max_bytes : have >= io->max_bytes) {
             tornado__fail(TORNADO_ERR_UNSATISFIABLE, 0, "delimiter not found within %zu bytes", io->max_bytes);
             tornado__iostream_shut(stream, &tornado__thread.last);
             return true;
         }
-        if (!need)
+        if (!found)
             return false;
     } else if (io->kind == TORNADO__READ_BYTES) {
         need = io->partial && have && have < io->bytes ? have : io->bytes;
@@ -9266,13 +9352,22 @@ static bool tornado__user_set_read(tornado_iostream *stream, const tornado_read_
     io->max_bytes = options->max_bytes && options->max_bytes < io->max_buffer_size ? options->max_bytes
                                                                                    : io->max_buffer_size;
     io->kind = options->until_close ? TORNADO__READ_UNTIL_CLOSE
-               : options->until.len ? TORNADO__READ_UNTIL
-                                    : TORNADO__READ_BYTES;
+               : options->until.len || options->until_regex ? TORNADO__READ_UNTIL
+                                                            : TORNADO__READ_BYTES;
     if (io->kind == TORNADO__READ_BYTES && io->bytes > io->max_buffer_size && !io->streaming_callback &&
         !io->partial)
         return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold",
                              io->bytes);
-    if (io->kind == TORNADO__READ_UNTIL) {
+    if (options->until_regex) {
+        tornado__re_walk *walk = TORNADO_MALLOC(sizeof *walk);
+        if (!walk)
+            return tornado__nomem();
+        if (!tornado__re_walk_init(walk, options->until_regex, 2, TORNADO__RE_SEARCH)) {
+            TORNADO_FREE(walk);
+            return false;
+        }
+        io->walk = walk;
+    } else if (io->kind == TORNADO__READ_UNTIL) {
         io->delimiter_len = options->until.len;
         io->delimiter = io->delimiter_len <= sizeof io->short_delimiter ? io->short_delimiter
                                                                         : TORNADO_MALLOC(io->delimiter_len);
@@ -9286,12 +9381,14 @@ static bool tornado__user_set_read(tornado_iostream *stream, const tornado_read_
 /* Why a read cannot start, or NULL. */
 static const char *tornado__user_read_refused(const tornado_iostream *stream, const tornado_read_options *options)
 {
-    int forms = (options->bytes != 0) + (options->until.data != NULL) + options->until_close;
+    bool delimiter = options->until.data || options->until_regex;
+    int forms = (options->bytes != 0) + (options->until.data != NULL) + (options->until_regex != NULL) +
+                options->until_close;
     if (stream->io->read)
         return "Already reading";
     if (forms > 1)
-        return "tornado_iostream_read: bytes, until and until_close exclude each other";
-    if (options->until.data && (options->until.len == 0 || options->streaming_callback))
+        return "tornado_iostream_read: bytes, until, until_regex and until_close exclude each other";
+    if (delimiter && ((options->until.data && options->until.len == 0) || options->streaming_callback))
         return "tornado_iostream_read: a delimiter may not be empty, nor be read with a streaming callback";
     return NULL;
 }
@@ -9351,6 +9448,12 @@ TORNADO_API tornado_future *tornado_iostream_read_bytes(tornado_iostream *stream
 TORNADO_API tornado_future *tornado_iostream_read_until(tornado_iostream *stream, const char *delimiter)
 {
     tornado_read_options options = {.until = tornado_bytes_of(delimiter)};
+    return tornado_iostream_read(stream, &options);
+}
+
+TORNADO_API tornado_future *tornado_iostream_read_until_regex(tornado_iostream *stream, const tornado_regex *regex)
+{
+    tornado_read_options options = {.until_regex = regex};
     return tornado_iostream_read(stream, &options);
 }
 
@@ -11648,39 +11751,64 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
 
 /*============================================================================
  * section: routing (private)
- * Plain paths in a table: choosing costs the same however many rules there are.
+ * Rules are flattened into routes, which keep their order; nested ones know what has to match outside of them.
+ *
+ * Two tables find the routes that may match a path: one of those that are plain text, by the whole path, and one of the
+ * patterns, by what every match of the pattern begins with, for each length that such a beginning has. Of what they find the
+ * route with the lowest number that matches is the first in the order of the rules.
  *============================================================================*/
 
+enum {
+    TORNADO__ROUTE_PREFIX_LENGTHS = 33, /* of patterns: 0 to 32, the room that a tornado_regex has for it */
+    TORNADO__ROUTE_SPANS = 32,          /* the whole match and the groups of a path */
+    TORNADO__RULES_DEPTH = 16
+};
+
+/* What has to match for a rule's nested rules to be tried. */
+typedef struct tornado__route_guard {
+    const struct tornado__route_guard *outer;
+    const tornado_regex *path, *host; /* NULL: any */
+    bool default_host;                /* host is compared with the application's default one */
+} tornado__route_guard;
+
 typedef struct tornado__route {
-    const char *path;
-    size_t len;
+    const char *path;           /* as the rule has it; NULL: any */
+    const tornado_regex *regex; /* NULL: the path is plain text, or any */
+    const char *key;            /* what it is found by: the path, or what matches of the pattern begin with */
+    size_t key_len;
+    bool pattern;               /* it is in the table of patterns */
+    const tornado__route_guard *guard;
     const tornado_handler_class *handler; /* flattened */
     void *data;
+    const char *name;
+    const struct tornado__route *next; /* the next of those with the same key */
 } tornado__route;
 
 typedef struct tornado__router {
     tornado__route *routes;
-    size_t count;
-    uint32_t *slots; /* places in routes, plus one; open addressing */
+    int count, capacity, host_count; /* those of add_handlers come first */
+    const tornado__route **slots; /* the first of each chain; open addressing */
     size_t mask;
+    uint64_t lengths;  /* bits: the lengths of the patterns' beginnings */
+    bool plain, hosts; /* there are routes of plain text; a guard looks at the host */
+    tornado_regex **regexes;
+    int regexes_count, regexes_capacity;
 } tornado__router;
 
-/* Rules are the program's own, so no stranger can make them collide; both ends of a path tell most paths apart. */
-static TORNADO__INLINE size_t tornado__route_hash(const char *path, size_t len)
+/* Rules are the program's own, so no stranger can make them collide. */
+static TORNADO__INLINE size_t tornado__route_hash(const char *path, size_t len, bool pattern)
 {
-    uint64_t head = 0, tail = 0;
+    uint64_t head = pattern, tail = 0;
     if (TORNADO__LIKELY(len >= 8)) {
         memcpy(&head, path, 8);
         memcpy(&tail, path + len - 8, 8);
+        head += pattern;
         for (size_t at = 8; at + 8 < len; at += 8) {
             uint64_t word;
             memcpy(&word, path + at, 8);
             head = (head ^ word) * UINT64_C(0x9e3779b97f4a7c15);
             head ^= head >> 32;
         }
-    } else if (len >= 4) {
-        memcpy(&head, path, 4);
-        memcpy(&tail, path + len - 4, 4);
     } else {
         for (size_t i = 0; i < len; i++)
             head = head << 8 | (unsigned char)path[i];
@@ -11689,50 +11817,295 @@ static TORNADO__INLINE size_t tornado__route_hash(const char *path, size_t len)
     return (size_t)((hash * UINT64_C(0xd6e8feb86659fd93)) >> 32);
 }
 
-/* The first route of exactly this path, or NULL. */
-static TORNADO__INLINE const tornado__route *tornado__router_find(const tornado__router *router, const char *path,
-                                                                  size_t len)
+/* The first route with this key, or NULL. */
+static TORNADO__INLINE const tornado__route *tornado__router_slot(const tornado__router *router, const char *key,
+                                                                  size_t len, bool pattern)
 {
-    if (router->count == 0)
-        return NULL;
-    for (size_t at = tornado__route_hash(path, len) & router->mask; router->slots[at];
-         at = (at + 1) & router->mask) {
-        const tornado__route *route = &router->routes[router->slots[at] - 1];
-        if (route->len == len && memcmp(route->path, path, len) == 0)
+    const tornado__route *route;
+    for (size_t at = tornado__route_hash(key, len, pattern); (route = router->slots[at & router->mask]) != NULL; at++)
+        if (route->key_len == len && route->pattern == pattern && memcmp(route->key, key, len) == 0)
             return route;
+    return NULL;
+}
+
+/* What a request is matched by. */
+typedef struct tornado__route_subject {
+    tornado_bytes path;
+    tornado_bytes host;         /* in lower case, without its port */
+    tornado_bytes default_host; /* of the application; data NULL: there is none for this request */
+    tornado_span *spans;        /* TORNADO__ROUTE_SPANS: where the groups of the route's path are */
+} tornado__route_subject;
+
+static bool tornado__guard_admits(const tornado__route_guard *guard, const tornado__route_subject *subject)
+{
+    for (; guard; guard = guard->outer) {
+        tornado_bytes host = guard->default_host ? subject->default_host : subject->host;
+        if (guard->host && (!host.data || tornado_regex_fullmatch(guard->host, host, 0, NULL, 0) != 1))
+            return false;
+        if (guard->path && tornado_regex_fullmatch(guard->path, subject->path, 0, NULL, 0) != 1)
+            return false;
+    }
+    return true;
+}
+
+/* The first of the patterns that match and stand before `before`, or NULL. */
+static TORNADO__NOINLINE const tornado__route *tornado__router_find_pattern(const tornado__router *router,
+                                                                            const tornado__route_subject *subject,
+                                                                            const tornado__route *before)
+{
+    const tornado__route *heads[TORNADO__ROUTE_PREFIX_LENGTHS];
+    size_t count = 0;
+    for (uint64_t lengths = router->lengths; lengths; lengths &= lengths - 1) {
+        size_t len = (size_t)__builtin_ctzll(lengths);
+        if (len <= subject->path.len && (heads[count] = tornado__router_slot(router, subject->path.data, len, true)))
+            count++;
+    }
+    while (count) { /* the first in order of all chains */
+        size_t first = 0;
+        for (size_t i = 1; i < count; i++)
+            if (heads[i] < heads[first])
+                first = i;
+        const tornado__route *route = heads[first];
+        if (before && route > before)
+            return NULL;
+        size_t spans = route->regex ? tornado_regex_groups(route->regex) + 1 : 0;
+        if ((!spans || tornado_regex_fullmatch(route->regex, subject->path, 0, subject->spans, spans) == 1) &&
+            tornado__guard_admits(route->guard, subject))
+            return route;
+        heads[first] = route->next ? route->next : heads[--count];
     }
     return NULL;
 }
 
-/* Builds the table. Of several routes with one path the first counts. */
-static bool tornado__router_index(tornado__router *router, tornado_arena *arena)
+/* The first route that matches, or NULL. */
+static TORNADO__INLINE const tornado__route *tornado__router_find(const tornado__router *router,
+                                                                  const tornado__route_subject *subject)
+{
+    const tornado__route *plain =
+        router->plain ? tornado__router_slot(router, subject->path.data, subject->path.len, false) : NULL;
+    while (plain && TORNADO__UNLIKELY(plain->guard != NULL) && !tornado__guard_admits(plain->guard, subject))
+        plain = plain->next;
+    if (TORNADO__LIKELY(!router->lengths))
+        return plain;
+    const tornado__route *pattern = tornado__router_find_pattern(router, subject, plain);
+    return pattern ? pattern : plain;
+}
+
+/* Builds the tables anew. */
+static bool tornado__router_index(tornado__router *router)
 {
     size_t size = 4;
-    while (size < router->count * 2)
+    while (size < (size_t)router->count * 2)
         size *= 2;
+    const tornado__route **slots = TORNADO_MALLOC(size * sizeof *slots);
+    if (!slots)
+        return tornado__nomem();
+    for (size_t i = 0; i < size; i++)
+        slots[i] = NULL;
+    TORNADO_FREE(router->slots);
+    router->slots = slots;
     router->mask = size - 1;
-    router->slots = tornado_arena_calloc(arena, size, sizeof *router->slots);
-    if (!router->slots)
-        return false;
-    for (size_t i = 0; i < router->count; i++) {
-        size_t at = tornado__route_hash(router->routes[i].path, router->routes[i].len) & router->mask;
-        while (router->slots[at])
-            at = (at + 1) & router->mask;
-        router->slots[at] = (uint32_t)i + 1;
+    router->lengths = 0;
+    router->plain = false;
+    for (int i = router->count; i-- > 0;) { /* from the end, as each becomes the head of its chain */
+        tornado__route *route = &router->routes[i];
+        size_t at = tornado__route_hash(route->key, route->key_len, route->pattern);
+        route->next = tornado__router_slot(router, route->key, route->key_len, route->pattern);
+        while (slots[at & router->mask] && slots[at & router->mask] != route->next)
+            at++;
+        slots[at & router->mask] = route;
+        if (route->pattern)
+            router->lengths |= UINT64_C(1) << route->key_len;
+        else
+            router->plain = true;
     }
     return true;
+}
+
+static bool tornado__path_is_plain(const char *path)
+{
+    size_t len = strcspn(path, "()[]{}*+?|^$.\\");
+    return !path[len] || (path[len] == '$' && !path[len + 1]);
+}
+
+/* Compiles a pattern for the router, which owns it. */
+static const tornado_regex *tornado__router_compile(tornado__router *router, const char *pattern, unsigned flags)
+{
+    void *regexes = router->regexes;
+    if (!tornado__grow(&regexes, &router->regexes_capacity, router->regexes_count + 1, sizeof *router->regexes))
+        return NULL;
+    router->regexes = regexes;
+    tornado_regex *regex = tornado_regex_new(pattern, flags);
+    if (regex)
+        router->regexes[router->regexes_count++] = regex;
+    return regex;
+}
+
+static void tornado__router_free(tornado__router *router)
+{
+    while (router->regexes_count)
+        tornado_regex_free(router->regexes[--router->regexes_count]);
+    TORNADO_FREE(router->regexes);
+    TORNADO_FREE(router->routes);
+    TORNADO_FREE(router->slots);
 }
 
 /* Why a rule cannot be used, or NULL. */
 static const char *tornado__rule_refused(const tornado_rule *rule)
 {
-    if (!rule->handler)
-        return "has no handler";
-    if (!rule->path || rule->path[0] != '/')
+    if (!rule->handler == !rule->rules)
+        return rule->handler ? "has both a handler and rules" : "has no handler";
+    if (rule->path && rule->path[0] != '/' && strcmp(rule->path, "*") != 0 && tornado__path_is_plain(rule->path))
         return "needs a path that begins with \"/\"";
-    if (rule->path[strcspn(rule->path, "()[]{}*+?|^$\\")])
-        return "has a pattern for its path, and only plain paths are understood so far";
     return NULL;
+}
+
+/* Sets a route's path. False with the reason. */
+static bool tornado__route_set_path(tornado__router *router, tornado_arena *arena, tornado__route *route,
+                                    const char *path)
+{
+    char *copy = path ? tornado_arena_strdup(arena, path) : NULL;
+    if (path && !copy)
+        return false;
+    route->path = copy;
+    route->pattern = !path || !(tornado__path_is_plain(path) || strcmp(path, "*") == 0);
+    if (!route->pattern) {
+        route->key = copy;
+        route->key_len = strcspn(path, "$");
+        copy[route->key_len] = '\0';
+        return true;
+    }
+    if (path && !(route->regex = tornado__router_compile(router, path, TORNADO_REGEX_BYTES)))
+        return false;
+    route->key = path ? route->regex->prefix : "";
+    route->key_len = path ? route->regex->prefix_len : 0;
+    if (path && tornado_regex_groups(route->regex) >= TORNADO__ROUTE_SPANS)
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "has more than %d groups", TORNADO__ROUTE_SPANS - 1);
+    return true;
+}
+
+/* A guard for the rules inside a rule. NULL with the reason. */
+static const tornado__route_guard *tornado__rule_guard(tornado__router *router, tornado_arena *arena,
+                                                       const char *host, const char *path,
+                                                       const tornado__route_guard *outer)
+{
+    tornado__route_guard *guard = tornado_arena_calloc(arena, 1, sizeof *guard);
+    if (!guard || (host && !(guard->host = tornado__router_compile(router, host, TORNADO_REGEX_IGNORECASE))) ||
+        (path && !(guard->path = tornado__router_compile(router, path, TORNADO_REGEX_BYTES))))
+        return NULL;
+    guard->outer = outer;
+    router->hosts = router->hosts || host;
+    return guard;
+}
+
+/* Finds the flattened class of a handler. NULL with the reason. */
+typedef const tornado_handler_class *(*tornado__find_class)(void *arg, const tornado_handler_class *original);
+
+/* Where rules go, and what their handlers are found by. */
+typedef struct tornado__rule_target {
+    tornado__router *router;
+    tornado_arena *arena;
+    int *at; /* the place of the next route */
+    tornado__find_class find_class;
+    void *arg;
+} tornado__rule_target;
+
+static bool tornado__router_add_rules(const tornado__rule_target *target, const tornado_rule *rules,
+                                      const tornado__route_guard *guard, int depth);
+
+/* Adds what one rule stands for. False with the reason. */
+static bool tornado__router_add_rule(const tornado__rule_target *target, const tornado_rule *rule,
+                                     const tornado__route_guard *guard, int depth)
+{
+    tornado__router *router = target->router;
+    const char *refused = depth > TORNADO__RULES_DEPTH ? "is nested too deep" : tornado__rule_refused(rule);
+    if (refused)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "%s", refused);
+    if (rule->host || rule->rules) {
+        guard = tornado__rule_guard(router, target->arena, rule->host, rule->rules ? rule->path : NULL, guard);
+        if (!guard)
+            return false;
+    }
+    if (rule->rules)
+        return tornado__router_add_rules(target, rule->rules, guard, depth + 1);
+    void *routes = router->routes;
+    tornado__route route = {.guard = guard, .data = rule->data};
+    if (!tornado__grow(&routes, &router->capacity, router->count + 1, sizeof *router->routes))
+        return false;
+    router->routes = routes;
+    if (!tornado__route_set_path(router, target->arena, &route, rule->path) ||
+        !(route.handler = target->find_class(target->arg, rule->handler)) ||
+        (rule->name && !(route.name = tornado_arena_strdup(target->arena, rule->name))))
+        return false;
+    tornado__route *place = &router->routes[*target->at];
+    memmove(place + 1, place, (size_t)(router->count - *target->at) * sizeof *place);
+    *place = route;
+    router->count++;
+    ++*target->at;
+    return true;
+}
+
+/* The reason of a failure tells which rule it is. */
+static bool tornado__router_add_rules(const tornado__rule_target *target, const tornado_rule *rules,
+                                      const tornado__route_guard *guard, int depth)
+{
+    for (const tornado_rule *rule = rules;
+         rule && (rule->path || rule->handler || rule->data || rule->name || rule->host || rule->rules); rule++)
+        if (!tornado__router_add_rule(target, rule, guard, depth)) {
+            tornado_error error = *tornado_last_error();
+            return tornado__fail(error.code, error.sys_errno, "rule %d, \"%.80s\", %s", (int)(rule - rules) + 1,
+                                 rule->path ? rule->path : "(no path)", error.message);
+        }
+    return true;
+}
+
+static bool tornado__is_alphanumeric(char c)
+{
+    return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
+}
+
+/* Appends the path of a route, its groups replaced by arguments, which are quoted but for "/". False: as in Tornado, a
+   pattern with more in it than plain groups cannot be reversed. */
+static bool tornado__route_print(tornado_buffer *out, const tornado__route *route, tornado_arena *arena,
+                                 const char *const *args)
+{
+    const char *at = route->path + (route->path[0] == '^');
+    for (; *at; at++) {
+        if (*at == '(') {
+            char *quoted = tornado_url_escape(arena, *args++, false);
+            at += 1 + strcspn(at + 1, "()");
+            if (*at != ')' || !quoted)
+                return !quoted;
+            tornado_buffer_puts(out, quoted);
+        } else if (*at == '\\') {
+            if (tornado__is_alphanumeric(*++at))
+                return false;
+            tornado_buffer_append(out, at, 1);
+        } else if (*at != '$' || at[1]) {
+            tornado_buffer_append(out, at, 1);
+        }
+    }
+    return true;
+}
+
+/* The URL of a route. NULL with the reason. */
+static char *tornado__route_reverse(const tornado__route *route, tornado_arena *arena, const char *const *args,
+                                    size_t count)
+{
+    tornado_buffer out = {NULL, 0, 0, false};
+    size_t groups = route->regex ? tornado_regex_groups(route->regex) : 0, parentheses = 0;
+    char *url = NULL;
+    for (const char *at = route->path; at && *at; at++)
+        parentheses += *at == '(';
+    if (route->path && parentheses == groups && count != groups)
+        tornado__fail(TORNADO_ERR_INVALID, 0, "the rule \"%.60s\" has %zu groups, not %zu", route->path, groups, count);
+    else if (!route->path || parentheses != groups || !tornado__route_print(&out, route, arena, args))
+        tornado__fail(TORNADO_ERR_INVALID, 0, "the rule \"%.60s\" cannot be reversed",
+                      route->path ? route->path : "(no path)");
+    else if (out.failed || !(url = tornado_arena_memdup(arena, out.data ? out.data : "", out.len)))
+        tornado__nomem();
+    tornado_buffer_free(&out);
+    return url;
 }
 
 /*============================================================================
@@ -11801,6 +12174,7 @@ typedef struct tornado__response {
     const char *reason; /* NULL: the standard's */
     unsigned defaults;
     bool finished, sending_error, body_allocated, with_length;
+    bool asynchronous; /* holds the message until it is finished */
     char method; /* TORNADO__GET...; TORNADO__METHODS: none of them */
     tornado_http_header *headers;
     size_t headers_count, headers_capacity;
@@ -11808,6 +12182,9 @@ typedef struct tornado__response {
     const char *etag; /* set by set_etag_header */
     char *body;
     size_t body_len, body_capacity;
+    const tornado_regex *path;       /* the rule's; NULL: it has no groups */
+    const tornado_bytes *path_sent;  /* its groups, as they were sent */
+    const char **path_args;          /* decoded */
     char etag_text[36];
 } tornado__response;
 
@@ -12140,6 +12517,20 @@ static bool tornado__etag_listed(const char *list, const char *etag)
     return false;
 }
 
+TORNADO_API const char *tornado_path_arg(const tornado_handler *self, size_t index)
+{
+    const tornado__response *response = self->response;
+    bool there = response->path_args && index < tornado_regex_groups(response->path);
+    return there ? response->path_args[index] : NULL;
+}
+
+TORNADO_API const char *tornado_path_kwarg(const tornado_handler *self, const char *name)
+{
+    const tornado_regex *path = self->response->path;
+    size_t group = path ? tornado_regex_group_index(path, name) : 0;
+    return group ? tornado_path_arg(self, group - 1) : NULL;
+}
+
 TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name)
 {
     const char *value = tornado_http_request_header(self->request, name);
@@ -12268,6 +12659,25 @@ static TORNADO__INLINE void tornado__log_request(tornado_handler *self)
         tornado__log_answer(self, level);
 }
 
+static void tornado__call_on_finish(void *arg)
+{
+    tornado_handler *self = arg;
+    self->cls->on_finish(self);
+}
+
+/* Lets go of a request whose handler has returned long ago, whatever on_finish does. */
+static TORNADO__NOINLINE void tornado__finish_asynchronous(tornado_handler *self, bool ok)
+{
+    tornado_error error = tornado__thread.last;
+    const tornado_error *raised = ok ? tornado_try(tornado__call_on_finish, self) : &error;
+    if (raised)
+        error = *raised;
+    self->response->asynchronous = false;
+    tornado__message_release(self->response->message);
+    if (raised)
+        tornado__raise(&error);
+}
+
 TORNADO_API void tornado_finish(tornado_handler *self)
 {
     tornado__response *response = self->response;
@@ -12296,9 +12706,22 @@ TORNADO_API void tornado_finish(tornado_handler *self)
     message->ended = message->host->loop->now;
     response->finished = true;
     tornado__log_request(self);
+    if (TORNADO__UNLIKELY(response->asynchronous)) {
+        tornado__finish_asynchronous(self, ok);
+        return;
+    }
     if (!ok)
         tornado__raise_last();
     self->cls->on_finish(self);
+}
+
+TORNADO_API void tornado_asynchronous(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    if (response->asynchronous || response->finished)
+        return;
+    response->asynchronous = true;
+    response->message->references++;
 }
 
 TORNADO_API bool tornado_finished(const tornado_handler *self)
@@ -12309,6 +12732,78 @@ TORNADO_API bool tornado_finished(const tornado_handler *self)
 TORNADO_API bool tornado_connected(const tornado_handler *self)
 {
     return self->response->finished || self->response->message->connection != NULL;
+}
+
+TORNADO_API void tornado_redirect_status(tornado_handler *self, const char *url, int status)
+{
+    if (self->response->message->started)
+        tornado_raise(TORNADO_ERR_STATE, "Cannot redirect after headers have been written");
+    if (status < 300 || status > 399)
+        tornado_raise(TORNADO_ERR_INVALID, "not the status of a redirect: %d", status);
+    tornado_set_status(self, status);
+    tornado_set_header(self, "Location", url);
+    tornado_finish(self);
+}
+
+TORNADO_API void tornado_redirect(tornado_handler *self, const char *url, bool permanent)
+{
+    tornado_redirect_status(self, url, permanent ? 301 : 302);
+}
+
+TORNADO_API TORNADO_NORETURN void tornado_raise_finish(void)
+{
+    tornado_raise(TORNADO_ERR_FINISH, "the request was finished early");
+}
+
+/* Redirects GET and HEAD to the path cut to `len` bytes and `end`; others get a 404. */
+static TORNADO_NORETURN void tornado__redirect_slash(tornado_handler *self, size_t len, const char *end)
+{
+    const tornado_http_request *request = self->request;
+    if (self->response->method != TORNADO__GET && self->response->method != TORNADO__HEAD)
+        tornado_raise_http_status(404);
+    if (request->path[1] == '/') /* "//host" would lead elsewhere */
+        tornado_raise_http_status(403);
+    tornado_redirect(self,
+                     tornado_format(self, "%.*s%s%s%s", (int)len, request->path, end, *request->query ? "?" : "",
+                                    request->query),
+                     true);
+    tornado_raise_finish();
+}
+
+TORNADO_API void tornado_addslash(tornado_handler *self)
+{
+    size_t len = strlen(self->request->path);
+    if (len == 0 || self->request->path[len - 1] != '/')
+        tornado__redirect_slash(self, len, "/");
+}
+
+TORNADO_API void tornado_removeslash(tornado_handler *self)
+{
+    size_t len = strlen(self->request->path), kept = len;
+    while (kept > 0 && self->request->path[kept - 1] == '/')
+        kept--;
+    if (kept < len && (kept > 0 || (self->response->method != TORNADO__GET && self->response->method != TORNADO__HEAD)))
+        tornado__redirect_slash(self, kept, "");
+}
+
+TORNADO_API char *tornado_application_reverse_url(const tornado_application *application, tornado_arena *arena,
+                                                  const char *name, const char *const *args, size_t count)
+{
+    const tornado__router *router = &application->router;
+    for (int i = 0; i < router->count; i++)
+        if (router->routes[i].name && strcmp(router->routes[i].name, name) == 0)
+            return tornado__route_reverse(&router->routes[i], arena, args, count);
+    tornado__fail(TORNADO_ERR_INVALID, 0, "there is no rule named \"%.60s\"", name);
+    return NULL;
+}
+
+TORNADO_API const char *tornado_reverse_url(tornado_handler *self, const char *name, const char *const *args,
+                                            size_t count)
+{
+    const char *url = tornado_application_reverse_url(self->application, self->arena, name, args, count);
+    if (!url)
+        tornado__raise_last();
+    return url;
 }
 
 /* ---- errors ---- */
@@ -12350,15 +12845,17 @@ static void tornado__default_write_error(tornado_handler *self, int status, cons
 /* Sets Allow to the verbs that the class has: RFC 9110 section 15.5.6. */
 static void tornado__set_allow(tornado_handler *self)
 {
-    char allow[128] = "";
+    char *allow = tornado_format(self, "%s", "");
     for (int i = 0; i < TORNADO__METHODS; i++) {
         tornado__handler_fn verb, missing;
         memcpy(&verb, (const char *)self->cls + tornado__methods[i].offset, sizeof verb);
         memcpy(&missing, (const char *)&self->application->base + tornado__methods[i].offset, sizeof missing);
         if (verb != missing)
-            snprintf(allow + strlen(allow), sizeof allow - strlen(allow), "%s%s", *allow ? ", " : "",
-                     tornado__methods[i].name);
+            allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", tornado__methods[i].name);
     }
+    for (const tornado_handler_class *cls = self->cls; cls != &self->application->base; cls = cls->parent)
+        for (const tornado_method *at = cls->methods; at && at->name; at++)
+            allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", at->name);
     tornado_set_header(self, "Allow", allow);
 }
 
@@ -12422,6 +12919,14 @@ static void tornado__not_found(tornado_handler *self)
     tornado_raise_http_status(404);
 }
 
+static const char *tornado__default_decode_argument(tornado_handler *self, tornado_bytes value, const char *name)
+{
+    (void)self;
+    if (!tornado_utf8_valid(value.data, value.len))
+        tornado_raise_http_error(400, "Invalid unicode in %.40s: %.60s", name ? name : "url", value.data);
+    return value.data;
+}
+
 static void tornado__nothing(tornado_handler *self)
 {
     (void)self;
@@ -12445,9 +12950,60 @@ static const tornado_handler_class tornado__base_class = {
     .write_error = tornado__default_write_error,
     .log_exception = tornado__default_log_exception,
     .compute_etag = tornado__default_etag,
+    .decode_argument = tornado__default_decode_argument,
 };
 
-static const tornado_handler_class tornado__error_class = {.name = "ErrorHandler", .prepare = tornado__not_found};
+static void tornado__error_prepare(tornado_handler *self)
+{
+    const int *status = self->data;
+    tornado_raise_http_status(status ? *status : 404);
+}
+
+static const tornado_handler_class tornado__not_found_class = {.name = "ErrorHandler",
+                                                               .prepare = tornado__not_found};
+
+TORNADO__DATA const tornado_handler_class tornado_error_handler = {.name = "ErrorHandler",
+                                                                 .prepare = tornado__error_prepare};
+
+/* The group of the path that a name in braces stands for: a number or a name; no bytes when there is none. */
+static tornado_bytes tornado__redirect_group(const tornado__response *response, const char *name, size_t len)
+{
+    size_t group = 0, groups = response->path ? tornado_regex_groups(response->path) : 0;
+    for (size_t i = 0; i < len && name[i] >= '0' && name[i] <= '9' && group <= groups; i++)
+        group = group * 10 + (size_t)(name[i] - '0');
+    if (len == 0 || name[0] < '0' || name[0] > '9')
+        for (group = 0; group < groups; group++) {
+            const char *known = tornado_regex_group_name(response->path, group + 1);
+            if (known && strlen(known) == len && memcmp(known, name, len) == 0)
+                break;
+        }
+    return group < groups ? response->path_sent[group] : (tornado_bytes){NULL, 0};
+}
+
+static void tornado__redirect_get(tornado_handler *self)
+{
+    const tornado_redirect_target *target = self->data;
+    const char *query = self->request->query, *rest = "";
+    char *url = tornado_format(self, "%s", "");
+    for (const char *at = target ? target->url : ""; *at; at = rest) {
+        size_t plain = strcspn(at, "{}");
+        bool twice = at[plain] && at[plain + 1] == at[plain];
+        rest = at + plain + (at[plain] ? 1 + twice : 0);
+        url = tornado_format(self, "%s%.*s", url, (int)(plain + twice), at);
+        if (at[plain] == '{' && !twice) {
+            size_t len = strcspn(rest, "}");
+            tornado_bytes group = tornado__redirect_group(self->response, rest, len);
+            url = tornado_format(self, "%s%.*s", url, (int)group.len, group.data ? group.data : "");
+            rest += len + (rest[len] == '}');
+        }
+    }
+    if (*query)
+        url = tornado_format(self, "%s%s%s", url, strchr(url, '?') ? "&" : "?", query);
+    tornado_redirect(self, url, !target || target->permanent != TORNADO_OFF);
+}
+
+TORNADO__DATA const tornado_handler_class tornado_redirect_handler = {
+    .name = "RedirectHandler", .get = tornado__redirect_get, .head = tornado__redirect_get};
 
 /* ---- a request's life ---- */
 
@@ -12462,21 +13018,50 @@ static TORNADO__INLINE char tornado__method_of(uint64_t word)
     return TORNADO__METHODS;
 }
 
+/* The function for a method that is none of the seven, or NULL. */
+static TORNADO__NOINLINE tornado__handler_fn tornado__more_methods(const tornado_handler *self)
+{
+    for (const tornado_handler_class *cls = self->cls; cls != &self->application->base; cls = cls->parent)
+        for (const tornado_method *at = cls->methods; at && at->name; at++)
+            if (strcmp(at->name, self->request->method) == 0)
+                return at->run;
+    return NULL;
+}
+
+static TORNADO__NOINLINE void tornado__decode_path_args(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    size_t count = tornado_regex_groups(response->path);
+    response->path_args = tornado_alloc(self, count * sizeof *response->path_args);
+    for (size_t i = 0; i < count; i++) {
+        if (!response->path_sent[i].data)
+            continue;
+        tornado_bytes value = tornado_url_unescape(self->arena, response->path_sent[i], false);
+        if (!value.data)
+            tornado__raise_last();
+        response->path_args[i] = self->cls->decode_argument(self, value, tornado_regex_group_name(response->path, i + 1));
+    }
+}
+
 static void *tornado__handler_execute(void *arg)
 {
     tornado__response *response = arg;
     tornado_handler *self = response->self;
     self->cls->set_default_headers(self);
     self->cls->initialize(self);
-    if (TORNADO__UNLIKELY(response->method == TORNADO__METHODS))
+    tornado__handler_fn more = NULL;
+    if (TORNADO__UNLIKELY(response->method == TORNADO__METHODS) && !(more = tornado__more_methods(self)))
         tornado_raise_http_status(405);
+    if (TORNADO__UNLIKELY(response->path != NULL))
+        tornado__decode_path_args(self);
     self->cls->prepare(self);
     if (response->finished)
         return NULL;
-    tornado__handler_fn verb;
-    memcpy(&verb, (const char *)self->cls + tornado__methods[(int)response->method].offset, sizeof verb);
+    tornado__handler_fn verb = more;
+    if (TORNADO__LIKELY(!more))
+        memcpy(&verb, (const char *)self->cls + tornado__methods[(int)response->method].offset, sizeof verb);
     verb(self);
-    if (!response->finished)
+    if (!response->finished && TORNADO__LIKELY(!response->asynchronous))
         tornado_finish(self);
     return NULL;
 }
@@ -12501,10 +13086,23 @@ static void tornado__handler_answer(void *arg)
         tornado__send_error(response->self, tornado__error_status(status), &failure->error);
 }
 
+static void tornado__handler_finish(void *arg)
+{
+    tornado__failure *failure = arg;
+    if (!failure->response->finished)
+        tornado_finish(failure->response->self);
+}
+
 /* What was raised becomes a log line and an error page; when even that fails the connection is closed. */
 static void tornado__handler_failed(tornado__response *response, const tornado_error *raised)
 {
     tornado__failure failure = {response, *raised};
+    if (raised->code == TORNADO_ERR_FINISH) {
+        raised = tornado_try(tornado__handler_finish, &failure);
+        if (!raised)
+            return;
+        failure.error = *raised;
+    }
     bool gone = !response->message->connection && !response->finished;
     bool expected = raised->code == TORNADO_ERR_CLOSED || raised->code == TORNADO_ERR_CANCELLED;
     const tornado_error *error = gone && expected ? NULL : tornado_try(tornado__handler_log, &failure);
@@ -12518,6 +13116,10 @@ static void tornado__handler_failed(tornado__response *response, const tornado_e
     if (response->message->connection)
         tornado__iostream_shut(&response->message->connection->stream, error);
     response->finished = true;
+    if (response->asynchronous) {
+        response->asynchronous = false;
+        tornado__message_release(response->message); /* which the coroutine still holds */
+    }
 }
 
 static void tornado__handler_recover(tornado__coroutine *co)
@@ -12553,11 +13155,55 @@ static void tornado__answer_unavailable(tornado__message *message)
         tornado__http1_finish(message);
 }
 
+/* The host that a request names, in lower case and without its port; and the application's, for one behind no proxy. */
+static TORNADO__NOINLINE void tornado__subject_host(const tornado_application *application,
+                                                    tornado_http_request *request, tornado__route_subject *subject)
+{
+    static const char *const none = "";
+    size_t len = strlen(request->host), digits = len;
+    char *host = tornado__arena_alloc(request->arena, len + 1);
+    while (digits > 0 && request->host[digits - 1] >= '0' && request->host[digits - 1] <= '9')
+        digits--;
+    if (digits > 1 && digits < len && request->host[digits - 1] == ':')
+        len = digits - 1;
+    for (size_t i = 0; host && i < len; i++)
+        host[i] = (char)(request->host[i] >= 'A' && request->host[i] <= 'Z' ? request->host[i] | 0x20 : request->host[i]);
+    subject->host = host ? (tornado_bytes){host, len} : (tornado_bytes){none, 0};
+    bool proxied = tornado_http_headers_find(&request->headers, "X-Real-Ip", NULL) != NULL;
+    subject->default_host = tornado_bytes_of(proxied ? NULL : application->settings.default_host);
+}
+
+/* Keeps where the groups of the path are. False: memory is short. */
+static TORNADO__NOINLINE bool tornado__keep_path_args(tornado__response *response, const tornado_regex *regex,
+                                                      const tornado__route_subject *subject)
+{
+    size_t count = tornado_regex_groups(regex);
+    if (count == 0)
+        return true;
+    tornado_bytes *sent = tornado_arena_calloc(&response->message->arena, count, sizeof *sent);
+    if (!sent)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (subject->spans[i + 1].start >= 0) {
+            sent[i].data = subject->path.data + subject->spans[i + 1].start;
+            sent[i].len = (size_t)(subject->spans[i + 1].end - subject->spans[i + 1].start);
+        }
+    response->path = regex;
+    response->path_sent = sent;
+    return true;
+}
+
 static void tornado__application_finish(tornado_http_request *request)
 {
     tornado__message *message = (tornado__message *)(void *)request;
     tornado_application *application = message->host->arg;
-    const tornado__route *route = tornado__router_find(&application->router, request->path, message->path_len);
+    tornado_span spans[TORNADO__ROUTE_SPANS];
+    tornado__route_subject subject; /* its hosts are set when a rule asks for them */
+    subject.path = (tornado_bytes){request->path, message->path_len};
+    subject.spans = spans;
+    if (TORNADO__UNLIKELY(application->router.hosts))
+        tornado__subject_host(application, request, &subject);
+    const tornado__route *route = tornado__router_find(&application->router, &subject);
     const tornado_handler_class *cls = route ? route->handler : application->fallback;
     size_t size = (sizeof(tornado__response) + cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
     char *memory = tornado__arena_alloc(&message->arena, size + TORNADO__FIRST_BODY);
@@ -12586,6 +13232,11 @@ static void tornado__application_finish(tornado_http_request *request)
     self->data = route ? route->data : application->settings.default_handler_data;
     self->response = response;
     request->context = response;
+    if (route && TORNADO__UNLIKELY(route->regex != NULL) && !tornado__keep_path_args(response, route->regex, &subject)) {
+        tornado__coroutine_free(co);
+        tornado__answer_unavailable(message);
+        return;
+    }
     tornado__coroutine_join(co, message);
     tornado__coroutine_continue(co);
 }
@@ -12617,6 +13268,7 @@ static void tornado__application_close(tornado_http_request *request)
 static TORNADO__NOINLINE void tornado__application_delete(tornado_application *application)
 {
     tornado_buffer_free(&application->json);
+    tornado__router_free(&application->router);
     tornado_arena_free(application->arena);
 }
 
@@ -12668,6 +13320,21 @@ static void tornado__class_inherit(tornado_handler_class *flat, const tornado_ha
     flat->parent = parent;
 }
 
+static bool tornado__class_copy_methods(tornado_application *application, tornado_handler_class *cls)
+{
+    size_t count = 0;
+    while (cls->methods && cls->methods[count].name)
+        count++;
+    tornado_method *methods = count ? tornado_arena_calloc(application->arena, count + 1, sizeof *methods) : NULL;
+    for (size_t i = 0; methods && i < count; i++) {
+        methods[i].run = cls->methods[i].run;
+        if (!(methods[i].name = tornado_arena_strdup(application->arena, cls->methods[i].name)))
+            return false;
+    }
+    cls->methods = methods;
+    return methods || !count;
+}
+
 /* A class with every entry filled in; made once for each original. NULL with the reason. */
 static const tornado_handler_class *tornado__class_flatten(tornado_application *application,
                                                            const tornado_handler_class *original)
@@ -12696,6 +13363,8 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
             if (known->flat.name &&
                 !(known->flat.name = tornado_arena_strdup(application->arena, known->flat.name)))
                 return NULL;
+            if (!tornado__class_copy_methods(application, &known->flat))
+                return NULL;
             tornado__class_inherit(&known->flat, flat);
             known->next = application->classes;
             application->classes = known;
@@ -12705,27 +13374,50 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
     return flat;
 }
 
-static bool tornado__application_add_rules(tornado_application *application, const tornado_rule *rules)
+static const tornado_handler_class *tornado__application_class(void *arg, const tornado_handler_class *original)
+{
+    return tornado__class_flatten(arg, original);
+}
+
+/* Adds rules at a place among the routes. */
+static bool tornado__application_add_rules(tornado_application *application, const tornado_rule *rules,
+                                           const tornado__route_guard *guard, int *at)
+{
+    tornado__rule_target target = {&application->router, application->arena, at, tornado__application_class,
+                                   application};
+    return tornado__router_add_rules(&target, rules, guard, 1);
+}
+
+/* The rules stand before those for any host; and behind them once more, for requests that count as for the default
+   host. */
+TORNADO_API bool tornado_application_add_handlers(tornado_application *application, const char *host_pattern,
+                                                  const tornado_rule *rules)
 {
     tornado__router *router = &application->router;
-    for (const tornado_rule *at = rules; at && (at->path || at->handler || at->data || at->name); at++)
-        router->count++;
-    router->routes = tornado_arena_calloc(application->arena, router->count + 1, sizeof *router->routes);
-    if (!router->routes)
-        return false;
-    for (size_t i = 0; i < router->count; i++) {
-        const char *refused = tornado__rule_refused(&rules[i]);
-        if (refused)
-            return tornado__fail(TORNADO_ERR_INVALID, 0, "rule %zu, \"%.80s\", %s", i + 1,
-                                 rules[i].path ? rules[i].path : "(no path)", refused);
-        router->routes[i].path = tornado_arena_strdup(application->arena, rules[i].path);
-        router->routes[i].handler = tornado__class_flatten(application, rules[i].handler);
-        router->routes[i].data = rules[i].data;
-        if (!router->routes[i].path || !router->routes[i].handler)
-            return false;
-        router->routes[i].len = strlen(rules[i].path);
+    int count = router->count, host_count = router->host_count;
+    const tornado__route_guard *guard = tornado__rule_guard(router, application->arena, host_pattern, NULL, NULL);
+    bool ok = guard && tornado__application_add_rules(application, rules, guard, &router->host_count);
+    if (ok && application->settings.default_host) {
+        tornado__route_guard *copy = (void *)tornado_arena_memdup(application->arena, guard, sizeof *guard);
+        int end = router->count;
+        if (copy)
+            copy->default_host = true;
+        ok = copy && tornado__application_add_rules(application, rules, copy, &end);
     }
-    return tornado__router_index(router, application->arena);
+    if (ok && tornado__router_index(router))
+        return true;
+    memmove(&router->routes[host_count], &router->routes[router->host_count],
+            (size_t)(router->count - router->host_count) * sizeof *router->routes); /* as it was before */
+    router->host_count = host_count;
+    router->count = count;
+    return false;
+}
+
+static bool tornado__application_copy_settings(tornado_application *application)
+{
+    tornado_settings *settings = &application->settings;
+    return !settings->default_host ||
+           (settings->default_host = tornado_arena_strdup(application->arena, settings->default_host)) != NULL;
 }
 
 static bool tornado__application_fill(tornado_application *application, const tornado_rule *rules,
@@ -12736,8 +13428,11 @@ static bool tornado__application_fill(tornado_application *application, const to
     application->base = tornado__base_class;
     application->base.parent = &application->base; /* so that a class without a parent may call it */
     const tornado_handler_class *fallback = application->settings.default_handler_class;
-    application->fallback = tornado__class_flatten(application, fallback ? fallback : &tornado__error_class);
-    return application->fallback && tornado__application_add_rules(application, rules);
+    application->fallback = tornado__class_flatten(application, fallback ? fallback : &tornado__not_found_class);
+    if (!application->fallback || !tornado__application_copy_settings(application))
+        return false;
+    int end = 0;
+    return tornado__application_add_rules(application, rules, NULL, &end) && tornado__router_index(&application->router);
 }
 
 TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules,
@@ -12752,6 +13447,8 @@ TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rul
             return application;
     }
     tornado_gen_log(TORNADO_LOG_ERROR, "tornado_application_new: %s", tornado_last_error()->message);
+    if (application)
+        tornado__router_free(&application->router);
     tornado_arena_free(arena);
     return NULL;
 }
