@@ -138,6 +138,105 @@ TEST(iostream_delimiter_may_be_split_over_packets_anywhere)
     }
 }
 
+/* A pattern, what the peer sends, what is read of it, and whether a byte at a time gives the same: greedy ends depend on
+   what has come. */
+static const struct {
+    const char *pattern, *sent, *read;
+    bool alike;
+} regex_reads[] = {
+    {"\r?\n\r?\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\nrest", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", true},
+    {"\r?\n\r?\n", "a\n\nb", "a\n\n", true},
+    {"[0-9]+;", "12;34;", "12;", true},
+    {"b|abc;", "xxabc;", "xxabc;", false},
+    {"(?:ab)+", "ababab-", "ababab", false},
+    {"(?:ab)+?", "ababab-", "ab", true},
+    {"^b|c", "abc", "abc", true},
+    {"\\bend\\b", "bend ending end.", "bend ending end", true},
+    {"x*", "axx", "", true},
+    {"[^a]{3}", "aabbabbba", "aabbabbb", true},
+};
+
+TEST(iostream_reads_until_a_pattern)
+{
+    for (size_t i = 0; i < sizeof regex_reads / sizeof *regex_reads; i++)
+        for (int slowly = 0; slowly < 1 + regex_reads[i].alike; slowly++) {
+            pair p = pair_new();
+            tornado_regex *regex = tornado_regex_new(regex_reads[i].pattern, 0);
+            const char *at = regex_reads[i].sent;
+            if (!slowly)
+                peer_send(&p, at);
+            loop_turns(2);
+            tornado_future *future = tornado_iostream_read_until_regex(p.stream, regex);
+            for (; slowly && *at; at++) {
+                peer_send(&p, (const char[]){*at, '\0'});
+                loop_turns(2);
+            }
+            expect(future, regex_reads[i].read);
+            tornado_regex_free(regex);
+            pair_free(&p);
+        }
+}
+
+TEST(iostream_reading_until_a_pattern_is_linear_in_what_comes)
+{
+    pair p = pair_new();
+    tornado_regex *regex = tornado_regex_new("(?:a|b|ab)*c", 0);
+    tornado_future *future = tornado_iostream_read_until_regex(p.stream, regex);
+    static char many[20002];
+    memset(many, 'a', 20000);
+    for (int i = 0; i < 20000; i++) { /* were all of it looked at again each time, this would take minutes */
+        peer_send(&p, "a");
+        loop_turns(1);
+    }
+    peer_send(&p, "c");
+    many[20000] = 'c';
+    expect_bytes(future, many, 20001);
+    tornado_regex_free(regex);
+    pair_free(&p);
+}
+
+TEST(iostream_pattern_that_ends_too_late_or_never_closes_the_stream)
+{
+    tornado_regex *regex = tornado_regex_new("x+;", 0);
+    for (int i = 0; i < 3; i++) {
+        pair p = pair_new();
+        tornado_future *future = read_with(&p, (tornado_read_options){.until_regex = regex, .max_bytes = 4});
+        peer_send(&p, i == 0 ? "xxx;" : i == 1 ? "xxxx;" : "aaaaaaa");
+        if (i == 0) {
+            expect(future, "xxx;");
+        } else {
+            CHECK_INT(loop_code(future), TORNADO_ERR_UNSATISFIABLE);
+            CHECK(tornado_iostream_closed(p.stream));
+        }
+        pair_free(&p);
+    }
+    tornado_regex_free(regex);
+}
+
+TEST(iostream_pattern_excludes_other_forms_and_may_not_stream)
+{
+    pair p = pair_new();
+    tornado_regex *regex = tornado_regex_new("x", 0);
+    CHECK_INT(loop_code(read_with(&p, (tornado_read_options){.until_regex = regex, .bytes = 1})), TORNADO_ERR_INVALID);
+    CHECK_INT(loop_code(read_with(&p, (tornado_read_options){.until_regex = regex, .until_close = true})),
+              TORNADO_ERR_INVALID);
+    CHECK_INT(loop_code(read_with(&p, (tornado_read_options){.until_regex = regex, .until = {"y", 1}})),
+              TORNADO_ERR_INVALID);
+    for (long n = 1; n < 5; n++) { /* memory for it that cannot be had */
+        test_fail_alloc(n);
+        tornado_future *future = tornado_iostream_read_until_regex(p.stream, regex);
+        test_fail_alloc(0);
+        if (tornado_future_done(future)) {
+            CHECK_INT(loop_code(future), TORNADO_ERR_NOMEM);
+            continue;
+        }
+        peer_send(&p, "yx");
+        expect(future, "yx");
+    }
+    tornado_regex_free(regex);
+    pair_free(&p);
+}
+
 TEST(iostream_reads_a_byte_at_a_time)
 {
     static const char text[] = "a long enough line, then CRLF\r\n";
