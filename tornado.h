@@ -12150,7 +12150,7 @@ struct tornado_application {
     tornado__router router;
     tornado_settings settings;
     tornado_handler_class base;
-    const tornado_handler_class *fallback; /* for paths without a rule */
+    tornado__route fallback; /* for paths without a rule */
     struct tornado__flat_class *classes;
     struct tornado__app_server *servers;
     tornado_buffer json; /* reused by tornado_write_json */
@@ -13204,7 +13204,9 @@ static void tornado__application_finish(tornado_http_request *request)
     if (TORNADO__UNLIKELY(application->router.hosts))
         tornado__subject_host(application, request, &subject);
     const tornado__route *route = tornado__router_find(&application->router, &subject);
-    const tornado_handler_class *cls = route ? route->handler : application->fallback;
+    if (TORNADO__UNLIKELY(!route))
+        route = &application->fallback;
+    const tornado_handler_class *cls = route->handler;
     size_t size = (sizeof(tornado__response) + cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
     char *memory = tornado__arena_alloc(&message->arena, size + TORNADO__FIRST_BODY);
     tornado__coroutine *co =
@@ -13229,10 +13231,10 @@ static void tornado__application_finish(tornado_http_request *request)
     application->references++;
     self->request = request;
     self->arena = &message->arena;
-    self->data = route ? route->data : application->settings.default_handler_data;
+    self->data = route->data;
     self->response = response;
     request->context = response;
-    if (route && TORNADO__UNLIKELY(route->regex != NULL) && !tornado__keep_path_args(response, route->regex, &subject)) {
+    if (TORNADO__UNLIKELY(route->regex != NULL) && !tornado__keep_path_args(response, route->regex, &subject)) {
         tornado__coroutine_free(co);
         tornado__answer_unavailable(message);
         return;
@@ -13278,7 +13280,8 @@ static void tornado__application_release(tornado_http_request *request)
     if (!response)
         return;
     tornado_application *application = response->self->application;
-    tornado__body_drop(response);
+    if (response->body_allocated)
+        TORNADO_FREE(response->body);
     if (TORNADO__UNLIKELY(--application->references == 0))
         tornado__application_delete(application);
 }
@@ -13428,8 +13431,10 @@ static bool tornado__application_fill(tornado_application *application, const to
     application->base = tornado__base_class;
     application->base.parent = &application->base; /* so that a class without a parent may call it */
     const tornado_handler_class *fallback = application->settings.default_handler_class;
-    application->fallback = tornado__class_flatten(application, fallback ? fallback : &tornado__not_found_class);
-    if (!application->fallback || !tornado__application_copy_settings(application))
+    application->fallback.handler =
+        tornado__class_flatten(application, fallback ? fallback : &tornado__not_found_class);
+    application->fallback.data = application->settings.default_handler_data;
+    if (!application->fallback.handler || !tornado__application_copy_settings(application))
         return false;
     int end = 0;
     return tornado__application_add_rules(application, rules, NULL, &end) && tornado__router_index(&application->router);
