@@ -408,15 +408,16 @@ TORNADO_API double tornado_monotonic(void);
 TORNADO_API char *tornado_format_timestamp(int64_t when, char out[30]);
 
 /* Reads a date in any of the three forms of RFC 9110 section 5.6.7 (IMF-fixdate, RFC 850, asctime). False, with
-   TORNADO_ERR_PARSE, for anything else; *when is then unchanged. A two-digit year that would be more than 50
-   years ahead means the past century. */
+   TORNADO_ERR_PARSE, for anything else; *when is then unchanged. The day of the week need not be the right one. A
+   two-digit year that would be more than 50 years ahead means the past century. */
 TORNADO_API bool tornado_parse_timestamp(const char *text, int64_t *when);
 
 /* Writes "1994-11-06T08:49:37Z", ISO 8601 (RFC 3339): 20 bytes and a NUL. The same range. Returns `out`. */
 TORNADO_API char *tornado_format_iso8601(int64_t when, char out[21]);
 
 /* Reads a date and time of RFC 3339 section 5.6: "T" or a space between, a fraction of a second (dropped), "Z" or
-   an offset. False, with TORNADO_ERR_PARSE, for anything else. */
+   an offset. A second of 60 only where UTC has leap seconds, at 23:59:60. False, with TORNADO_ERR_PARSE, for anything
+   else; *when is then unchanged. */
 TORNADO_API bool tornado_parse_iso8601(const char *text, int64_t *when);
 
 /*============================================================================
@@ -504,7 +505,8 @@ TORNADO_API bool tornado_hex_decode(const char *text, size_t len, void *out);
 /* Whether bytes are UTF-8 as RFC 3629 defines it: no overlong forms, no surrogates, nothing above U+10FFFF. */
 TORNADO_API bool tornado_utf8_valid(const char *data, size_t len);
 
-/* Reads one character and returns its length in bytes, or 0 where there is none that is valid. */
+/* Reads one character and returns its length in bytes; 0 where there is none that is valid, and *code_point is then
+   unchanged. */
 TORNADO_API size_t tornado_utf8_decode(const char *data, size_t len, uint32_t *code_point);
 
 /* Writes one character, 1 to 4 bytes, without a NUL, and returns its length; 0 for a surrogate or beyond U+10FFFF. */
@@ -522,7 +524,8 @@ TORNADO_API bool tornado_random_bytes(void *out, size_t len);
 /* Makes text safe in HTML and XML: & < > " ' become &amp; &lt; &gt; &quot; &#39;. */
 TORNADO_API char *tornado_xhtml_escape(tornado_arena *arena, const char *text);
 
-/* The reverse, and decimal, hexadecimal and the common named references; what is not understood stays as it is. */
+/* The reverse: also decimal and hexadecimal references and those named in HTML 4, each with its semicolon; what is not
+   understood stays as it is. */
 TORNADO_API char *tornado_xhtml_unescape(tornado_arena *arena, const char *text);
 
 /* Percent-encodes all but letters, digits and "_.-~" (RFC 3986 section 2.3). A space is "+" when `plus`, else
