@@ -73,7 +73,8 @@
            return;
        }
 
-   Examples to build on, each one file: examples/hello.c, wait_twice.c, json.c, echo.c.
+   Examples to build on, each one file: examples/hello.c, wait_twice.c, json.c, long_poll.c,
+   echo.c.
 
    MAP
 

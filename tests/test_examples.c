@@ -8,7 +8,7 @@
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #define PAUSE     0.3 /* of examples/wait_twice.c */
 
-static const char *const examples[] = {"hello", "wait_twice", "json", "echo"};
+static const char *const examples[] = {"hello", "wait_twice", "json", "echo", "long_poll"};
 #define EXAMPLES (sizeof examples / sizeof examples[0])
 
 typedef struct process {
@@ -144,6 +144,30 @@ TEST(examples_json_answers_in_json)
     CHECK_INT(a.status, 404);
     CHECK_STR(head_value(a.head, "Content-Type"), "application/json; charset=UTF-8");
     CHECK_STR(a.body.data, "{\"status\": 404, \"error\": \"Not Found\"}");
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_long_poll_answers_all_who_wait_with_the_next_message)
+{
+    process p = example_start("long_poll");
+    client waiting[3];
+    for (int i = 0; i < 3; i++) {
+        waiting[i] = client_open(p.port);
+        client_send(&waiting[i], GET("/next"));
+    }
+    client_close(&waiting[2]); /* who leaves is not missed */
+    /* one request after the other on one connection: those above have come in before the second is read */
+    CHECK_INT(ask_once(p.port, GET("/")).status, 404);
+    answer a = ask_once(p.port, "POST /say HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello");
+    CHECK_STR(a.body.data, "said\n");
+    for (int i = 0; i < 2; i++) {
+        CHECK(client_need(&waiting[i], 20));
+        while (!strstr(waiting[i].data, "}") && client_more(&waiting[i]))
+            ;
+        CHECK(strstr(waiting[i].data, "{\"number\": 1, \"message\": \"hello\"}") != NULL);
+        client_close(&waiting[i]);
+    }
+    CHECK_INT(ask_once(p.port, "POST /say HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").status, 400);
     example_stop(&p, SIGTERM);
 }
 
