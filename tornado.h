@@ -1572,6 +1572,13 @@ const char tornado__abi = 0;
 extern void __sanitizer_start_switch_fiber(void **fake_stack_save, const void *bottom, size_t size);
 extern void __sanitizer_finish_switch_fiber(void *fake_stack_save, const void **bottom_old, size_t *size_old);
 extern void __asan_handle_no_return(void);
+extern void __asan_poison_memory_region(void const volatile *memory, size_t size);
+extern void __asan_unpoison_memory_region(void const volatile *memory, size_t size);
+#define tornado__hide(memory, size) __asan_poison_memory_region(memory, size)
+#define tornado__show(memory, size) __asan_unpoison_memory_region(memory, size)
+#else
+#define tornado__hide(memory, size) ((void)0) /* memory that nobody may touch for now */
+#define tornado__show(memory, size) ((void)0)
 #endif
 
 /* A stack for a coroutine: `size` usable bytes from `low` up. */
@@ -2092,6 +2099,7 @@ static TORNADO__INLINE tornado__block *tornado__pool_get(tornado__pool *pool)
     if (TORNADO__LIKELY(block != NULL)) {
         pool->free = block->next;
         pool->count--;
+        tornado__show(block, block->size);
         return block;
     }
     block = TORNADO_MALLOC(pool->block_size);
@@ -2109,6 +2117,7 @@ static TORNADO__INLINE void tornado__pool_put(tornado__pool *pool, tornado__bloc
         block->next = pool->free;
         pool->free = block;
         pool->count++;
+        tornado__hide(block + 1, block->size - sizeof *block);
     } else {
         TORNADO_FREE(block);
     }
@@ -2118,6 +2127,7 @@ static void tornado__pool_clear(tornado__pool *pool)
 {
     for (tornado__block *block = pool->free, *next; block; block = next) {
         next = block->next;
+        tornado__show(block, block->size);
         TORNADO_FREE(block);
     }
     pool->free = NULL;
@@ -2143,6 +2153,7 @@ static TORNADO__INLINE void tornado__arena_init(tornado_arena *arena, tornado__p
     arena->end = (char *)block + block->size;
     arena->blocks = block;
     arena->pool = pool;
+    tornado__hide(arena->at, (size_t)(arena->end - arena->at));
 }
 
 /* Frees all blocks, in one of which the arena itself may be. */
@@ -2151,6 +2162,7 @@ static TORNADO__INLINE void tornado__arena_clear(tornado_arena *arena)
     tornado__pool *pool = arena->pool;
     for (tornado__block *block = arena->blocks, *next; block; block = next) {
         next = block->next;
+        tornado__show(block, block->size);
         tornado__pool_put(pool, block);
     }
 }
@@ -2208,6 +2220,7 @@ static TORNADO__NOINLINE void *tornado__arena_grow(tornado_arena *arena, size_t 
     arena->blocks = block;
     arena->at = memory + size;
     arena->end = (char *)block + block->size;
+    tornado__hide(arena->at, (size_t)(arena->end - arena->at));
     return memory;
 }
 
@@ -2217,6 +2230,7 @@ static TORNADO__INLINE void *tornado__arena_alloc(tornado_arena *arena, size_t s
     if (TORNADO__LIKELY(rounded >= size && rounded <= (size_t)(arena->end - arena->at))) {
         void *memory = arena->at;
         arena->at += rounded;
+        tornado__show(memory, size);
         return memory;
     }
     return tornado__arena_grow(arena, rounded >= size ? rounded : SIZE_MAX);
@@ -2258,7 +2272,9 @@ TORNADO_API char *tornado_arena_vprintf(tornado_arena *arena, const char *format
     va_list again;
     va_copy(again, args);
     size_t room = (size_t)(arena->end - arena->at);
+    tornado__show(arena->at, room);
     int len = vsnprintf(arena->at, room, format, args); /* most fit where they will stay */
+    tornado__hide(arena->at, room);
     char *text = NULL;
     if (len < 0)
         tornado__fail(TORNADO_ERR_INVALID, errno, "the format \"%.60s\" cannot be printed", format);
