@@ -44,8 +44,10 @@
            tornado_write(self, "waited for two things at once\n");
        }
 
-   Work of your own becomes a future by tornado_spawn, which runs a function as another coroutine; what the function
-   returns is the future's result, and tornado_multi gives the results in order:
+   Work of your own becomes a future, too: tornado_spawn runs a function as another coroutine, and what the function
+   returns is the future's result; tornado_multi gives the results in order. tornado_handler_spawn does the same for
+   a request, which then lives until both have ended - so give such work memory of the request, not local variables,
+   which are gone when an error ends the handler first:
 
        static void *slow_square(void *arg)
        {
@@ -55,10 +57,13 @@
            return number;
        }
 
-       static void square_two(tornado_handler *self)
+       static void squares(tornado_handler *self)
        {
-           int a = 3, b = 4;
-           tornado_future *both[] = {tornado_spawn(slow_square, &a), tornado_spawn(slow_square, &b)};
+           int *numbers = tornado_alloc(self, 2 * sizeof *numbers);
+           numbers[0] = 3;
+           numbers[1] = 4;
+           tornado_future *both[] = {tornado_handler_spawn(self, slow_square, &numbers[0]),
+                                     tornado_handler_spawn(self, slow_square, &numbers[1])};
            void **results = tornado_await(tornado_multi(both, 2));
            tornado_write_json(self, "{first:i, second:i}", *(int *)results[0], *(int *)results[1]);
        }

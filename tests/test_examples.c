@@ -147,6 +147,13 @@ TEST(examples_json_answers_in_json)
     example_stop(&p, SIGTERM);
 }
 
+TEST(examples_wait_twice_waits_for_coroutines_of_its_own)
+{
+    process p = example_start("wait_twice");
+    CHECK_STR(ask_once(p.port, GET("/squares")).body.data, "{\"first\": 9, \"second\": 16}");
+    example_stop(&p, SIGTERM);
+}
+
 TEST(examples_long_poll_answers_all_who_wait_with_the_next_message)
 {
     process p = example_start("long_poll");
@@ -428,4 +435,45 @@ TEST(examples_in_the_readme_are_the_files_text)
     }
     CHECK(found > 0);
     free(readme);
+}
+
+/* A piece of the manual's code, from the line `begin` to the first that is "}", without its indentation. */
+static char *manual_code(const char *manual, const char *begin)
+{
+    char line[256];
+    snprintf(line, sizeof line, "\n       %s\n", begin);
+    const char *at = strstr(manual, line), *end = at ? strstr(at, "\n       }\n") : NULL;
+    if (!end)
+        FAIL("the manual does not have %s", begin);
+    char *code = calloc(1, (size_t)(end - at) + 4), *out = code;
+    for (at++; at < end + 9; at = strchr(at, '\n') + 1) {
+        const char *text = *at == '\n' ? at : at + 7;
+        size_t len = strcspn(text, "\n") + 1;
+        memcpy(out, text, len);
+        out += len;
+    }
+    return code;
+}
+
+TEST(examples_the_manual_shows_code_of_them)
+{
+    static const struct {
+        const char *begin, *file;
+    } shown[] = {{"static void get(tornado_handler *self)", "examples/hello.c"},
+                 {"static void *slow_square(void *arg)", "examples/wait_twice.c"},
+                 {"static void squares(tornado_handler *self)", "examples/wait_twice.c"}};
+    if (access("tornado.h", R_OK) != 0)
+        SKIP("not started in the project's directory");
+    FILE *file = fopen("tornado.h", "r");
+    char *manual = calloc(1, 65536);
+    CHECK(file && fread(manual, 1, 65535, file) > 0);
+    fclose(file);
+    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
+        char *code = manual_code(manual, shown[i].begin), *source = file_text(shown[i].file);
+        if (!strstr(source, code))
+            FAIL("%s does not have what the manual shows of it:\n%s", shown[i].file, code);
+        free(code);
+        free(source);
+    }
+    free(manual);
 }
