@@ -1147,11 +1147,156 @@ typedef struct tornado_http_request {
     void *context;           /* the delegate's own */
 } tornado_http_request;
 
+/* The URL that the client asked for, in the request's arena; its host in lower case, without the port. NULL when memory
+   is short. */
+TORNADO_API char *tornado_http_request_full_url(const tornado_http_request *request);
+TORNADO_API char *tornado_http_request_host_name(const tornado_http_request *request);
+
 /* The value of a header, "" never being NULL; NULL when there is none. Several of one name are joined by ",". */
 TORNADO_API const char *tornado_http_request_header(tornado_http_request *request, const char *name);
 
 /* Seconds since the request's head was complete, up to its end when it is finished. */
 TORNADO_API double tornado_http_request_time(const tornado_http_request *request);
+
+/* ---- arguments: pairs of a query, a form, a Cookie header, the parameters of a header ---- */
+
+/* A pair. Both have a NUL behind their last byte; they may hold NUL bytes and need not be UTF-8. value.data is NULL for
+   a header's parameter without a value, and only there. */
+typedef struct tornado_argument {
+    tornado_bytes name, value;
+} tornado_argument;
+
+/* Pairs in the order they came; names may repeat. All zero is an empty list. It lives in an arena, of which each call
+   that adds is given the same one; copying the struct does not copy the pairs. */
+typedef struct tornado_arguments {
+    tornado_argument *items;
+    size_t count;
+    size_t capacity;       /* this and what follows is private */
+    const uint32_t *order; /* the first `ordered` of the items, by name */
+    size_t ordered;
+} tornado_arguments;
+
+/* How pairs are read. Zero is the default of each. */
+typedef struct tornado_arguments_options {
+    bool drop_blank; /* leave out pairs without a value, "a=" and "a" */
+    bool strict;     /* refuse a field without "=", and an empty one, "a&b=1" and "b=1&" */
+    int max_fields;  /* pairs in the list when done; default 10000; TORNADO_NONE: no limit */
+} tornado_arguments_options;
+
+/* The last pair of that name, as get_argument and get_cookie have it; NULL when there is none. Names are compared byte
+   by byte. The time depends on the logarithm of the number of pairs. */
+TORNADO_API const tornado_argument *tornado_arguments_get(const tornado_arguments *arguments, const char *name);
+
+/* The first pair of that name, or NULL. With `after`, a pair of the same list, the first behind that one, so that a loop
+   sees all:
+       for (a = NULL; (a = tornado_arguments_find(arguments, "tag", a)) != NULL;) ... */
+TORNADO_API const tornado_argument *tornado_arguments_find(const tornado_arguments *arguments, const char *name,
+                                                           const tornado_argument *after);
+
+/* Adds a pair at the end; both strings are copied. Invalidates pointers to items. False when memory is short. */
+TORNADO_API bool tornado_arguments_add(tornado_arena *arena, tornado_arguments *arguments, const char *name,
+                                       const char *value);
+
+/* Adds the pairs of a query, "a=1&b=two+words&c=%26". Only "&" separates, "+" is a space, %XX is decoded, a "%" without
+   two digits stays, empty fields count for nothing. NULL takes all defaults. False with TORNADO_ERR_LIMIT for too many,
+   TORNADO_ERR_PARSE for what `strict` refuses, TORNADO_ERR_NOMEM; nothing is added then. */
+TORNADO_API bool tornado_parse_qs(tornado_arena *arena, tornado_arguments *arguments, tornado_bytes query,
+                                  const tornado_arguments_options *options);
+
+/* Adds the pairs of a form: of a body whose Content-Type is application/x-www-form-urlencoded, in any case and with any
+   parameters. A body of another type has none, nor has one whose content_type is NULL: true. It fails as
+   tornado_parse_qs does. */
+TORNADO_API bool tornado_parse_body_arguments(tornado_arena *arena, tornado_arguments *arguments,
+                                              const char *content_type, tornado_bytes body,
+                                              const tornado_arguments_options *options);
+
+/* The text of a value as get_argument gives it: control characters but TAB, LF, VT, FF and CR become spaces; with `strip`,
+   white space goes from both ends: what str.strip takes in Python, U+0085, U+00A0 and U+3000 for instance, too. The
+   value is not checked for UTF-8; the result, a copy, is when the value was. NULL when memory is short. */
+TORNADO_API char *tornado_argument_text(tornado_arena *arena, tornado_bytes value, bool strip);
+
+/* ---- cookies ---- */
+
+/* Adds the pairs of a Cookie header, as browsers read them and not as any standard has it: what ";" separates, without
+   white space (of ASCII) around name and value; a pair without "=" is a value whose name is ""; a value in double quotes
+   loses them, and \" and \101 in it are decoded. The last of a name counts: tornado_arguments_get. Nothing is malformed,
+   and of the options max_fields alone counts; NULL takes its default. False as in tornado_parse_qs. */
+TORNADO_API bool tornado_parse_cookie(tornado_arena *arena, tornado_arguments *cookies, tornado_bytes header,
+                                      const tornado_arguments_options *options);
+
+/* How a cookie is set. Zero is the default of each; strings are borrowed. */
+typedef struct tornado_cookie {
+    const char *domain;   /* default: the host that sets it, without its subdomains */
+    const char *path;     /* default "/"; "" leaves it out, which means the directory of the request */
+    int64_t expires;      /* seconds since 1970; any moment in the past deletes the cookie */
+    double expires_days;  /* from now; not looked at when `expires` is set. Neither: when the browser ends */
+    int64_t max_age;      /* seconds; below zero is written as 0, which deletes the cookie */
+    bool httponly;        /* scripts do not see it */
+    bool secure;          /* sent over TLS alone */
+    const char *samesite; /* "Lax", "Strict" or "None" */
+    bool partitioned;     /* one for each site that embeds this one; wants `secure` */
+} tornado_cookie;
+
+/* The value of a Set-Cookie header, "name=value; Path=/". The attributes come in the order Domain, expires, HttpOnly,
+   Max-Age, Path, Secure, SameSite, Partitioned. A value that is more than letters, digits and "!#$%&'*+-.^_`|~:" is
+   quoted as tornado_parse_cookie decodes it. NULL options take all defaults. NULL with TORNADO_ERR_INVALID for a name that
+   is no token (":" may be in it) or that of an attribute, and for a control character, a space, ";" or DEL in domain,
+   path or samesite. */
+TORNADO_API char *tornado_format_cookie(tornado_arena *arena, const char *name, const char *value,
+                                        const tornado_cookie *options);
+
+/* ---- parameters of a header ---- */
+
+/* Reads `form-data; name="a \"b\""; x`: returns what stands before the first ";", and adds the parameters behind it, with
+   their names in lower case. In quotes, \" and \\ are decoded and any other backslash stays. name*=UTF-8''%c3%a9 (RFC 8187,
+   also ISO-8859-1) is decoded and added as `name`, behind all others, so that it is what tornado_arguments_get finds; one
+   that cannot be decoded is left as it is. NULL with TORNADO_ERR_LIMIT above 1000 parameters in the list, or
+   TORNADO_ERR_NOMEM. */
+TORNADO_API char *tornado_parse_header(tornado_arena *arena, tornado_arguments *parameters, tornado_bytes line);
+
+/* The reverse: `key; name=value; other="quoted value"; alone`. Values that are no tokens are quoted. `parameters` may be
+   NULL. NULL with TORNADO_ERR_INVALID for a name that is no token and for control characters but TAB, and DEL. */
+TORNADO_API char *tornado_encode_header(tornado_arena *arena, const char *key, const tornado_arguments *parameters);
+
+/* ---- URLs ---- */
+
+/* Adds arguments to a URL, behind those it has and before its fragment. `pairs` are names and values in turn, with a NULL
+   in place of the next name at the end:
+       tornado_url_concat(arena, "/find?a=b", (const char *[]){"c", "d e", NULL})      gives "/find?a=b&c=d+e"
+   The query that is there is written anew, as Tornado does: "?x" becomes "?x=". NULL instead of a list leaves the URL as it
+   is. NULL when memory is short. */
+TORNADO_API char *tornado_url_concat(tornado_arena *arena, const char *url, const char *const *pairs);
+TORNADO_API char *tornado_url_concat_arguments(tornado_arena *arena, const char *url,
+                                               const tornado_arguments *arguments);
+
+/* The host of "host:port", with the brackets of an IPv6 literal; *port is its port, or -1 when there is none or nothing
+   behind the colon. Text with several colons and no brackets is an IPv6 address without a port. NULL with
+   TORNADO_ERR_PARSE for a port that is no number up to 65535, no host before a colon, and brackets out of place. *port is
+   then unchanged. */
+TORNADO_API char *tornado_split_host_and_port(tornado_arena *arena, const char *netloc, int *port);
+
+/* The parts of a URL, or of a reference that is relative to one. RFC 3986. They are not decoded. NULL: there is no such
+   part, which differs from an empty one. */
+typedef struct tornado_url {
+    const char *scheme;    /* in lower case */
+    const char *authority; /* "user:password@host:port" */
+    const char *userinfo;  /* "user:password" */
+    const char *host;      /* in lower case, an IPv6 address without brackets; "" only where the authority is "" */
+    const char *path;      /* "" when there is none */
+    const char *query;     /* behind "?" */
+    const char *fragment;  /* behind "#" */
+    int port;              /* -1: none */
+} tornado_url;
+
+/* Takes a URL apart; the strings live in the arena. False, with *url unchanged and TORNADO_ERR_PARSE, for spaces and control
+   characters anywhere, for a backslash before the query, for an authority that is not as RFC 3986 section 3.2 has it,
+   and for a colon in a first segment that is no scheme; TORNADO_ERR_LIMIT above 64 KiB. Bytes beyond ASCII in path, query
+   and fragment stay as they are. */
+TORNADO_API bool tornado_url_split(tornado_arena *arena, tornado_url *url, const char *text);
+
+/* The URL that a reference means at a base, as of a Location header at the URL of the request: RFC 3986 section 5.2.
+   NULL as above, and with TORNADO_ERR_INVALID for a base without a scheme. */
+TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const char *reference);
 
 /*============================================================================
  * section: http1 (public)
@@ -1398,6 +1543,14 @@ TORNADO_API void tornado_set_header(tornado_handler *self, const char *name, con
 TORNADO_API void tornado_add_header(tornado_handler *self, const char *name, const char *value);
 TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name);
 
+/* Sets a cookie, in place of one of that name that was set before; NULL options take all defaults. Cookies stay when an
+   error discards headers. clear_cookie has the client drop one, which has to have the same domain and path;
+   clear_all_cookies all that it sent. Raise TORNADO_ERR_INVALID for what tornado_format_cookie refuses. */
+TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
+                                    const tornado_cookie *options);
+TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options);
+TORNADO_API void tornado_clear_all_cookies(tornado_handler *self, const tornado_cookie *options);
+
 /* Sends what was written so far, the headers first. Wait for the future to go at the client's pace. It fails with
    TORNADO_ERR_CLOSED when the client is gone. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_flush(tornado_handler *self);
@@ -1438,6 +1591,31 @@ TORNADO_API bool tornado_check_etag_header(tornado_handler *self);
 /* Group 0, 1... of the rule's path, or that of a name, decoded. NULL when there is none or it took no part. */
 TORNADO_API const char *tornado_path_arg(const tornado_handler *self, size_t index);
 TORNADO_API const char *tornado_path_kwarg(const tornado_handler *self, const char *name);
+
+/* The last value of an argument, of the form in the body or else of the query; `fallback` when there is none, which may be
+   NULL. Control characters are spaces, white space at both ends is gone. require_argument raises a 400 in place of a
+   fallback. All raise a 400 for a value that is not UTF-8, and when there are more than 10,000 arguments. */
+TORNADO_API const char *tornado_get_argument(tornado_handler *self, const char *name, const char *fallback);
+TORNADO_API const char *tornado_require_argument(tornado_handler *self, const char *name);
+
+/* All values of an argument, those of the query first; a list that ends with NULL. `count` may be NULL. */
+TORNADO_API const char *const *tornado_get_arguments(tornado_handler *self, const char *name, size_t *count);
+
+/* The same of the query only, and of the form only. */
+TORNADO_API const char *tornado_get_query_argument(tornado_handler *self, const char *name, const char *fallback);
+TORNADO_API const char *tornado_require_query_argument(tornado_handler *self, const char *name);
+TORNADO_API const char *const *tornado_get_query_arguments(tornado_handler *self, const char *name, size_t *count);
+TORNADO_API const char *tornado_get_body_argument(tornado_handler *self, const char *name, const char *fallback);
+TORNADO_API const char *tornado_require_body_argument(tornado_handler *self, const char *name);
+TORNADO_API const char *const *tornado_get_body_arguments(tornado_handler *self, const char *name, size_t *count);
+
+/* The pairs themselves, neither checked nor stripped. */
+TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *self);
+TORNADO_API const tornado_arguments *tornado_body_arguments(tornado_handler *self);
+
+/* The value of a cookie that the client sent, or `fallback`; and all of them. */
+TORNADO_API const char *tornado_get_cookie(tornado_handler *self, const char *name, const char *fallback);
+TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self);
 
 /* A header of the request, several of one name joined by ","; NULL when there is none. Raises TORNADO_ERR_NOMEM. */
 TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name);
@@ -4049,6 +4227,7 @@ typedef struct tornado__re_compiler {
     int code_count, code_capacity;
     tornado__re_set *sets;
     int sets_count, sets_capacity;
+    int nodes_left; /* that may still be emitted, as many emit nothing */
     uint32_t start;
 } tornado__re_compiler;
 
@@ -4216,7 +4395,7 @@ static uint32_t tornado__re_hex(tornado__re_compiler *c, const char *escape, int
         value = value << 4 | (uint32_t)digit;
         c->at++;
     }
-    if (value > TORNADO__RE_LAST)
+    if (value > TORNADO__RE_LAST || (!c->bytes && value >= 0xd800 && value <= 0xdfff))
         tornado__re_fail(c, escape, "bad escape: no such character");
     return value;
 }
@@ -4372,6 +4551,8 @@ static bool tornado__re_flags(tornado__re_compiler *c, const char *open, bool at
     const char *first = c->at;
     for (;; c->at++) {
         const char *known = tornado__re_more(c) && *c->at ? strchr(letters, *c->at) : NULL;
+        if (tornado__re_more(c) && (*c->at == 'L' || (known && minus && !values[known - letters])))
+            tornado__re_fail(c, c->at + 1, "bad inline flags: the kind of text is no flag here");
         if (known && minus)
             off |= values[known - letters];
         else if (known)
@@ -4427,6 +4608,8 @@ static tornado__re_node *tornado__re_group(tornado__re_compiler *c, bool at_star
                 tornado__re_fail(c, open, "missing ), unterminated comment");
             return NULL;
         }
+        if (c->end - c->at == 1 && (*c->at == 'P' || *c->at == '<'))
+            tornado__re_fail(c, c->end, "unexpected end of pattern");
         if (c->end - c->at >= 2 && c->at[0] == 'P' && c->at[1] == '<') {
             c->at += 2;
             name = tornado__re_name(c);
@@ -4642,6 +4825,13 @@ static uint32_t tornado__re_emit_utf8(tornado__re_compiler *c, uint32_t low, uin
 {
     static const uint32_t last[] = {0x7ff, 0xffff};
     char first_bytes[4], last_bytes[4];
+    if (low < 0xe000 && high > 0xd7ff) { /* surrogates are no characters */
+        if (high > 0xdfff)
+            ways = tornado__re_emit_utf8(c, 0xe000, high, next, ways, from);
+        if (low > 0xd7ff)
+            return ways;
+        high = 0xd7ff;
+    }
     for (int i = 0; i < 2; i++)
         if (low <= last[i] && high > last[i]) {
             ways = tornado__re_emit_utf8(c, last[i] + 1, high, next, ways, from);
@@ -4704,7 +4894,7 @@ static uint32_t tornado__re_emit_class(tornado__re_compiler *c, const tornado__r
                                          node->ranges[i].high, next, ways, from);
     if (all && node->ranges_count == 1)
         return tornado__re_emit_byte(c, node->ranges[0].low, node->ranges[0].high, next, c->code_count);
-    if (all || memcmp(&set, &none, sizeof set) != 0)
+    if (all || ways == UINT32_MAX || memcmp(&set, &none, sizeof set) != 0)
         ways =
             tornado__re_emit_way(c, tornado__re_emit(c, TORNADO__RE_SET, next, tornado__re_set_of(c, &set)), ways);
     return ways;
@@ -4831,6 +5021,8 @@ static uint32_t tornado__re_emit_node(tornado__re_compiler *c, const tornado__re
 {
     if (!node->nullable)
         same = moved;
+    if (--c->nodes_left < 0)
+        tornado_raise(TORNADO_ERR_LIMIT, "the pattern is too large");
     switch (node->kind) {
     case TORNADO__RE_CLASS:
         return tornado__re_emit_class(c, node, moved);
@@ -4958,6 +5150,7 @@ TORNADO_API tornado_regex *tornado_regex_new(const char *pattern, unsigned flags
         c->end = pattern + len;
         c->flags = flags;
         c->bytes = flags & TORNADO_REGEX_BYTES;
+        c->nodes_left = 20 * TORNADO__RE_PROGRAM_MAX;
         const tornado_error *error = tornado_try(tornado__re_compile, c);
         if (error)
             tornado__fail(error->code, error->sys_errno, "%s", error->message);
@@ -5168,8 +5361,7 @@ static int tornado__re_backtrack(tornado__re_machine *m)
             begin = tornado__re_candidate(regex, m->text, m->len, begin);
         if (begin > m->len || m->len - begin < prefix || memcmp(m->text + begin, regex->prefix, prefix) != 0)
             break;
-        if (m->how == TORNADO__RE_SEARCH && begin < m->len &&
-            !tornado__re_begins(regex, (unsigned char)m->text[begin]))
+        if (begin > m->pos && begin < m->len && !tornado__re_begins(regex, (unsigned char)m->text[begin]))
             continue;
         m->slots[0] = (ptrdiff_t)begin;
         m->jobs_count = 0;
@@ -5304,7 +5496,8 @@ static void tornado__re_walk_close(tornado__re_walk *walk, int after, bool last)
         memcpy(walk->scratch, walk->here.slots + i * slots, row);
         tornado__re_walk_follow(walk, walk->here.at[i]);
     }
-    bool begins = walk->how == TORNADO__RE_SEARCH ? tornado__re_begins(walk->regex, after) : !walk->begun;
+    bool begins =
+        !walk->begun || (walk->how == TORNADO__RE_SEARCH && tornado__re_begins(walk->regex, after));
     if (!walk->found && begins) {
         for (size_t i = 0; i < slots; i++)
             walk->scratch[i] = -1;
@@ -5403,6 +5596,8 @@ static int tornado__re_run(const tornado_regex *regex, tornado_bytes text, size_
     m.slots_count = 2 * groups;
     m.slots = m.slots_count <= TORNADO__COUNT(local_slots) ? local_slots
                                                            : TORNADO_MALLOC(m.slots_count * sizeof *m.slots);
+    for (size_t i = 0; i < count; i++)
+        spans[i] = (tornado_span){-1, -1};
     if (!m.slots) {
         tornado__nomem();
         return -1;
@@ -5422,9 +5617,8 @@ static int tornado__re_run(const tornado_regex *regex, tornado_bytes text, size_
     } else {
         found = tornado__re_walk_text(regex, text, m.pos, how, m.slots, m.slots_count);
     }
-    for (size_t i = 0; i < count; i++)
-        spans[i] =
-            found == 1 && i < groups ? (tornado_span){m.slots[2 * i], m.slots[2 * i + 1]} : (tornado_span){-1, -1};
+    for (size_t i = 0; found == 1 && i < groups && i < count; i++)
+        spans[i] = (tornado_span){m.slots[2 * i], m.slots[2 * i + 1]};
     if (m.visited != local_bits)
         TORNADO_FREE(m.visited);
     if (m.slots != local_slots)
@@ -10376,6 +10570,1003 @@ static bool tornado__is_authority(const char *text, size_t len)
     return true;
 }
 
+/* ---- arguments ----
+
+   A list that grows is copied to a new array in the arena. From so many pairs on it has an index: their numbers, sorted
+   by name and among those of one name by number. Names are ordered by length first, so that a step of the sort costs
+   no more than the bytes it moves names past each other: sorting takes time in proportion to all names together and
+   to the logarithm of their number, whatever the names are. No hash is there to be attacked. */
+enum { TORNADO__MAX_FIELDS = 10000, TORNADO__MAX_PARAMETERS = 1000, TORNADO__INDEX_FROM = 16 };
+
+/* Where a pair stands in the order of the index: before, at or behind a name and number. */
+static int tornado__argument_compare(const tornado_arguments *arguments, size_t number, tornado_bytes name,
+                                     size_t other)
+{
+    tornado_bytes own = arguments->items[number].name;
+    if (own.len != name.len)
+        return own.len < name.len ? -1 : 1;
+    int result = own.len ? memcmp(own.data, name.data, own.len) : 0;
+    return result ? result : number < other ? -1 : number > other;
+}
+
+/* Sorts the index by merging runs of 1, 2, 4... from one array into another and back. */
+static bool tornado__arguments_sort(tornado_arena *arena, tornado_arguments *arguments)
+{
+    size_t count = arguments->count;
+    uint32_t *from = tornado_arena_calloc(arena, 2 * count, sizeof *from), *to = from + count;
+    if (!from)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        from[i] = (uint32_t)i;
+    for (size_t run = 1; run < count; run *= 2) {
+        for (size_t start = 0; start < count; start += 2 * run) {
+            size_t middle = run < count - start ? start + run : count;
+            size_t end = run < count - middle ? middle + run : count;
+            for (size_t a = start, b = middle, at = start; at < end; at++) {
+                bool first = b == end || (a < middle && tornado__argument_compare(arguments, from[a],
+                                                                                  arguments->items[from[b]].name,
+                                                                                  from[b]) < 0);
+                to[at] = first ? from[a++] : from[b++];
+            }
+        }
+        uint32_t *sorted = to;
+        to = from;
+        from = sorted;
+    }
+    arguments->order = from;
+    arguments->ordered = count;
+    return true;
+}
+
+static bool tornado__arguments_index(tornado_arena *arena, tornado_arguments *arguments)
+{
+    return arguments->count < TORNADO__INDEX_FROM || tornado__arguments_sort(arena, arguments);
+}
+
+/* The first place in the index that is not before a name and number. */
+static size_t tornado__arguments_place(const tornado_arguments *arguments, tornado_bytes name, size_t number)
+{
+    size_t low = 0, high = arguments->ordered;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (tornado__argument_compare(arguments, arguments->order[middle], name, number) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+TORNADO_API const tornado_argument *tornado_arguments_get(const tornado_arguments *arguments, const char *name)
+{
+    tornado_bytes wanted = tornado_bytes_of(name);
+    for (size_t at = arguments->count; at > arguments->ordered; at--) /* what the index has not */
+        if (tornado_bytes_equal(arguments->items[at - 1].name, wanted))
+            return &arguments->items[at - 1];
+    size_t place = tornado__arguments_place(arguments, wanted, arguments->ordered);
+    if (place == 0)
+        return NULL;
+    const tornado_argument *last = &arguments->items[arguments->order[place - 1]];
+    return tornado_bytes_equal(last->name, wanted) ? last : NULL;
+}
+
+TORNADO_API const tornado_argument *tornado_arguments_find(const tornado_arguments *arguments, const char *name,
+                                                           const tornado_argument *after)
+{
+    tornado_bytes wanted = tornado_bytes_of(name);
+    size_t at = after ? (size_t)(after - arguments->items) + 1 : 0;
+    if (at < arguments->ordered) {
+        size_t place = tornado__arguments_place(arguments, wanted, at);
+        const tornado_argument *next =
+            place < arguments->ordered ? &arguments->items[arguments->order[place]] : NULL;
+        if (next && tornado_bytes_equal(next->name, wanted))
+            return next;
+        at = arguments->ordered;
+    }
+    for (; at < arguments->count; at++)
+        if (tornado_bytes_equal(arguments->items[at].name, wanted))
+            return &arguments->items[at];
+    return NULL;
+}
+
+/* Makes room for so many more pairs, if no more than `limit` are there then. */
+static bool tornado__arguments_reserve(tornado_arena *arena, tornado_arguments *arguments, size_t more, int limit,
+                                       const char *what)
+{
+    size_t count = arguments->count, most = limit < 0 ? INT32_MAX : (size_t)limit;
+    if (count > most || more > most - count)
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "more than %zu %s", most, what);
+    if (more <= arguments->capacity - count)
+        return true;
+    size_t capacity = count + (more > count ? more : count);
+    tornado_argument *items = tornado_arena_calloc(arena, capacity, sizeof *items);
+    if (!items)
+        return false;
+    if (count)
+        memcpy(items, arguments->items, count * sizeof *items);
+    arguments->items = items;
+    arguments->capacity = capacity;
+    return true;
+}
+
+static void tornado__arguments_push(tornado_arguments *arguments, tornado_bytes name, tornado_bytes value)
+{
+    tornado_argument *item = &arguments->items[arguments->count++];
+    item->name = name;
+    item->value = value;
+}
+
+TORNADO_API bool tornado_arguments_add(tornado_arena *arena, tornado_arguments *arguments, const char *name,
+                                       const char *value)
+{
+    tornado_arguments longer = *arguments;
+    tornado_bytes copied_name = {tornado_arena_strdup(arena, name), strlen(name)};
+    tornado_bytes copied_value = {tornado_arena_strdup(arena, value), strlen(value)};
+    if (!copied_name.data || !copied_value.data ||
+        !tornado__arguments_reserve(arena, &longer, 1, TORNADO_NONE, "arguments"))
+        return false;
+    tornado__arguments_push(&longer, copied_name, copied_value);
+    /* The index is made anew whenever the list is twice as long, and lookups go through the rest. */
+    if ((longer.count & (longer.count - 1)) == 0 && !tornado__arguments_index(arena, &longer))
+        return false;
+    *arguments = longer;
+    return true;
+}
+
+/* What stands before the first separator; *rest is then what is behind it, its data NULL when there was none. */
+static tornado_bytes tornado__cut(tornado_bytes *rest, char separator)
+{
+    const char *found = rest->len ? memchr(rest->data, separator, rest->len) : NULL;
+    tornado_bytes part = {rest->data, found ? (size_t)(found - rest->data) : rest->len};
+    rest->data = found ? found + 1 : NULL;
+    rest->len = found ? rest->len - part.len - 1 : 0;
+    return part;
+}
+
+/* How many pairs a text may have at most: fields that are not empty. */
+static size_t tornado__count_fields(tornado_bytes text, char separator)
+{
+    size_t count = 0;
+    while (text.data)
+        count += tornado__cut(&text, separator).len > 0;
+    return count;
+}
+
+/* Puts bytes with a NUL behind them at *out, and moves that on. */
+static tornado_bytes tornado__put_bytes(char **out, tornado_bytes bytes)
+{
+    tornado_bytes copy = {*out, bytes.len};
+    if (bytes.len)
+        memcpy(*out, bytes.data, bytes.len);
+    (*out)[bytes.len] = '\0';
+    *out += bytes.len + 1;
+    return copy;
+}
+
+/* The same, of a text that is percent-encoded. */
+static tornado_bytes tornado__put_decoded(char **out, tornado_bytes text, bool plus)
+{
+    char *at = *out;
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.data[i];
+        int value = c == '%' && text.len - i > 2 ? tornado__hex_byte(text.data + i + 1) : -1;
+        if (value >= 0)
+            i += 2;
+        *at++ = value >= 0 ? (char)value : c == '+' && plus ? ' ' : c;
+    }
+    *at = '\0';
+    tornado_bytes decoded = {*out, (size_t)(at - *out)};
+    *out = at + 1;
+    return decoded;
+}
+
+static bool tornado__qs_strict(tornado_bytes query)
+{
+    while (query.data) {
+        tornado_bytes field = tornado__cut(&query, '&');
+        if (field.len == 0 || !memchr(field.data, '=', field.len))
+            return tornado__fail(TORNADO_ERR_PARSE, 0, "a field without \"=\": \"%.*s\"",
+                                 (int)(field.len < 60 ? field.len : 60), field.len ? field.data : "");
+    }
+    return true;
+}
+
+TORNADO_API bool tornado_parse_qs(tornado_arena *arena, tornado_arguments *arguments, tornado_bytes query,
+                                  const tornado_arguments_options *options)
+{
+    static const tornado_arguments_options defaults = {0};
+    tornado_arguments longer = *arguments;
+    options = options ? options : &defaults;
+    if (query.len == 0)
+        return true;
+    if (options->strict && !tornado__qs_strict(query))
+        return false;
+    int limit = options->max_fields ? options->max_fields : TORNADO__MAX_FIELDS;
+    if (!tornado__arguments_reserve(arena, &longer, tornado__count_fields(query, '&'), limit, "arguments"))
+        return false;
+    char *out = tornado__escape_alloc(arena, query.len); /* a NUL for each "=" and "&", and one for the end */
+    while (out && query.data) {
+        tornado_bytes value = tornado__cut(&query, '&'), field = value, name = tornado__cut(&value, '=');
+        if (field.len == 0 || (options->drop_blank && value.len == 0))
+            continue;
+        name = tornado__put_decoded(&out, name, true);
+        if (value.data)
+            value = tornado__put_decoded(&out, value, true);
+        else
+            value = (tornado_bytes){name.data + name.len, 0};
+        tornado__arguments_push(&longer, name, value);
+    }
+    if (!out || !tornado__arguments_index(arena, &longer))
+        return false;
+    *arguments = longer;
+    return true;
+}
+
+/* Whether a Content-Type is of a type, given in lower case. */
+static bool tornado__is_media_type(const char *content_type, const char *type, size_t len)
+{
+    const char *at = content_type + strspn(content_type, " \t");
+    size_t own = strcspn(at, "; \t");
+    return tornado__same_name(at, own, type, len);
+}
+#define TORNADO__IS_MEDIA_TYPE(content_type, type) tornado__is_media_type(content_type, type, sizeof(type) - 1)
+
+TORNADO_API bool tornado_parse_body_arguments(tornado_arena *arena, tornado_arguments *arguments,
+                                              const char *content_type, tornado_bytes body,
+                                              const tornado_arguments_options *options)
+{
+    if (content_type && TORNADO__IS_MEDIA_TYPE(content_type, "application/x-www-form-urlencoded"))
+        return tornado_parse_qs(arena, arguments, body, options);
+    return true;
+}
+
+/* White space as str.isspace of Python has it. */
+static bool tornado__is_unicode_space(uint32_t c)
+{
+    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+/* How many bytes of white space a text begins with; and how long it is without what it ends with. */
+static size_t tornado__leading_space(const char *text, size_t len)
+{
+    uint32_t c = 0;
+    size_t at = 0, size;
+    while ((size = tornado_utf8_decode(text + at, len - at, &c)) > 0 && tornado__is_unicode_space(c))
+        at += size;
+    return at;
+}
+
+static size_t tornado__without_trailing_space(const char *text, size_t len)
+{
+    while (len > 0) {
+        uint32_t c = 0;
+        size_t at = len - 1;
+        while (at > 0 && len - at < 4 && ((unsigned char)text[at] & 0xc0) == 0x80)
+            at--;
+        if (tornado_utf8_decode(text + at, len - at, &c) != len - at || !tornado__is_unicode_space(c))
+            break;
+        len = at;
+    }
+    return len;
+}
+
+TORNADO_API char *tornado_argument_text(tornado_arena *arena, tornado_bytes value, bool strip)
+{
+    size_t start = strip ? tornado__leading_space(value.data, value.len) : 0, len = value.len;
+    char *text = tornado_arena_memdup(arena, value.data, len);
+    if (!text)
+        return NULL;
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c <= 0x08 || (c >= 0x0e && c <= 0x1f))
+            text[i] = ' ';
+    }
+    if (!strip)
+        return text;
+    start = tornado__leading_space(text, len); /* controls are white space by now */
+    text[start + tornado__without_trailing_space(text + start, len - start)] = '\0';
+    return text + start;
+}
+
+/* ---- cookies ---- */
+
+/* Bytes without the white space of ASCII around them. No more, as str.strip would: in UTF-8 0x85 and 0xa0 are parts of
+   characters. */
+static tornado_bytes tornado__strip_ascii(tornado_bytes text)
+{
+    while (text.len > 0 && (unsigned char)*text.data <= ' ' && tornado__is_unicode_space((unsigned char)*text.data)) {
+        text.data++;
+        text.len--;
+    }
+    while (text.len > 0 && (unsigned char)text.data[text.len - 1] <= ' ' &&
+           tornado__is_unicode_space((unsigned char)text.data[text.len - 1]))
+        text.len--;
+    return text;
+}
+
+/* What \ooo at the start of a text stands for, or -1. */
+static int tornado__octal(const char *text, size_t len)
+{
+    if (len < 4 || text[1] < '0' || text[1] > '3' || text[2] < '0' || text[2] > '7' || text[3] < '0' || text[3] > '7')
+        return -1;
+    return (text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0');
+}
+
+/* Puts the value of a cookie, without the quotes that it may be in. */
+static tornado_bytes tornado__put_cookie(char **out, tornado_bytes value)
+{
+    if (value.len < 2 || value.data[0] != '"' || value.data[value.len - 1] != '"')
+        return tornado__put_bytes(out, value);
+    char *at = *out;
+    size_t end = value.len - 1;
+    for (size_t i = 1; i < end; i++) {
+        int octal = value.data[i] == '\\' ? tornado__octal(value.data + i, end - i) : -1;
+        if (octal >= 0)
+            i += 3;
+        else if (value.data[i] == '\\' && i + 1 < end)
+            i++;
+        *at++ = octal >= 0 ? (char)octal : value.data[i];
+    }
+    *at = '\0';
+    tornado_bytes decoded = {*out, (size_t)(at - *out)};
+    *out = at + 1;
+    return decoded;
+}
+
+TORNADO_API bool tornado_parse_cookie(tornado_arena *arena, tornado_arguments *cookies, tornado_bytes header,
+                                      const tornado_arguments_options *options)
+{
+    tornado_arguments longer = *cookies;
+    int limit = options && options->max_fields ? options->max_fields : TORNADO__MAX_FIELDS;
+    if (header.len == 0)
+        return true;
+    if (!tornado__arguments_reserve(arena, &longer, tornado__count_fields(header, ';'), limit, "cookies"))
+        return false;
+    char *out = tornado__escape_alloc(arena, header.len); /* a NUL for each "=" and ";", and one for the end */
+    while (out && header.data) {
+        tornado_bytes value = tornado__cut(&header, ';'), whole = value, name = tornado__cut(&value, '=');
+        bool named = value.data != NULL;
+        name = named ? tornado__strip_ascii(name) : (tornado_bytes){"", 0};
+        value = tornado__strip_ascii(named ? value : whole);
+        if (name.len == 0 && value.len == 0)
+            continue;
+        if (named)
+            name = tornado__put_bytes(&out, name);
+        tornado__arguments_push(&longer, name, tornado__put_cookie(&out, value));
+    }
+    if (!out || !tornado__arguments_index(arena, &longer))
+        return false;
+    *cookies = longer;
+    return true;
+}
+
+/* Whether a byte of a cookie's value or name needs no quotes; whether it stands for itself inside of them. */
+static bool tornado__cookie_plain(char c)
+{
+    return tornado__is(c, TORNADO__TOKEN) || c == ':';
+}
+
+static bool tornado__cookie_quoted(char c)
+{
+    return tornado__cookie_plain(c) || (c && strchr(" ()/<=>?@[]{}", c));
+}
+
+static bool tornado__cookie_all_plain(const char *text)
+{
+    while (tornado__cookie_plain(*text))
+        text++;
+    return *text == '\0';
+}
+
+static bool tornado__cookie_name(const char *name)
+{
+    static const char *const attributes[] = {"comment", "domain", "expires", "httponly", "max-age",
+                                             "partitioned", "path", "samesite", "secure", "version"};
+    if (!*name || !tornado__cookie_all_plain(name))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "a cookie cannot be named \"%.60s\"", name);
+    for (size_t i = 0; i < TORNADO__COUNT(attributes); i++)
+        if (tornado__same_name(name, strlen(name), attributes[i], strlen(attributes[i])))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "a cookie cannot have the name of an attribute, %s", name);
+    return true;
+}
+
+static void tornado__cookie_value(tornado_buffer *out, const char *value)
+{
+    if (*value && tornado__cookie_all_plain(value)) {
+        tornado_buffer_puts(out, value);
+        return;
+    }
+    tornado_buffer_append(out, "\"", 1);
+    for (; *value; value++) {
+        char escaped[4] = {'\\', *value};
+        unsigned char c = (unsigned char)*value;
+        if (tornado__cookie_quoted(*value)) {
+            tornado_buffer_append(out, value, 1);
+        } else if (c == '"' || c == '\\') {
+            tornado_buffer_append(out, escaped, 2);
+        } else {
+            escaped[1] = (char)('0' + (c >> 6));
+            escaped[2] = (char)('0' + (c >> 3 & 7));
+            escaped[3] = (char)('0' + (c & 7));
+            tornado_buffer_append(out, escaped, 4);
+        }
+    }
+    tornado_buffer_append(out, "\"", 1);
+}
+
+/* Adds "; Name=value" unless the value is NULL or "". */
+static bool tornado__cookie_attribute(tornado_buffer *out, const char *name, const char *value)
+{
+    for (const char *at = value; at && *at; at++)
+        if ((unsigned char)*at <= ' ' || *at == ';' || *at == 0x7f)
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "a cookie's %s cannot be \"%.60s\"", name, value);
+    if (value && *value)
+        tornado_buffer_printf(out, "; %s=%s", name, value);
+    return true;
+}
+
+/* When a cookie ends; 0: with the browser. */
+static int64_t tornado__cookie_expires(const tornado_cookie *options)
+{
+    if (options->expires || !(options->expires_days < 0 || options->expires_days > 0))
+        return options->expires;
+    double when = tornado_time() + options->expires_days * 86400;
+    if (when > 253402300799.0) /* the year 9999 */
+        return INT64_C(253402300799);
+    return when > 1 ? (int64_t)when : 1;
+}
+
+static bool tornado__cookie_print(tornado_buffer *out, const char *name, const char *value,
+                                  const tornado_cookie *options)
+{
+    char date[30], seconds[24];
+    int64_t expires = tornado__cookie_expires(options);
+    snprintf(seconds, sizeof seconds, "%lld", (long long)(options->max_age > 0 ? options->max_age : 0));
+    tornado_buffer_puts(out, name);
+    tornado_buffer_append(out, "=", 1);
+    tornado__cookie_value(out, value);
+    if (!tornado__cookie_attribute(out, "Domain", options->domain))
+        return false;
+    if (expires)
+        tornado_buffer_printf(out, "; expires=%s", tornado_format_timestamp(expires, date));
+    if (options->httponly)
+        tornado_buffer_puts(out, "; HttpOnly");
+    if (!tornado__cookie_attribute(out, "Max-Age", options->max_age ? seconds : NULL) ||
+        !tornado__cookie_attribute(out, "Path", options->path ? options->path : "/"))
+        return false;
+    if (options->secure)
+        tornado_buffer_puts(out, "; Secure");
+    if (!tornado__cookie_attribute(out, "SameSite", options->samesite))
+        return false;
+    if (options->partitioned)
+        tornado_buffer_puts(out, "; Partitioned");
+    return !out->failed;
+}
+
+/* What a buffer holds, in the arena; the buffer is freed. NULL when `ok` is false. */
+static char *tornado__buffer_finish(tornado_arena *arena, tornado_buffer *buffer, bool ok)
+{
+    char *text = ok ? tornado_arena_memdup(arena, buffer->data, buffer->len) : NULL;
+    tornado_buffer_free(buffer);
+    return text;
+}
+
+TORNADO_API char *tornado_format_cookie(tornado_arena *arena, const char *name, const char *value,
+                                        const tornado_cookie *options)
+{
+    static const tornado_cookie defaults = {0};
+    tornado_buffer out = {0};
+    bool ok = tornado__cookie_name(name) && tornado__cookie_print(&out, name, value, options ? options : &defaults);
+    return tornado__buffer_finish(arena, &out, ok);
+}
+
+/* ---- parameters of a header ---- */
+
+/* What stands before the first ";" that is not in quotes; *rest as after tornado__cut. */
+static tornado_bytes tornado__cut_parameter(tornado_bytes *rest)
+{
+    bool quoted = false;
+    size_t at = 0;
+    for (; at < rest->len && (quoted || rest->data[at] != ';'); at++) {
+        if (rest->data[at] == '"')
+            quoted = !quoted;
+        else if (quoted && rest->data[at] == '\\' && at + 1 < rest->len &&
+                 (rest->data[at + 1] == '"' || rest->data[at + 1] == '\\'))
+            at++;
+    }
+    tornado_bytes part = {rest->data, at};
+    bool more = at < rest->len;
+    rest->data = more ? rest->data + at + 1 : NULL;
+    rest->len = more ? rest->len - at - 1 : 0;
+    return part;
+}
+
+/* Puts a value without its quotes. */
+static tornado_bytes tornado__put_unquoted(char **out, tornado_bytes value)
+{
+    if (value.len < 2 || value.data[0] != '"' || value.data[value.len - 1] != '"')
+        return tornado__put_bytes(out, value);
+    char *at = *out;
+    for (size_t i = 1; i + 1 < value.len; i++) {
+        if (value.data[i] == '\\' && i + 2 < value.len && (value.data[i + 1] == '"' || value.data[i + 1] == '\\'))
+            i++;
+        *at++ = value.data[i];
+    }
+    *at = '\0';
+    tornado_bytes unquoted = {*out, (size_t)(at - *out)};
+    *out = at + 1;
+    return unquoted;
+}
+
+/* Turns ISO-8859-1 at the start of a buffer into UTF-8, from behind. There is room for twice as much. */
+static size_t tornado__latin1_expand(char *text, size_t len)
+{
+    size_t size = len;
+    for (size_t i = 0; i < len; i++)
+        size += (unsigned char)text[i] >= 0x80;
+    for (size_t from = len, to = size; from < to; from--) {
+        unsigned char c = (unsigned char)text[from - 1];
+        if (c >= 0x80)
+            text[--to] = (char)(0x80 | (c & 0x3f));
+        text[--to] = (char)(c >= 0x80 ? 0xc0 | c >> 6 : c);
+    }
+    text[size] = '\0';
+    return size;
+}
+
+/* Puts the value of a "name*", RFC 8187 section 3.2: charset'language'value. NULL data, with nothing put, when it is none
+   that can be decoded. */
+static tornado_bytes tornado__put_extended(char **out, tornado_bytes value)
+{
+    static const tornado_bytes none = {NULL, 0};
+    tornado_bytes text = value, charset = tornado__cut(&text, '\'');
+    char *start = *out;
+    bool utf8 = tornado__same_name(charset.data, charset.len, "utf-8", 5);
+    if (!utf8 && !tornado__same_name(charset.data, charset.len, "iso-8859-1", 10))
+        return none;
+    tornado__cut(&text, '\'');
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.data[i] != '%' ? (unsigned char)text.data[i] >= 0x80
+                                : text.len - i < 3 || tornado__hex_byte(text.data + i + 1) < 0)
+            return none;
+    }
+    if (!text.data)
+        return none;
+    tornado_bytes decoded = tornado__put_decoded(out, text, false);
+    if (!utf8)
+        decoded.len = tornado__latin1_expand(start, decoded.len);
+    *out = start + decoded.len + 1;
+    if (memchr(start, '\0', decoded.len) || !tornado_utf8_valid(start, decoded.len)) {
+        *out = start;
+        return none;
+    }
+    return decoded;
+}
+
+/* Adds one parameter, at *out. */
+static void tornado__put_parameter(tornado_arguments *parameters, char **out, tornado_bytes name, tornado_bytes value,
+                                   bool extended)
+{
+    char *copy = *out;
+    name = tornado__put_bytes(out, name);
+    for (size_t i = 0; i < name.len; i++)
+        copy[i] = tornado__lower(copy[i]);
+    tornado_bytes decoded = {NULL, 0};
+    if (extended)
+        decoded = tornado__put_extended(out, value);
+    if (decoded.data)
+        copy[--name.len] = '\0';
+    else if (value.data)
+        decoded = tornado__put_unquoted(out, value);
+    tornado__arguments_push(parameters, name, decoded);
+}
+
+TORNADO_API char *tornado_parse_header(tornado_arena *arena, tornado_arguments *parameters, tornado_bytes line)
+{
+    tornado_arguments longer = *parameters;
+    tornado_bytes rest = line;
+    size_t count = tornado__count_fields(line, ';');
+    char *out = NULL, *key;
+    if (!tornado__arguments_reserve(arena, &longer, count, TORNADO__MAX_PARAMETERS, "parameters of a header") ||
+        (out = tornado__escape_alloc(arena, line.len)) == NULL) /* a NUL for each "=" and ";", and one for the end */
+        return NULL;
+    key = out;
+    tornado__put_bytes(&out, tornado__strip_ascii(tornado__cut_parameter(&rest)));
+    for (int extended = 0; extended < 2; extended++) { /* those with a "*" go behind the others */
+        for (tornado_bytes left = rest; left.data;) {
+            tornado_bytes value = tornado__cut_parameter(&left), name = tornado__cut(&value, '=');
+            name = tornado__strip_ascii(name);
+            bool star = name.len > 1 && name.data[name.len - 1] == '*' && value.data;
+            if (star == (extended == 1) && (name.len > 0 || value.data))
+                tornado__put_parameter(&longer, &out, name, tornado__strip_ascii(value), star);
+        }
+    }
+    if (!tornado__arguments_index(arena, &longer))
+        return NULL;
+    *parameters = longer;
+    return key;
+}
+
+/* Adds a value, in quotes when it is no token. */
+static bool tornado__encode_parameter(tornado_buffer *out, tornado_bytes value)
+{
+    if (tornado__is_token(value.data, value.len))
+        return tornado_buffer_append(out, value.data, value.len);
+    tornado_buffer_append(out, "\"", 1);
+    for (size_t i = 0; i < value.len; i++) {
+        if (tornado__is(value.data[i], TORNADO__CONTROL))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "a control character in a header's parameter");
+        if (value.data[i] == '"' || value.data[i] == '\\')
+            tornado_buffer_append(out, "\\", 1);
+        tornado_buffer_append(out, value.data + i, 1);
+    }
+    return tornado_buffer_append(out, "\"", 1);
+}
+
+static bool tornado__encode_header(tornado_buffer *out, const char *key, const tornado_arguments *parameters)
+{
+    for (const char *at = key; *at; at++)
+        if (tornado__is(*at, TORNADO__CONTROL))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "a control character in a header");
+    tornado_buffer_puts(out, key);
+    for (size_t i = 0; parameters && i < parameters->count; i++) {
+        tornado_bytes name = parameters->items[i].name, value = parameters->items[i].value;
+        if (!tornado__is_token(name.data, name.len))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "a header's parameter cannot be named \"%.60s\"", name.data);
+        tornado_buffer_puts(out, "; ");
+        tornado_buffer_append(out, name.data, name.len);
+        if (value.data && (!tornado_buffer_append(out, "=", 1) || !tornado__encode_parameter(out, value)))
+            return false;
+    }
+    return !out->failed;
+}
+
+TORNADO_API char *tornado_encode_header(tornado_arena *arena, const char *key, const tornado_arguments *parameters)
+{
+    tornado_buffer out = {0};
+    bool ok = tornado__encode_header(&out, key, parameters);
+    return tornado__buffer_finish(arena, &out, ok);
+}
+
+/* ---- URLs ---- */
+
+/* A query that grows: counted first, when `at` is NULL, then written. */
+typedef struct tornado__query {
+    char *at;
+    uint64_t size;
+    char next; /* what the next field begins with: "?", then "&" */
+} tornado__query;
+
+static void tornado__query_char(tornado__query *query, char c)
+{
+    query->size++;
+    if (query->at)
+        *query->at++ = c;
+}
+
+static void tornado__query_escape(tornado__query *query, unsigned char c)
+{
+    char shown = tornado__url_char(c, true);
+    tornado__query_char(query, shown);
+    if (shown == '%') {
+        tornado__query_char(query, "0123456789ABCDEF"[c >> 4]);
+        tornado__query_char(query, "0123456789ABCDEF"[c & 15]);
+    }
+}
+
+static void tornado__query_add(tornado__query *query, tornado_bytes name, tornado_bytes value)
+{
+    tornado__query_char(query, query->next);
+    for (size_t i = 0; i < name.len; i++)
+        tornado__query_escape(query, (unsigned char)name.data[i]);
+    tornado__query_char(query, '=');
+    for (size_t i = 0; i < value.len; i++)
+        tornado__query_escape(query, (unsigned char)value.data[i]);
+    query->next = '&';
+}
+
+/* Adds a field that is encoded already: what is encoded needlessly, or not where it should be, changes. */
+static void tornado__query_recode(tornado__query *query, tornado_bytes field)
+{
+    bool equals = false;
+    tornado__query_char(query, query->next);
+    for (size_t i = 0; i < field.len; i++) {
+        char c = field.data[i];
+        int value = c == '%' && field.len - i > 2 ? tornado__hex_byte(field.data + i + 1) : -1;
+        if (c == '=' && !equals) {
+            equals = true;
+            tornado__query_char(query, '=');
+        } else {
+            tornado__query_escape(query, (unsigned char)(value >= 0 ? value : c == '+' ? ' ' : c));
+            i += value >= 0 ? 2 : 0;
+        }
+    }
+    if (!equals)
+        tornado__query_char(query, '=');
+    query->next = '&';
+}
+
+/* The fields that a URL has and those that are added, of which one list may be NULL. */
+static void tornado__query_write(tornado__query *query, tornado_bytes old, const char *const *pairs,
+                                 const tornado_arguments *arguments)
+{
+    query->next = '?';
+    while (old.data) {
+        tornado_bytes field = tornado__cut(&old, '&');
+        if (field.len)
+            tornado__query_recode(query, field);
+    }
+    for (; pairs && pairs[0]; pairs += 2)
+        tornado__query_add(query, tornado_bytes_of(pairs[0]), tornado_bytes_of(pairs[1]));
+    for (size_t i = 0; arguments && i < arguments->count; i++)
+        tornado__query_add(query, arguments->items[i].name, arguments->items[i].value);
+}
+
+static char *tornado__url_concat(tornado_arena *arena, const char *url, const char *const *pairs,
+                                 const tornado_arguments *arguments)
+{
+    if (!pairs && !arguments)
+        return tornado_arena_strdup(arena, url);
+    tornado__query query = {0};
+    tornado_bytes fragment = tornado_bytes_of(url), old = tornado__cut(&fragment, '#'), before;
+    before = tornado__cut(&old, '?');
+    tornado__query_write(&query, old, pairs, arguments);
+    char *text = tornado__escape_alloc(arena, query.size + before.len + fragment.len + 1);
+    if (!text)
+        return NULL;
+    query.at = text + before.len;
+    if (before.len)
+        memcpy(text, before.data, before.len);
+    tornado__query_write(&query, old, pairs, arguments);
+    if (fragment.len) {
+        *query.at++ = '#';
+        memcpy(query.at, fragment.data, fragment.len);
+    }
+    query.at[fragment.len] = '\0';
+    return text;
+}
+
+TORNADO_API char *tornado_url_concat(tornado_arena *arena, const char *url, const char *const *pairs)
+{
+    return tornado__url_concat(arena, url, pairs, NULL);
+}
+
+TORNADO_API char *tornado_url_concat_arguments(tornado_arena *arena, const char *url,
+                                               const tornado_arguments *arguments)
+{
+    return tornado__url_concat(arena, url, NULL, arguments);
+}
+
+/* Reads a port behind a colon. No digits: -1. */
+static bool tornado__url_port(tornado_bytes digits, int *port)
+{
+    int value = digits.len ? 0 : -1;
+    for (size_t i = 0; i < digits.len; i++) {
+        if (digits.data[i] < '0' || digits.data[i] > '9' || (value = value * 10 + (digits.data[i] - '0')) > 65535)
+            return tornado__fail(TORNADO_ERR_PARSE, 0, "no port: \"%.*s\"",
+                                 (int)(digits.len < 60 ? digits.len : 60), digits.data);
+    }
+    *port = value;
+    return true;
+}
+
+/* Parts a host, with its brackets, and a port. */
+static bool tornado__host_and_port(tornado_bytes netloc, tornado_bytes *host, int *port)
+{
+    tornado_bytes after = netloc;
+    if (netloc.len && *netloc.data == '[') {
+        *host = tornado__cut(&after, ']');
+        host->len++;
+        if (!after.data || host->len == 2 || (after.len && *after.data != ':'))
+            return tornado__fail(TORNADO_ERR_PARSE, 0, "brackets out of place in a host");
+        if (after.len) {
+            after.data++;
+            after.len--;
+        }
+        return tornado__url_port(after, port);
+    }
+    *host = tornado__cut(&after, ':');
+    if (after.len && memchr(after.data, ':', after.len)) {
+        *host = netloc;
+        after.len = 0;
+    } else if (after.data && host->len == 0) {
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "no host before a port");
+    }
+    return tornado__url_port(after, port);
+}
+
+TORNADO_API char *tornado_split_host_and_port(tornado_arena *arena, const char *netloc, int *port)
+{
+    tornado_bytes host;
+    int number;
+    if (!tornado__host_and_port(tornado_bytes_of(netloc), &host, &number))
+        return NULL;
+    char *copy = tornado_arena_memdup(arena, host.data, host.len);
+    if (copy)
+        *port = number;
+    return copy;
+}
+
+/* Whether all bytes are of a kind or ":" (when `colon`), and each "%" has its digits. */
+static bool tornado__url_all(tornado_bytes text, int kind, bool colon)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.data[i];
+        if (c == '%' ? text.len - i < 3 || tornado__hex_byte(text.data + i + 1) < 0
+                     : !tornado__is(c, kind) && !(colon && c == ':'))
+            return false;
+    }
+    return true;
+}
+
+/* The host of an authority in lower case, without brackets; NULL when it is none, or when memory is short. */
+static char *tornado__url_host(tornado_arena *arena, tornado_bytes host)
+{
+    bool literal = host.len && *host.data == '[';
+    if (literal)
+        host = (tornado_bytes){host.data + 1, host.len - 2};
+    char *copy = tornado_arena_memdup(arena, host.data, host.len);
+    for (size_t i = 0; copy && i < host.len; i++)
+        copy[i] = tornado__lower(copy[i]);
+    if (!copy || (literal ? strchr(copy, ':') && tornado_is_valid_ip(copy) : tornado__url_all(host, TORNADO__HOST, false)))
+        return copy;
+    tornado__fail(TORNADO_ERR_PARSE, 0, "no host: \"%.60s\"", copy);
+    return NULL;
+}
+
+static bool tornado__url_authority(tornado_arena *arena, tornado_url *url, tornado_bytes authority)
+{
+    tornado_bytes host = authority, user = tornado__cut(&host, '@');
+    bool with_user = host.data != NULL;
+    if (!with_user)
+        host = authority;
+    if (!tornado__url_all(user, TORNADO__HOST, true) && with_user)
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "what stands before the \"@\" of a URL is not well-formed");
+    if (!tornado__host_and_port(host, &host, &url->port))
+        return false;
+    if (host.len == 0 && authority.len)
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "a URL without a host");
+    url->host = tornado__url_host(arena, host);
+    url->authority = tornado_arena_memdup(arena, authority.data, authority.len);
+    url->userinfo = with_user ? tornado_arena_memdup(arena, user.data, user.len) : NULL;
+    return url->host && url->authority && (url->userinfo || !with_user);
+}
+
+/* Takes a scheme from the front. */
+static bool tornado__url_scheme(tornado_arena *arena, tornado_url *url, tornado_bytes *rest)
+{
+    size_t len = strcspn(rest->data, ":/?#"), at = 0;
+    const char *text = rest->data;
+    if (text[len] != ':')
+        return true;
+    if (tornado__lower(text[0]) >= 'a' && tornado__lower(text[0]) <= 'z')
+        while (at < len && (tornado__url_char((unsigned char)text[at], false) == text[at] || text[at] == '+') &&
+               text[at] != '_' && text[at] != '~')
+            at++;
+    if (at < len || len == 0)
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "what stands before the first colon of a URL is no scheme");
+    char *scheme = tornado_arena_memdup(arena, text, len);
+    if (!scheme)
+        return false;
+    for (at = 0; at < len; at++)
+        scheme[at] = tornado__lower(scheme[at]);
+    url->scheme = scheme;
+    *rest = (tornado_bytes){text + len + 1, rest->len - len - 1};
+    return true;
+}
+
+static bool tornado__url_parts(tornado_arena *arena, tornado_url *url, const char *text)
+{
+    tornado_bytes fragment = tornado_bytes_of(text), query, path;
+    if (!tornado__url_scheme(arena, url, &fragment))
+        return false;
+    query = tornado__cut(&fragment, '#');
+    path = tornado__cut(&query, '?');
+    if (path.len >= 2 && memcmp(path.data, "//", 2) == 0) {
+        tornado_bytes after = {path.data + 2, path.len - 2}, authority = tornado__cut(&after, '/');
+        if (!tornado__url_authority(arena, url, authority))
+            return false;
+        path.data += 2 + authority.len;
+        path.len -= 2 + authority.len;
+    }
+    if (path.len && memchr(path.data, '\\', path.len))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "a backslash in the path of a URL");
+    url->path = tornado_arena_memdup(arena, path.data, path.len);
+    url->query = query.data ? tornado_arena_memdup(arena, query.data, query.len) : NULL;
+    url->fragment = fragment.data ? tornado_arena_memdup(arena, fragment.data, fragment.len) : NULL;
+    return url->path && (url->query || !query.data) && (url->fragment || !fragment.data);
+}
+
+enum { TORNADO__URL_MAX = 65536 };
+
+TORNADO_API bool tornado_url_split(tornado_arena *arena, tornado_url *url, const char *text)
+{
+    tornado_url parts = {.port = -1};
+    size_t len = strnlen(text, TORNADO__URL_MAX + 1);
+    if (len > TORNADO__URL_MAX)
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "a URL of more than %d bytes", TORNADO__URL_MAX);
+    for (size_t i = 0; i < len; i++)
+        if ((unsigned char)text[i] <= ' ' || text[i] == 0x7f)
+            return tornado__fail(TORNADO_ERR_PARSE, 0, "a space or a control character in a URL, at offset %zu", i);
+    if (!tornado__url_parts(arena, &parts, text))
+        return false;
+    *url = parts;
+    return true;
+}
+
+/* Removes the segments "." and "..", the latter with the segment before. RFC 3986 section 5.2.4. */
+static void tornado__remove_dots(char *path)
+{
+    char *out = path;
+    const char *in = path;
+    while (*in) {
+        size_t slash = *in == '/', len = strcspn(in + slash, "/");
+        bool dot = len == 1 && in[slash] == '.', dots = len == 2 && memcmp(in + slash, "..", 2) == 0;
+        const char *next = in + slash + len;
+        if (!dot && !dots) {
+            memmove(out, in, slash + len);
+            out += slash + len;
+        } else {
+            while (dots && slash && out > path && *--out != '/') /* not beyond the start */
+                continue;
+            if (!slash && *next)
+                next++;
+            else if (slash && !*next)
+                *out++ = '/';
+        }
+        in = next;
+    }
+    *out = '\0';
+}
+
+/* The path of a relative one at a base. RFC 3986 section 5.2.3. */
+static char *tornado__url_merge(tornado_arena *arena, const tornado_url *base, const char *path)
+{
+    const char *slash = strrchr(base->path, '/');
+    size_t len = slash ? (size_t)(slash - base->path) + 1 : 0;
+    if (base->authority && !*base->path)
+        return tornado_arena_printf(arena, "/%s", path);
+    return tornado_arena_printf(arena, "%.*s%s", (int)len, base->path, path);
+}
+
+/* The path of a URL that is joined, without dots; NULL when memory is short. */
+static char *tornado__url_join_path(tornado_arena *arena, const tornado_url *base, const tornado_url *reference)
+{
+    char *path;
+    if (!reference->scheme && !reference->authority && !*reference->path)
+        return tornado_arena_strdup(arena, base->path);
+    if (reference->scheme || reference->authority || *reference->path == '/')
+        path = tornado_arena_strdup(arena, reference->path);
+    else
+        path = tornado__url_merge(arena, base, reference->path);
+    if (path)
+        tornado__remove_dots(path);
+    return path;
+}
+
+TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const char *reference)
+{
+    tornado_url at, to;
+    if (!tornado_url_split(arena, &at, base) || !tornado_url_split(arena, &to, reference))
+        return NULL;
+    if (!at.scheme) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "a URL that others are joined to needs a scheme: \"%.60s\"", base);
+        return NULL;
+    }
+    const char *path = tornado__url_join_path(arena, &at, &to);
+    if (!path)
+        return NULL;
+    const char *scheme = to.scheme ? to.scheme : at.scheme;
+    const char *authority = to.scheme || to.authority ? to.authority : at.authority;
+    const char *query = to.scheme || to.authority || *to.path || to.query ? to.query : at.query;
+    /* Without an authority a path must not look like one. */
+    bool hide = !authority && path[0] == '/' && path[1] == '/';
+    return tornado_arena_printf(arena, "%s:%s%s%s%s%s%s%s%s", scheme, authority ? "//" : "", authority ? authority : "",
+                                hide ? "/." : "", path, query ? "?" : "", query ? query : "", to.fragment ? "#" : "",
+                                to.fragment ? to.fragment : "");
+}
+
 /*============================================================================
  * section: http1 (private)
  * The connection, from bytes to requests and from answers to bytes.
@@ -10533,6 +11724,25 @@ TORNADO_API const char *tornado_http_request_header(tornado_http_request *reques
     if (joined)
         *out = '\0';
     return joined;
+}
+
+TORNADO_API char *tornado_http_request_full_url(const tornado_http_request *request)
+{
+    return tornado_arena_printf(request->arena, "%s://%s%s", request->protocol, request->host, request->uri);
+}
+
+TORNADO_API char *tornado_http_request_host_name(const tornado_http_request *request)
+{
+    size_t len = strlen(request->host), digits = len;
+    while (digits > 0 && request->host[digits - 1] >= '0' && request->host[digits - 1] <= '9')
+        digits--;
+    if (digits > 1 && digits < len && request->host[digits - 1] == ':')
+        len = digits - 1;
+    char *host = tornado_arena_memdup(request->arena, request->host, len);
+    for (char *at = host; at && *at; at++)
+        if (*at >= 'A' && *at <= 'Z')
+            *at |= 0x20;
+    return host;
 }
 
 TORNADO_API double tornado_http_request_time(const tornado_http_request *request)
@@ -12181,6 +13391,17 @@ struct tornado_application {
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
+/* What was read of a request's arguments and cookies. */
+typedef struct tornado__form {
+    tornado_arguments query, body, cookies;
+    bool has_query, has_body, has_cookies;
+} tornado__form;
+
+typedef struct tornado__set_cookie {
+    struct tornado__set_cookie *next;
+    const char *name, *value; /* value: of the header */
+} tornado__set_cookie;
+
 typedef struct tornado__flat_class {
     struct tornado__flat_class *next;
     const tornado_handler_class *original;
@@ -12207,6 +13428,8 @@ typedef struct tornado__response {
     const char *etag; /* set by set_etag_header */
     char *body;
     size_t body_len, body_capacity;
+    struct tornado__form *form;      /* arguments and cookies, once they are asked for */
+    struct tornado__set_cookie *set_cookies;
     const tornado_regex *path;       /* the rule's; NULL: it has no groups */
     const tornado_bytes *path_sent;  /* its groups, as they were sent */
     const char **path_args;          /* decoded */
@@ -12556,6 +13779,181 @@ TORNADO_API const char *tornado_path_kwarg(const tornado_handler *self, const ch
     return group ? tornado_path_arg(self, group - 1) : NULL;
 }
 
+static tornado__form *tornado__form_of(tornado_handler *self)
+{
+    if (!self->response->form)
+        self->response->form = tornado_alloc(self, sizeof *self->response->form);
+    return self->response->form;
+}
+
+/* Raises what kept arguments from being read: too many are the client's fault. */
+static TORNADO_NORETURN void tornado__raise_unread(void)
+{
+    if (tornado_last_error()->code == TORNADO_ERR_LIMIT)
+        tornado_raise_http_error(400, "%s", tornado_last_error()->message);
+    tornado__raise_last();
+}
+
+TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *self)
+{
+    tornado__form *form = tornado__form_of(self);
+    if (!form->has_query && !tornado_parse_qs(self->arena, &form->query, tornado_bytes_of(self->request->query), NULL))
+        tornado__raise_unread();
+    form->has_query = true;
+    return &form->query;
+}
+
+TORNADO_API const tornado_arguments *tornado_body_arguments(tornado_handler *self)
+{
+    tornado__form *form = tornado__form_of(self);
+    if (!form->has_body && !tornado_parse_body_arguments(self->arena, &form->body, tornado_get_header(self, "Content-Type"),
+                                                         self->request->body, NULL))
+        tornado__raise_unread();
+    form->has_body = true;
+    return &form->body;
+}
+
+TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
+{
+    tornado__form *form = tornado__form_of(self);
+    const tornado_http_header *line = NULL;
+    while (!form->has_cookies && (line = tornado_http_headers_find(&self->request->headers, "Cookie", line)) != NULL)
+        if (!tornado_parse_cookie(self->arena, &form->cookies, (tornado_bytes){line->value, line->value_len}, NULL))
+            tornado__raise_unread();
+    form->has_cookies = true;
+    return &form->cookies;
+}
+
+enum { TORNADO__FROM_QUERY = 1, TORNADO__FROM_BODY = 2, TORNADO__FROM_BOTH = 3 };
+
+/* The text of a value, as the class decodes it. */
+static const char *tornado__argument(tornado_handler *self, const tornado_argument *argument)
+{
+    char *text = tornado_argument_text(self->arena, argument->value, true);
+    if (!text)
+        tornado__raise_last();
+    return self->cls->decode_argument(self, tornado_bytes_of(text), argument->name.data);
+}
+
+static const char *tornado__last_argument(tornado_handler *self, int from, const char *name, const char *fallback)
+{
+    const tornado_argument *last = NULL;
+    if (from & TORNADO__FROM_BODY)
+        last = tornado_arguments_get(tornado_body_arguments(self), name);
+    if (!last && from & TORNADO__FROM_QUERY)
+        last = tornado_arguments_get(tornado_query_arguments(self), name);
+    return last ? tornado__argument(self, last) : fallback;
+}
+
+static const char *tornado__required_argument(tornado_handler *self, int from, const char *name)
+{
+    const char *value = tornado__last_argument(self, from, name, NULL);
+    if (!value)
+        tornado_raise_http_error(400, "Missing argument %s", name);
+    return value;
+}
+
+static const char *const *tornado__all_arguments(tornado_handler *self, int from, const char *name, size_t *count)
+{
+    const tornado_arguments *const lists[] = {from & TORNADO__FROM_QUERY ? tornado_query_arguments(self) : NULL,
+                                              from & TORNADO__FROM_BODY ? tornado_body_arguments(self) : NULL};
+    size_t room = 1, used = 0;
+    for (int i = 0; i < 2; i++)
+        for (const tornado_argument *at = NULL; lists[i] && (at = tornado_arguments_find(lists[i], name, at)) != NULL;)
+            room++;
+    const char **values = tornado_alloc(self, room * sizeof *values);
+    for (int i = 0; i < 2; i++)
+        for (const tornado_argument *at = NULL; lists[i] && (at = tornado_arguments_find(lists[i], name, at)) != NULL;)
+            values[used++] = tornado__argument(self, at);
+    if (count)
+        *count = used;
+    return values;
+}
+
+TORNADO_API const char *tornado_get_argument(tornado_handler *self, const char *name, const char *fallback)
+{
+    return tornado__last_argument(self, TORNADO__FROM_BOTH, name, fallback);
+}
+
+TORNADO_API const char *tornado_require_argument(tornado_handler *self, const char *name)
+{
+    return tornado__required_argument(self, TORNADO__FROM_BOTH, name);
+}
+
+TORNADO_API const char *const *tornado_get_arguments(tornado_handler *self, const char *name, size_t *count)
+{
+    return tornado__all_arguments(self, TORNADO__FROM_BOTH, name, count);
+}
+
+TORNADO_API const char *tornado_get_query_argument(tornado_handler *self, const char *name, const char *fallback)
+{
+    return tornado__last_argument(self, TORNADO__FROM_QUERY, name, fallback);
+}
+
+TORNADO_API const char *tornado_require_query_argument(tornado_handler *self, const char *name)
+{
+    return tornado__required_argument(self, TORNADO__FROM_QUERY, name);
+}
+
+TORNADO_API const char *const *tornado_get_query_arguments(tornado_handler *self, const char *name, size_t *count)
+{
+    return tornado__all_arguments(self, TORNADO__FROM_QUERY, name, count);
+}
+
+TORNADO_API const char *tornado_get_body_argument(tornado_handler *self, const char *name, const char *fallback)
+{
+    return tornado__last_argument(self, TORNADO__FROM_BODY, name, fallback);
+}
+
+TORNADO_API const char *tornado_require_body_argument(tornado_handler *self, const char *name)
+{
+    return tornado__required_argument(self, TORNADO__FROM_BODY, name);
+}
+
+TORNADO_API const char *const *tornado_get_body_arguments(tornado_handler *self, const char *name, size_t *count)
+{
+    return tornado__all_arguments(self, TORNADO__FROM_BODY, name, count);
+}
+
+TORNADO_API const char *tornado_get_cookie(tornado_handler *self, const char *name, const char *fallback)
+{
+    const tornado_argument *cookie = tornado_arguments_get(tornado_cookies(self), name);
+    return cookie ? cookie->value.data : fallback;
+}
+
+TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
+                                    const tornado_cookie *options)
+{
+    tornado__set_cookie **at = &self->response->set_cookies;
+    tornado__check_unfinished(self, "set_cookie");
+    const char *header = tornado_format_cookie(self->arena, name, value, options);
+    if (!header)
+        tornado__raise_last();
+    while (*at && strcmp((*at)->name, name) != 0)
+        at = &(*at)->next;
+    if (!*at) {
+        tornado__set_cookie *cookie = tornado_alloc(self, sizeof *cookie);
+        cookie->name = tornado_format(self, "%s", name);
+        *at = cookie;
+    }
+    (*at)->value = header;
+}
+
+TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options)
+{
+    tornado_cookie past = options ? *options : (tornado_cookie){0};
+    past.expires = (int64_t)tornado_time() - 365 * 86400;
+    past.max_age = 0;
+    tornado_set_cookie(self, name, "", &past);
+}
+
+TORNADO_API void tornado_clear_all_cookies(tornado_handler *self, const tornado_cookie *options)
+{
+    const tornado_arguments *cookies = tornado_cookies(self);
+    for (size_t i = 0; i < cookies->count; i++)
+        tornado_clear_cookie(self, cookies->items[i].name.data, options);
+}
+
 TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name)
 {
     const char *value = tornado_http_request_header(self->request, name);
@@ -12599,6 +13997,21 @@ static void tornado__response_send_failed(tornado__response *response)
     tornado__raise_last();
 }
 
+/* The headers with a line for each cookie that was set. */
+static TORNADO__NOINLINE tornado_http_headers tornado__with_cookies(const tornado__response *response)
+{
+    size_t count = response->headers_count;
+    for (const tornado__set_cookie *at = response->set_cookies; at; at = at->next)
+        count++;
+    tornado_http_header *items = tornado_alloc(response->self, count * sizeof *items);
+    if (response->headers_count)
+        memcpy(items, response->headers, response->headers_count * sizeof *items);
+    count = response->headers_count;
+    for (const tornado__set_cookie *at = response->set_cookies; at; at = at->next)
+        items[count++] = (tornado_http_header){"Set-Cookie", at->value, 10, (uint32_t)strlen(at->value)};
+    return (tornado_http_headers){items, count};
+}
+
 /* Sends the headers, and what there is of the body. `length` is the body's, or -1. */
 static void tornado__response_send(tornado__response *response, int64_t length)
 {
@@ -12614,6 +14027,8 @@ static void tornado__response_send(tornado__response *response, int64_t length)
                               .content_length = response->with_length ? response->content_length : length};
     bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
     tornado__chunk *chunk = NULL;
+    if (TORNADO__UNLIKELY(response->set_cookies && !message->started))
+        answer.headers = tornado__with_cookies(response);
     if (!message->started &&
         !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))
         tornado__response_send_failed(response);
@@ -12947,7 +14362,7 @@ static void tornado__not_found(tornado_handler *self)
 static const char *tornado__default_decode_argument(tornado_handler *self, tornado_bytes value, const char *name)
 {
     (void)self;
-    if (!tornado_utf8_valid(value.data, value.len))
+    if (!tornado_utf8_valid(value.data, value.len) || memchr(value.data, '\0', value.len))
         tornado_raise_http_error(400, "Invalid unicode in %.40s: %.60s", name ? name : "url", value.data);
     return value.data;
 }
@@ -13184,16 +14599,7 @@ static void tornado__answer_unavailable(tornado__message *message)
 static TORNADO__NOINLINE void tornado__subject_host(const tornado_application *application,
                                                     tornado_http_request *request, tornado__route_subject *subject)
 {
-    static const char *const none = "";
-    size_t len = strlen(request->host), digits = len;
-    char *host = tornado__arena_alloc(request->arena, len + 1);
-    while (digits > 0 && request->host[digits - 1] >= '0' && request->host[digits - 1] <= '9')
-        digits--;
-    if (digits > 1 && digits < len && request->host[digits - 1] == ':')
-        len = digits - 1;
-    for (size_t i = 0; host && i < len; i++)
-        host[i] = (char)(request->host[i] >= 'A' && request->host[i] <= 'Z' ? request->host[i] | 0x20 : request->host[i]);
-    subject->host = host ? (tornado_bytes){host, len} : (tornado_bytes){none, 0};
+    subject->host = tornado_bytes_of(tornado_http_request_host_name(request));
     bool proxied = tornado_http_headers_find(&request->headers, "X-Real-Ip", NULL) != NULL;
     subject->default_host = tornado_bytes_of(proxied ? NULL : application->settings.default_host);
 }
