@@ -78,8 +78,8 @@
            return;
        }
 
-   Examples to build on, each one file: examples/hello.c, wait_twice.c, json.c, long_poll.c,
-   echo.c.
+   Examples to build on, each one file: examples/hello.c, wait_twice.c, json.c, form.c,
+   long_poll.c, echo.c.
 
    MAP
 
@@ -104,7 +104,7 @@
     iostream    non-blocking sockets with buffers
     netutil     listening sockets
     tcp         a server with a coroutine for each connection
-    httputil    headers, status codes
+    httputil    headers, status codes, arguments, cookies, URLs
     http1       HTTP/1.x connections
     httpserver  an HTTP server over listening sockets
     routing     from paths to handlers

@@ -8,7 +8,7 @@
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #define PAUSE     0.3 /* of examples/wait_twice.c */
 
-static const char *const examples[] = {"hello", "wait_twice", "json", "echo", "long_poll"};
+static const char *const examples[] = {"hello", "wait_twice", "json", "echo", "long_poll", "form"};
 #define EXAMPLES (sizeof examples / sizeof examples[0])
 
 typedef struct process {
@@ -151,6 +151,20 @@ TEST(examples_wait_twice_waits_for_coroutines_of_its_own)
 {
     process p = example_start("wait_twice");
     CHECK_STR(ask_once(p.port, GET("/squares")).body.data, "{\"first\": 9, \"second\": 16}");
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_form_redirects_and_remembers_the_name)
+{
+    process p = example_start("form");
+    answer a = ask_once(p.port, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+                                "Content-Length: 14\r\n\r\nname=Ben+%3Cb>");
+    CHECK_INT(a.status, 302);
+    CHECK_STR(head_value(a.head, "Location"), "/");
+    CHECK(strstr(head_value(a.head, "Set-Cookie"), "name=\"Ben <b>\"; expires=") != NULL);
+    a = ask_once(p.port, "GET / HTTP/1.1\r\nHost: localhost\r\nCookie: name=\"Ben <b>\"\r\n\r\n");
+    CHECK(strstr(a.body.data, "<li>Ben &lt;b&gt;</li>") != NULL && strstr(a.body.data, "value=\"Ben &lt;b&gt;\"") != NULL);
+    CHECK_INT(ask_once(p.port, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").status, 400);
     example_stop(&p, SIGTERM);
 }
 
