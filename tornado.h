@@ -4528,7 +4528,7 @@ static const char *tornado__re_name(tornado__re_compiler *c)
         tornado__re_fail(c, name, "missing group name");
     for (size_t i = 0; i < len; i++) {
         unsigned char byte = (unsigned char)name[i];
-        if (!(((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z') || byte == '_' || byte >= 0x80 ||
+        if (!(((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z') || byte == '_' || (byte >= 0x80 && !c->bytes) ||
               (i > 0 && byte >= '0' && byte <= '9')))
             tornado__re_fail(c, name, "bad character in group name");
     }
@@ -4551,7 +4551,8 @@ static bool tornado__re_flags(tornado__re_compiler *c, const char *open, bool at
     const char *first = c->at;
     for (;; c->at++) {
         const char *known = tornado__re_more(c) && *c->at ? strchr(letters, *c->at) : NULL;
-        if (tornado__re_more(c) && (*c->at == 'L' || (known && minus && !values[known - letters])))
+        if (tornado__re_more(c) &&
+            (*c->at == 'L' || (*c->at == 'u' && c->bytes) || (known && minus && !values[known - letters])))
             tornado__re_fail(c, c->at + 1, "bad inline flags: the kind of text is no flag here");
         if (known && minus)
             off |= values[known - letters];
