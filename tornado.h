@@ -4543,16 +4543,16 @@ static const char *tornado__re_name(tornado__re_compiler *c)
 /* "(?flags)" and "(?flags-flags:": changes c->flags. False: these are for the rest of the pattern. */
 static bool tornado__re_flags(tornado__re_compiler *c, const char *open, bool at_start)
 {
-    static const char letters[] = "imsxau";
+    static const char letters[] = "imsxa"; /* a is always on */
     static const unsigned values[] = {TORNADO_REGEX_IGNORECASE, TORNADO_REGEX_MULTILINE, TORNADO_REGEX_DOTALL,
-                                      TORNADO_REGEX_VERBOSE, 0, 0};
+                                      TORNADO_REGEX_VERBOSE, 0};
     unsigned on = 0, off = 0;
     bool minus = false;
     const char *first = c->at;
     for (;; c->at++) {
         const char *known = tornado__re_more(c) && *c->at ? strchr(letters, *c->at) : NULL;
         if (tornado__re_more(c) &&
-            (*c->at == 'L' || (*c->at == 'u' && c->bytes) || (known && minus && !values[known - letters])))
+            (*c->at == 'L' || *c->at == 'u' || (known && minus && !values[known - letters])))
             tornado__re_fail(c, c->at + 1, "bad inline flags: the kind of text is no flag here");
         if (known && minus)
             off |= values[known - letters];

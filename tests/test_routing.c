@@ -56,7 +56,7 @@ TEST(routing_a_path_matches_as_a_whole_and_as_it_was_sent)
                 {"/123456789", NULL}, {"/123456", NULL}, {"/2345678", NULL}, {"/ab", NULL}, {"/a%20B", NULL},
                 {"/h%c3%a9", NULL}, {"/a%00", NULL}};
     site s = serve((tornado_rule[]){RULE("/", "root"), RULE("/a", "a"), RULE("/a/", "a/"), RULE("/a/b", "a/b"),
-                                    RULE("/a%20b", "escaped"), RULE("/r.txt", "dot"), RULE("/h\xc3\xa9", "utf-8"),
+                                    RULE("/a%20b", "escaped"), RULE("/r\\.txt", "dot"), RULE("/h\xc3\xa9", "utf-8"),
                                     RULE("/x;y=1,2@z:~-_!&'=", "signs"), RULE("//", "slashes"),
                                     RULE("/12345678", "eight"), RULE("/1234567", "seven"), {0}});
     client c = client_open(s.port);
@@ -172,22 +172,28 @@ static void check_refused(const tornado_rule *rules, const char *which, const ch
     CHECK_INT(test_live(), live);
 }
 
-TEST(routing_a_path_that_is_a_pattern_is_refused_by_name)
+TEST(routing_a_pattern_that_cannot_be_compiled_is_refused_by_name)
 {
-    static const char *const paths[] = {"/(.*)", "/a)", "/[a", "/a]", "/{x", "/x}", "/a*", "/a+", "/a?",
-                                        "/a|b", "/^a", "/a$", "/\\d"};
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
-        check_refused((tornado_rule[]){RULE("/fine", NULL), RULE(paths[i], NULL), {0}}, paths[i], "pattern");
-    check_refused((tornado_rule[]){RULE("/fine", NULL), RULE("/a*", NULL), {0}}, "rule 2", "pattern");
+    static const struct {
+        const char *path, *why;
+    } rows[] = {{"/(.*", "missing ), unterminated subpattern at position 1"}, {"/a)", "unbalanced parenthesis at position 2"},
+                {"/[a", "unterminated character set at position 1"},         {"/a**", "multiple repeat at position 3"},
+                {"/(?=a)", "look-ahead"},                                     {"/(a)\\1", "backreferences"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        log_keep();
+        CHECK(!tornado_application_new((tornado_rule[]){RULE("/fine", NULL), RULE(rows[i].path, NULL), {0}}, NULL));
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_PARSE);
+        CHECK(strstr(tornado_last_error()->message, "rule 2") && strstr(tornado_last_error()->message, rows[i].path));
+        CHECK(strstr(tornado_last_error()->message, rows[i].why) != NULL);
+        CHECK_INT(logged("\n"), 1);
+    }
 }
 
 TEST(routing_a_rule_without_handler_or_path_is_refused_by_name)
 {
     check_refused((tornado_rule[]){RULE("/fine", NULL), {.path = "/lost"}, {0}}, "\"/lost\"", "handler");
-    check_refused((tornado_rule[]){{.handler = &data_class}, {0}}, "rule 1", "path");
     check_refused((tornado_rule[]){RULE("/fine", NULL), RULE("", NULL), {0}}, "rule 2", "path");
     check_refused((tornado_rule[]){RULE("fine", NULL), {0}}, "\"fine\"", "\"/\"");
-    check_refused((tornado_rule[]){RULE("*", NULL), {0}}, "rule 1", "");
 }
 
 TEST(routing_only_a_rule_that_is_all_zero_ends_the_list)
@@ -201,9 +207,9 @@ TEST(routing_a_long_path_in_a_refused_rule_is_cut)
 {
     char path[2000];
     memset(path, 'a', sizeof path);
-    memcpy(path, "/first", 6);
-    memcpy(path + sizeof path - 3, "(x", 3);
-    check_refused((tornado_rule[]){RULE(path, NULL), {0}}, "/firsta", "pattern");
+    memcpy(path, "first", 5); /* without a slash in front */
+    path[sizeof path - 1] = '\0';
+    check_refused((tornado_rule[]){RULE(path, NULL), {0}}, "firsta", "begins with");
 }
 
 TEST(routing_a_class_whose_parents_form_a_ring_is_refused)
@@ -326,4 +332,181 @@ TEST(httputil_find_goes_through_all_headers_of_a_name)
     CHECK(tornado_http_headers_find(&headers, "v{a", NULL) == NULL); /* "[" and "{" differ by the bit of case */
     CHECK(tornado_http_headers_find(&headers, "", NULL) == NULL);
     CHECK(tornado_http_headers_find(&none, "Via", NULL) == NULL);
+}
+
+/*----------------------------------------------------------------------------
+ * Patterns.
+ *----------------------------------------------------------------------------*/
+
+/* Writes the rule's data and the groups of its path. */
+static void groups_get(tornado_handler *self)
+{
+    tornado_write(self, self->data ? self->data : "");
+    for (size_t i = 0; i < 3; i++)
+        tornado_writef(self, " %s", tornado_path_arg(self, i) ? tornado_path_arg(self, i) : "-");
+    if (tornado_path_kwarg(self, "name"))
+        tornado_writef(self, " name=%s", tornado_path_kwarg(self, "name"));
+}
+
+static const tornado_handler_class groups_class = {.get = groups_get};
+#define GROUPS(path_, data_) {.path = (path_), .handler = &groups_class, .data = (void *)(uintptr_t)(data_)}
+
+TEST(routing_patterns_give_their_groups_decoded)
+{
+    static const char *const rows[][2] = {
+        {"/story/42/edit", "story 42 - -"}, {"/story/x/edit", NULL},          {"/story/42/edit/", NULL},
+        {"/file/a/b%2Fc", "file a/b/c - -"}, {"/file/a+b%20c", "file a+b c - -"}, {"/file/", "file  - -"},
+        {"/user/ann", "user ann - - name=ann"}, {"/user/", NULL},              {"/opt", "opt - - -"},
+        {"/optx1", "opt x1 1 -"},           {"/alt/b", "alt b - -"},          {"/alt/c", NULL},
+        {"/caf\xc3\xa9/1", "utf-8 1 - -"}, {"/end", "end - - -"},            {"/end\x0a", NULL},
+    };
+    site s = serve((tornado_rule[]){GROUPS("/story/([0-9]+)/edit", "story"), GROUPS("/file/(.*)", "file"),
+                                    GROUPS("/user/(?P<name>\\w+)", "user"), GROUPS("/opt(x([0-9]))?", "opt"),
+                                    GROUPS("^/alt/(a|b)$", "alt"), GROUPS("/caf\xc3\xa9/(.)", "utf-8"),
+                                    GROUPS("/end$", "end"), {0}});
+    client c = client_open(s.port);
+    for (size_t i = 0; i + 1 < sizeof rows / sizeof *rows; i++) { /* not the last: it is no request */
+        const char *got = get(&c, rows[i][0]);
+        if (!got != !rows[i][1] || (got && strcmp(got, rows[i][1]) != 0))
+            FAIL("%s goes to %s", rows[i][0], got ? got : "nothing");
+    }
+    client_close(&c);
+    log_keep();
+    CHECK_INT(ask_once(s.port, "GET /file/%ff HTTP/1.1\r\nHost: a\r\n\r\n").status, 400);
+    CHECK_INT(ask_once(s.port, "GET /file/a%00b HTTP/1.1\r\nHost: a\r\n\r\n").status, 400);
+    tornado_application_free(s.app);
+}
+
+/* As a model: the rules one after the other, each by its pattern. */
+TEST(routing_finds_what_trying_all_rules_in_order_finds)
+{
+    static const char *const pieces[] = {"/", "/a", "/ab", "/a/b", "/a(.*)", "/a/(.*)", "/(.*)", "/a[bc]", "/ab?", "/a.*b",
+                                         "/b/[0-9]+", "/b/1", "/b/(1|2)", "(?:/a|/b)", ".*b", "/b/.", "/abc", "/a|/b/1"};
+    static const char *const paths[] = {"/", "/a", "/ab", "/abc", "/a/b", "/b/1", "/b/2", "/b/33", "/ac", "/b", "/x/y/b", "/c"};
+    unsigned seed = 7;
+    for (int round = 0; round < 200; round++) {
+        tornado_rule rules[9] = {{0}};
+        tornado_regex *regexes[8];
+        char names[8][2];
+        int count = 1 + round % 8;
+        for (int i = 0; i < count; i++) {
+            seed = seed * 1103515245 + 12345;
+            const char *path = pieces[(seed >> 16) % (sizeof pieces / sizeof *pieces)];
+            names[i][0] = (char)('0' + i);
+            names[i][1] = '\0';
+            rules[i] = (tornado_rule)RULE(path, names[i]);
+            CHECK((regexes[i] = tornado_regex_new(path, TORNADO_REGEX_BYTES)) != NULL);
+        }
+        site s = serve(rules);
+        client c = client_open(s.port);
+        for (size_t k = 0; k < sizeof paths / sizeof *paths; k++) {
+            int want = 0;
+            while (want < count && tornado_regex_fullmatch(regexes[want], tornado_bytes_of(paths[k]), 0, NULL, 0) != 1)
+                want++;
+            const char *got = get(&c, paths[k]);
+            if (want == count ? got != NULL : !got || strcmp(got, names[want]) != 0)
+                FAIL("%s goes to %s, not to rule %d, in round %d", paths[k], got ? got : "nothing", want, round);
+        }
+        client_close(&c);
+        tornado_application_free(s.app);
+        for (int i = 0; i < count; i++)
+            tornado_regex_free(regexes[i]);
+    }
+}
+
+TEST(routing_nested_rules_are_left_when_none_of_them_matches)
+{
+    tornado_rule inner[] = {GROUPS("/in/(a)", "inner"), {.path = ".*z", .handler = &groups_class, .data = "any z"}, {0}};
+    site s = serve((tornado_rule[]){{.path = "/in/.*", .rules = inner}, GROUPS("/in/(.)", "outer"), {0}});
+    client c = client_open(s.port);
+    CHECK_STR(get(&c, "/in/a"), "inner a - -");
+    CHECK_STR(get(&c, "/in/b"), "outer b - -");
+    CHECK_STR(get(&c, "/in/z"), "any z - - -");
+    CHECK_STR(get(&c, "/out/z"), NULL);
+    client_close(&c);
+    tornado_application_free(s.app);
+    tornado_rule ring[2] = {{.path = "/", .rules = ring}, {0}};
+    check_refused(ring, "", "nested too deep");
+}
+
+static const char *host_get(int port, const char *host, const char *more)
+{
+    static char text[200];
+    char request[300];
+    snprintf(request, sizeof request, "GET / HTTP/1.1\r\nHost: %s\r\n%s\r\n", host, more);
+    answer a = ask_once(port, request);
+    snprintf(text, sizeof text, "%s", a.status == 200 ? a.body.data : "");
+    return text;
+}
+
+TEST(routing_by_host)
+{
+    for (int defaulted = 0; defaulted < 2; defaulted++) {
+        log_keep();
+        tornado_application *app = tornado_application_new(
+            (tornado_rule[]){{.path = "/", .handler = &data_class, .data = "own", .host = "own\\.example"}, {0}},
+            &(tornado_settings){.default_host = defaulted ? "www.example" : NULL});
+        CHECK(app && tornado_application_add_handlers(app, "www\\.example", (tornado_rule[]){RULE("/", "www"), {0}}));
+        CHECK(tornado_application_add_handlers(app, ".*\\.example", (tornado_rule[]){RULE("/", "any"), {0}}));
+        CHECK(!tornado_application_add_handlers(app, "(", (tornado_rule[]){RULE("/", "bad"), {0}}));
+        CHECK(!tornado_application_add_handlers(app, "b", (tornado_rule[]){RULE("/", "b"), RULE("/(", "bad"), {0}}));
+        tornado_httpserver *server = tornado_application_listen(app, 0, NULL);
+        CHECK(server != NULL);
+        int port = tornado_httpserver_port(server);
+        CHECK_STR(host_get(port, "www.example", ""), "www");
+        CHECK_STR(host_get(port, "WWW.Example:8080", ""), "www");
+        CHECK_STR(host_get(port, "own.example", ""), "any"); /* those of add_handlers stand first */
+        CHECK_STR(host_get(port, "b", ""), defaulted ? "www" : "");
+        CHECK_STR(host_get(port, "127.0.0.1:8080", ""), defaulted ? "www" : "");
+        CHECK_STR(host_get(port, "[::1]:8080", "X-Real-Ip: 1.2.3.4\r\n"), "");
+        tornado_application_free(app);
+    }
+}
+
+TEST(routing_names_can_be_reversed)
+{
+    static const struct {
+        const char *path, *args[3], *url;
+    } rows[] = {{"/plain", {NULL}, "/plain"}, {"/story/([0-9]+)/edit", {"42"}, "/story/42/edit"},
+                {"/(.*)/(.*)$", {"a b", "c/d?e"}, "/a%20b/c/d%3Fe"}, {"^/x\\.y/(\\w+)", {"\xc3\xa9"}, "/x.y/%C3%A9"},
+                {"/(?P<name>.*)", {"n"}, "/n"}, {"/(?:a)/(b)", {"b"}, NULL}, {"/\\(", {NULL}, NULL},
+                {"/((a)b)", {"x", "y"}, NULL}, {"/(a)", {"x", "y"}, NULL}, {"/\\d", {NULL}, NULL}};
+    tornado_arena *arena = tornado_arena_new();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tornado_application *app = tornado_application_new(
+            (tornado_rule[]){{.path = rows[i].path, .handler = &data_class, .name = "it"}, {0}}, NULL);
+        size_t count = 0;
+        while (rows[i].args[count])
+            count++;
+        CHECK(app != NULL);
+        const char *url = tornado_application_reverse_url(app, arena, "it", rows[i].args, count);
+        if (rows[i].url)
+            CHECK_STR(url, rows[i].url);
+        else
+            CHECK(!url && tornado_last_error()->code == TORNADO_ERR_INVALID);
+        CHECK(!tornado_application_reverse_url(app, arena, "other", NULL, 0));
+        tornado_application_free(app);
+    }
+    tornado_arena_free(arena);
+}
+
+TEST(routing_many_patterns)
+{
+    enum { COUNT = 2000 };
+    static char paths[COUNT][48], target[48];
+    static tornado_rule rules[COUNT + 1];
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(paths[i], sizeof paths[i], "/section%d/([a-z]+)/%d", i * 31, i);
+        rules[i] = (tornado_rule)GROUPS(paths[i], "x");
+    }
+    site s = serve(rules);
+    client c = client_open(s.port);
+    for (int i = 0; i < COUNT; i += 97) {
+        snprintf(target, sizeof target, "/section%d/abc/%d", i * 31, i);
+        CHECK_STR(get(&c, target), "x abc - -");
+        snprintf(target, sizeof target, "/section%d/abc/%d", i * 31, i + 1);
+        CHECK_STR(get(&c, target), NULL);
+    }
+    client_close(&c);
+    tornado_application_free(s.app);
 }

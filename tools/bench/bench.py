@@ -13,6 +13,7 @@ bare epoll loop parses nothing: it is the floor.
                 the start is not in it (nginx does that for its connections)
   crowd         64 busy connections with and without idle ones beside them
   size          of a small program with tornado.h in it, and the time to compile it
+  regex         patterns beside other engines: CPU time of one match, and of each further byte of text
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -547,6 +548,129 @@ def measure_size(servers, options):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Patterns: the cases are those of regex.c, which measures all engines but Python's.
+# ----------------------------------------------------------------------------------------------------------------------
+
+REGEX_LONG = 20000
+REGEX_PATIENCE = 2  # seconds that one match of Python's may take
+regex_figures = {}  # case: {engine: [ns of one match, ns of each further byte]}, as text
+
+
+class TooSlow(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def patient_for(seconds):
+    def give_up(*_):
+        raise TooSlow
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def python_ns(match, text, seconds):
+    """The least of several times of one match. The first tells whether Python comes to an end at all."""
+    with patient_for(REGEX_PATIENCE):
+        match(text)
+    rounds, best = 1, None
+    for _ in range(5):
+        while True:
+            before = time.thread_time_ns()
+            for _ in range(rounds):
+                match(text)
+            spent = time.thread_time_ns() - before
+            if spent >= seconds * 1e9:
+                break
+            rounds = rounds * 10 if spent < seconds * 1e8 else int(rounds * seconds * 1.1e9 / spent) + 1
+        best = spent / rounds if best is None else min(best, spent / rounds)
+    return best
+
+
+def python_figures(search, pattern, head, unit, tail, count, start, end, seconds):
+    pattern, head, unit, tail = (column.encode().decode("unicode_escape").encode()
+                                 for column in (pattern, head, unit, tail))
+    regex = re.compile(pattern)
+    match = regex.search if search == "1" else regex.fullmatch
+    text, figures = head + unit * int(count) + tail, ["-", "-"]
+    try:
+        figures[0] = python_ns(match, text, seconds)
+        found = match(text)
+        if (found.span() if found else (-1, -1)) != (int(start), int(end)):
+            return ["differs", "-"]
+        if unit:
+            half, whole = (python_ns(match, head + unit * (REGEX_LONG // part) + tail, seconds) for part in (2, 1))
+            figures[1] = (whole - half) / (len(unit) * (REGEX_LONG - REGEX_LONG // 2))
+    except TooSlow:
+        figures[figures.index("-")] = f"> {REGEX_PATIENCE} s"
+    return figures
+
+
+def compile_regex():
+    """With the engines that are installed; the others become notes."""
+    flags = [f"-I{ROOT}"]
+    try:
+        done = subprocess.run([*shlex.split(os.environ.get("CXX", "c++")), "-O2", "-c",
+                               os.path.join(HERE, "regex_re2.cc"), "-o", built("regex_re2.o")],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    except OSError:
+        done = 1
+    re2 = ["-DBENCH_RE2", built("regex_re2.o"), "-lre2", "-lstdc++"]
+    for name, package, more, there in (("RE2", "libre2-dev", re2, not done),
+                                       ("PCRE2", "libpcre2-dev", ["-DBENCH_PCRE2", "-lpcre2-8"], True)):
+        try:
+            if not there:
+                raise Failure("does not compile")
+            compile_c("regex", *flags, *more)
+            flags += more
+        except Failure as problem:
+            note(f"not measured: {name} (apt-get install {package}): {problem}")
+    compile_c("regex", *flags)
+
+
+def measure_regex(_, options):
+    seconds = 0.002 if options.quick else 0.02
+    progress("regex")
+    compile_regex()
+    run = functools.partial(subprocess.run, stdout=subprocess.PIPE, universal_newlines=True, check=True,
+                            preexec_fn=on_core(options.server_core))
+    try:
+        for line in run([built("regex"), str(seconds)], timeout=600).stdout.splitlines():
+            case, engine, *figures = line.split("\t")
+            regex_figures.setdefault(case, {})[engine] = [as_number(figure) for figure in figures]
+        cases = run([built("regex"), "list"]).stdout.splitlines()
+    except subprocess.SubprocessError as problem:
+        raise Failure(problem)
+    for line in cases:
+        case, *fields = line.split("\t")
+        regex_figures[case]["Python"] = python_figures(*fields, seconds)
+
+
+def as_number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def regex_table():
+    """Of each case a line, of each engine two columns."""
+    engines = list(dict.fromkeys(engine for row in regex_figures.values() for engine in row))
+    grid = [["pattern"] + [title for _ in engines for title in ("ns", "ns/byte")]]
+    for case, row in regex_figures.items():
+        figures = [figure for engine in engines for figure in row.get(engine, ["-", "-"])]
+        grid.append([case] + [figure if isinstance(figure, str) else digits(figure if figure > 0 else 0) for figure in figures])
+    widths = [max(map(len, column)) for column in zip(*grid)]
+    yield group_line(["", *(engine for engine in engines for _ in range(2))][1:], widths)
+    for line in grid:
+        yield "  ".join([line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # The report.
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -557,6 +681,7 @@ STEPS = {
     "memory": measure_memory,
     "crowd": measure_crowd,
     "size": measure_size,
+    "regex": measure_regex,
 }
 
 notes = []
@@ -697,6 +822,9 @@ def report(servers, options):
     print("Medians [least..most]. CPU is the server's, per request.\n")
     for band in bands(servers, options.loads, options.width):
         print("\n".join(line.rstrip() for line in lay_out(servers, band)) + "\n")
+    if regex_figures:
+        print("Patterns: CPU time of one match, and of each byte between 10,000 and 20,000 of them.\n")
+        print("\n".join(line.rstrip() for line in regex_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -704,6 +832,7 @@ def report(servers, options):
         with open(options.json, "w") as file:
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
+                       "regex": regex_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 
