@@ -1160,14 +1160,14 @@ TORNADO_API double tornado_http_request_time(const tornado_http_request *request
 
 /* ---- arguments: pairs of a query, a form, a Cookie header, the parameters of a header ---- */
 
-/* A pair. Both have a NUL behind their last byte; they may hold NUL bytes and need not be UTF-8. value.data is NULL for
-   a header's parameter without a value, and only there. */
+/* A pair. Both have a NUL behind their last byte; they may hold NUL bytes and need not be UTF-8. value.data is NULL
+   for a header's parameter without a value, and only there. */
 typedef struct tornado_argument {
     tornado_bytes name, value;
 } tornado_argument;
 
-/* Pairs in the order they came; names may repeat. All zero is an empty list. It lives in an arena, of which each call
-   that adds is given the same one; copying the struct does not copy the pairs. */
+/* Pairs in the order they came; names may repeat. All zero is an empty list. It lives in an arena, of which each
+   call that adds is given the same one; copying the struct does not copy the pairs. */
 typedef struct tornado_arguments {
     tornado_argument *items;
     size_t count;
@@ -1180,15 +1180,15 @@ typedef struct tornado_arguments {
 typedef struct tornado_arguments_options {
     bool drop_blank; /* leave out pairs without a value, "a=" and "a" */
     bool strict;     /* refuse a field without "=", and an empty one, "a&b=1" and "b=1&" */
-    int max_fields;  /* pairs in the list when done; default 10000; TORNADO_NONE: no limit */
+    int max_fields;  /* those not empty, and the pairs in the list before; default 10000; TORNADO_NONE: no limit */
 } tornado_arguments_options;
 
-/* The last pair of that name, as get_argument and get_cookie have it; NULL when there is none. Names are compared byte
-   by byte. The time depends on the logarithm of the number of pairs. */
+/* The last pair of that name, as get_argument and get_cookie have it; NULL when there is none. Names are compared
+   byte by byte. The time depends on the logarithm of the number of pairs. */
 TORNADO_API const tornado_argument *tornado_arguments_get(const tornado_arguments *arguments, const char *name);
 
-/* The first pair of that name, or NULL. With `after`, a pair of the same list, the first behind that one, so that a loop
-   sees all:
+/* The first pair of that name, or NULL. With `after`, a pair of the same list, the first behind that one, so that a
+   loop sees all:
        for (a = NULL; (a = tornado_arguments_find(arguments, "tag", a)) != NULL;) ... */
 TORNADO_API const tornado_argument *tornado_arguments_find(const tornado_arguments *arguments, const char *name,
                                                            const tornado_argument *after);
@@ -1197,36 +1197,37 @@ TORNADO_API const tornado_argument *tornado_arguments_find(const tornado_argumen
 TORNADO_API bool tornado_arguments_add(tornado_arena *arena, tornado_arguments *arguments, const char *name,
                                        const char *value);
 
-/* Adds the pairs of a query, "a=1&b=two+words&c=%26". Only "&" separates, "+" is a space, %XX is decoded, a "%" without
-   two digits stays, empty fields count for nothing. NULL takes all defaults. False with TORNADO_ERR_LIMIT for too many,
-   TORNADO_ERR_PARSE for what `strict` refuses, TORNADO_ERR_NOMEM; nothing is added then. */
+/* Adds the pairs of a query, "a=1&b=two+words&c=%26". Only "&" separates, "+" is a space, %XX is decoded, a "%"
+   without two digits stays, empty fields count for nothing. NULL takes all defaults. False with TORNADO_ERR_LIMIT
+   for too many, TORNADO_ERR_PARSE for what `strict` refuses, TORNADO_ERR_NOMEM; nothing is added then. */
 TORNADO_API bool tornado_parse_qs(tornado_arena *arena, tornado_arguments *arguments, tornado_bytes query,
                                   const tornado_arguments_options *options);
 
-/* Adds the pairs of a form: of a body whose Content-Type is application/x-www-form-urlencoded, in any case and with any
-   parameters. A body of another type has none, nor has one whose content_type is NULL: true. It fails as
+/* Adds the pairs of a form: of a body whose Content-Type is application/x-www-form-urlencoded, in any case and with
+   any parameters. A body of another type has none, nor has one whose content_type is NULL: true. It fails as
    tornado_parse_qs does. */
 TORNADO_API bool tornado_parse_body_arguments(tornado_arena *arena, tornado_arguments *arguments,
                                               const char *content_type, tornado_bytes body,
                                               const tornado_arguments_options *options);
 
-/* The text of a value as get_argument gives it: control characters but TAB, LF, VT, FF and CR become spaces; with `strip`,
-   white space goes from both ends: what str.strip takes in Python, U+0085, U+00A0 and U+3000 for instance, too. The
-   value is not checked for UTF-8; the result, a copy, is when the value was. NULL when memory is short. */
+/* The text of a value as get_argument gives it: control characters but TAB, LF, VT, FF and CR become spaces; with
+   `strip`, white space goes from both ends: what str.strip takes in Python, U+0085, U+00A0 and U+3000 for instance,
+   too. The value is not checked for UTF-8; the result, a copy, is when the value was. NULL when memory is short. */
 TORNADO_API char *tornado_argument_text(tornado_arena *arena, tornado_bytes value, bool strip);
 
 /* ---- cookies ---- */
 
-/* Adds the pairs of a Cookie header, as browsers read them and not as any standard has it: what ";" separates, without
-   white space (of ASCII) around name and value; a pair without "=" is a value whose name is ""; a value in double quotes
-   loses them, and \" and \101 in it are decoded. The last of a name counts: tornado_arguments_get. Nothing is malformed,
-   and of the options max_fields alone counts; NULL takes its default. False as in tornado_parse_qs. */
+/* Adds the pairs of a Cookie header, as browsers read them and not as any standard has it: what ";" separates,
+   without white space (of ASCII) around name and value; a pair without "=" is a value whose name is ""; a value in
+   double quotes loses them, and \" and \101 in it are decoded. The last of a name counts: tornado_arguments_get.
+   Nothing is malformed, and of the options max_fields alone counts; NULL takes its default. False as in
+   tornado_parse_qs. */
 TORNADO_API bool tornado_parse_cookie(tornado_arena *arena, tornado_arguments *cookies, tornado_bytes header,
                                       const tornado_arguments_options *options);
 
 /* How a cookie is set. Zero is the default of each; strings are borrowed. */
 typedef struct tornado_cookie {
-    const char *domain;   /* default: the host that sets it, without its subdomains */
+    const char *domain;   /* default: the host that sets it, and no other */
     const char *path;     /* default "/"; "" leaves it out, which means the directory of the request */
     int64_t expires;      /* seconds since 1970; any moment in the past deletes the cookie */
     double expires_days;  /* from now; not looked at when `expires` is set. Neither: when the browser ends */
@@ -1237,46 +1238,47 @@ typedef struct tornado_cookie {
     bool partitioned;     /* one for each site that embeds this one; wants `secure` */
 } tornado_cookie;
 
-/* The value of a Set-Cookie header, "name=value; Path=/". The attributes come in the order Domain, expires, HttpOnly,
-   Max-Age, Path, Secure, SameSite, Partitioned. A value that is more than letters, digits and "!#$%&'*+-.^_`|~:" is
-   quoted as tornado_parse_cookie decodes it. NULL options take all defaults. NULL with TORNADO_ERR_INVALID for a name that
-   is no token (":" may be in it) or that of an attribute, and for a control character, a space, ";" or DEL in domain,
-   path or samesite. */
+/* The value of a Set-Cookie header, "name=value; Path=/". The attributes come in the order Domain, expires,
+   HttpOnly, Max-Age, Path, Secure, SameSite, Partitioned. A value that is more than letters, digits and
+   "!#$%&'*+-.^_`|~:" is quoted as tornado_parse_cookie decodes it. NULL options take all defaults. NULL with
+   TORNADO_ERR_INVALID for a name that is no token (":" may be in it) or that of an attribute, and for a control
+   character, a space, ";" or DEL in domain, path or samesite. */
 TORNADO_API char *tornado_format_cookie(tornado_arena *arena, const char *name, const char *value,
                                         const tornado_cookie *options);
 
 /* ---- parameters of a header ---- */
 
-/* Reads `form-data; name="a \"b\""; x`: returns what stands before the first ";", and adds the parameters behind it, with
-   their names in lower case. In quotes, \" and \\ are decoded and any other backslash stays. name*=UTF-8''%c3%a9 (RFC 8187,
-   also ISO-8859-1) is decoded and added as `name`, behind all others, so that it is what tornado_arguments_get finds; one
-   that cannot be decoded is left as it is. NULL with TORNADO_ERR_LIMIT above 1000 parameters in the list, or
-   TORNADO_ERR_NOMEM. */
+/* Reads `form-data; name="a \"b\""; x`: returns what stands before the first ";", and adds the parameters behind
+   it, with their names in lower case. In quotes, \" and \\ are decoded and any other backslash stays.
+   name*=UTF-8''%c3%a9 (RFC 8187, also ISO-8859-1) is decoded and added as `name`, behind all others, so that it is
+   what tornado_arguments_get finds; one that cannot be decoded is left as it is. NULL with TORNADO_ERR_LIMIT above
+   1000 parameters in the list, or TORNADO_ERR_NOMEM. */
 TORNADO_API char *tornado_parse_header(tornado_arena *arena, tornado_arguments *parameters, tornado_bytes line);
 
-/* The reverse: `key; name=value; other="quoted value"; alone`. Values that are no tokens are quoted. `parameters` may be
-   NULL. NULL with TORNADO_ERR_INVALID for a name that is no token and for control characters but TAB, and DEL. */
+/* The reverse: `key; name=value; other="quoted value"; alone`. Values that are no tokens are quoted. `parameters`
+   may be NULL. NULL with TORNADO_ERR_INVALID for a name that is no token and for control characters but TAB, and
+   DEL. */
 TORNADO_API char *tornado_encode_header(tornado_arena *arena, const char *key, const tornado_arguments *parameters);
 
 /* ---- URLs ---- */
 
-/* Adds arguments to a URL, behind those it has and before its fragment. `pairs` are names and values in turn, with a NULL
-   in place of the next name at the end:
+/* Adds arguments to a URL, behind those it has and before its fragment. `pairs` are names and values in turn, with
+   a NULL in place of the next name at the end:
        tornado_url_concat(arena, "/find?a=b", (const char *[]){"c", "d e", NULL})      gives "/find?a=b&c=d+e"
-   The query that is there is written anew, as Tornado does: "?x" becomes "?x=". NULL instead of a list leaves the URL as it
-   is. NULL when memory is short. */
+   The query that is there is written anew, as Tornado does: "?x" becomes "?x=". NULL instead of a list leaves the
+   URL as it is. NULL when memory is short. */
 TORNADO_API char *tornado_url_concat(tornado_arena *arena, const char *url, const char *const *pairs);
 TORNADO_API char *tornado_url_concat_arguments(tornado_arena *arena, const char *url,
                                                const tornado_arguments *arguments);
 
-/* The host of "host:port", with the brackets of an IPv6 literal; *port is its port, or -1 when there is none or nothing
-   behind the colon. Text with several colons and no brackets is an IPv6 address without a port. NULL with
-   TORNADO_ERR_PARSE for a port that is no number up to 65535, no host before a colon, and brackets out of place. *port is
-   then unchanged. */
+/* The host of "host:port", with the brackets of an IPv6 literal; *port is its port, or -1 when there is none or
+   nothing behind the colon. Text with several colons and no brackets is an IPv6 address without a port. NULL with
+   TORNADO_ERR_PARSE for a port that is no number up to 65535, no host before a colon, and brackets out of place.
+   *port is then unchanged. */
 TORNADO_API char *tornado_split_host_and_port(tornado_arena *arena, const char *netloc, int *port);
 
-/* The parts of a URL, or of a reference that is relative to one. RFC 3986. They are not decoded. NULL: there is no such
-   part, which differs from an empty one. */
+/* The parts of a URL, or of a reference that is relative to one. RFC 3986. They are not decoded. NULL: there is no
+   such part, which differs from an empty one. */
 typedef struct tornado_url {
     const char *scheme;    /* in lower case */
     const char *authority; /* "user:password@host:port" */
@@ -1288,14 +1290,14 @@ typedef struct tornado_url {
     int port;              /* -1: none */
 } tornado_url;
 
-/* Takes a URL apart; the strings live in the arena. False, with *url unchanged and TORNADO_ERR_PARSE, for spaces and control
-   characters anywhere, for a backslash before the query, for an authority that is not as RFC 3986 section 3.2 has it,
-   and for a colon in a first segment that is no scheme; TORNADO_ERR_LIMIT above 64 KiB. Bytes beyond ASCII in path, query
-   and fragment stay as they are. */
+/* Takes a URL apart; the strings live in the arena. False, with *url unchanged and TORNADO_ERR_PARSE, for spaces
+   and control characters anywhere, for a backslash before the query, for an authority that is not as RFC 3986
+   section 3.2 has it, and for a colon in a first segment that is no scheme; TORNADO_ERR_LIMIT above 64 KiB. Bytes
+   beyond ASCII in path, query and fragment stay as they are. */
 TORNADO_API bool tornado_url_split(tornado_arena *arena, tornado_url *url, const char *text);
 
-/* The URL that a reference means at a base, as of a Location header at the URL of the request: RFC 3986 section 5.2.
-   NULL as above, and with TORNADO_ERR_INVALID for a base without a scheme. */
+/* The URL that a reference means at a base, as of a Location header at the URL of the request: RFC 3986 section
+   5.2. NULL as above, and with TORNADO_ERR_INVALID for a base without a scheme. */
 TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const char *reference);
 
 /*============================================================================
@@ -10573,10 +10575,10 @@ static bool tornado__is_authority(const char *text, size_t len)
 
 /* ---- arguments ----
 
-   A list that grows is copied to a new array in the arena. From so many pairs on it has an index: their numbers, sorted
-   by name and among those of one name by number. Names are ordered by length first, so that a step of the sort costs
-   no more than the bytes it moves names past each other: sorting takes time in proportion to all names together and
-   to the logarithm of their number, whatever the names are. No hash is there to be attacked. */
+   A list that grows is copied to a new array in the arena. From so many pairs on it has an index: their numbers,
+   sorted by name and among those of one name by number. Names are ordered by length first, so that a step of the
+   sort costs no more than the bytes it moves names past each other: sorting takes time in proportion to all names
+   together and to the logarithm of their number, whatever the names are. No hash is there to be attacked. */
 enum { TORNADO__MAX_FIELDS = 10000, TORNADO__MAX_PARAMETERS = 1000, TORNADO__INDEX_FROM = 16 };
 
 /* Where a pair stands in the order of the index: before, at or behind a name and number. */
@@ -10590,7 +10592,20 @@ static int tornado__argument_compare(const tornado_arguments *arguments, size_t 
     return result ? result : number < other ? -1 : number > other;
 }
 
-/* Sorts the index by merging runs of 1, 2, 4... from one array into another and back. */
+/* Merges two sorted runs of pairs' numbers, from `start` to `middle` and on to `end`. */
+static void tornado__arguments_merge(const tornado_arguments *arguments, const uint32_t *from, uint32_t *to,
+                                     size_t start, size_t middle, size_t end)
+{
+    size_t a = start, b = middle;
+    for (size_t at = start; at < end; at++) {
+        bool second = a == middle;
+        if (!second && b < end)
+            second = tornado__argument_compare(arguments, from[a], arguments->items[from[b]].name, from[b]) > 0;
+        to[at] = second ? from[b++] : from[a++];
+    }
+}
+
+/* Makes the index by merging runs of 1, 2, 4... from one array into another and back. */
 static bool tornado__arguments_sort(tornado_arena *arena, tornado_arguments *arguments)
 {
     size_t count = arguments->count;
@@ -10600,15 +10615,11 @@ static bool tornado__arguments_sort(tornado_arena *arena, tornado_arguments *arg
     for (size_t i = 0; i < count; i++)
         from[i] = (uint32_t)i;
     for (size_t run = 1; run < count; run *= 2) {
-        for (size_t start = 0; start < count; start += 2 * run) {
+        for (size_t start = 0; start < count;) {
             size_t middle = run < count - start ? start + run : count;
             size_t end = run < count - middle ? middle + run : count;
-            for (size_t a = start, b = middle, at = start; at < end; at++) {
-                bool first = b == end || (a < middle && tornado__argument_compare(arguments, from[a],
-                                                                                  arguments->items[from[b]].name,
-                                                                                  from[b]) < 0);
-                to[at] = first ? from[a++] : from[b++];
-            }
+            tornado__arguments_merge(arguments, from, to, start, middle, end);
+            start = end;
         }
         uint32_t *sorted = to;
         to = from;
@@ -10821,11 +10832,16 @@ TORNADO_API bool tornado_parse_body_arguments(tornado_arena *arena, tornado_argu
     return true;
 }
 
-/* White space as str.isspace of Python has it. */
+/* White space as str.isspace of Python has it: that of ASCII, and all. */
+static bool tornado__is_ascii_space(uint32_t c)
+{
+    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20);
+}
+
 static bool tornado__is_unicode_space(uint32_t c)
 {
-    return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+    return tornado__is_ascii_space(c) || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
+           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 /* How many bytes of white space a text begins with; and how long it is without what it ends with. */
@@ -10854,7 +10870,7 @@ static size_t tornado__without_trailing_space(const char *text, size_t len)
 
 TORNADO_API char *tornado_argument_text(tornado_arena *arena, tornado_bytes value, bool strip)
 {
-    size_t start = strip ? tornado__leading_space(value.data, value.len) : 0, len = value.len;
+    size_t len = value.len;
     char *text = tornado_arena_memdup(arena, value.data, len);
     if (!text)
         return NULL;
@@ -10865,23 +10881,23 @@ TORNADO_API char *tornado_argument_text(tornado_arena *arena, tornado_bytes valu
     }
     if (!strip)
         return text;
-    start = tornado__leading_space(text, len); /* controls are white space by now */
-    text[start + tornado__without_trailing_space(text + start, len - start)] = '\0';
-    return text + start;
+    size_t start = tornado__leading_space(text, len); /* controls are white space by now */
+    text += start;
+    text[tornado__without_trailing_space(text, len - start)] = '\0';
+    return text;
 }
 
 /* ---- cookies ---- */
 
-/* Bytes without the white space of ASCII around them. No more, as str.strip would: in UTF-8 0x85 and 0xa0 are parts of
-   characters. */
+/* Bytes without the white space of ASCII around them. No more, as str.strip would: in UTF-8 0x85 and 0xa0 are parts
+   of characters. */
 static tornado_bytes tornado__strip_ascii(tornado_bytes text)
 {
-    while (text.len > 0 && (unsigned char)*text.data <= ' ' && tornado__is_unicode_space((unsigned char)*text.data)) {
+    while (text.len > 0 && tornado__is_ascii_space((unsigned char)text.data[0])) {
         text.data++;
         text.len--;
     }
-    while (text.len > 0 && (unsigned char)text.data[text.len - 1] <= ' ' &&
-           tornado__is_unicode_space((unsigned char)text.data[text.len - 1]))
+    while (text.len > 0 && tornado__is_ascii_space((unsigned char)text.data[text.len - 1]))
         text.len--;
     return text;
 }
@@ -10889,9 +10905,15 @@ static tornado_bytes tornado__strip_ascii(tornado_bytes text)
 /* What \ooo at the start of a text stands for, or -1. */
 static int tornado__octal(const char *text, size_t len)
 {
-    if (len < 4 || text[1] < '0' || text[1] > '3' || text[2] < '0' || text[2] > '7' || text[3] < '0' || text[3] > '7')
+    int value = 0;
+    if (len < 4 || text[1] > '3')
         return -1;
-    return (text[1] - '0') * 64 + (text[2] - '0') * 8 + (text[3] - '0');
+    for (int i = 1; i < 4; i++) {
+        if (text[i] < '0' || text[i] > '7')
+            return -1;
+        value = value * 8 + (text[i] - '0');
+    }
+    return value;
 }
 
 /* Puts the value of a cookie, without the quotes that it may be in. */
@@ -10962,8 +10984,8 @@ static bool tornado__cookie_all_plain(const char *text)
 
 static bool tornado__cookie_name(const char *name)
 {
-    static const char *const attributes[] = {"comment", "domain", "expires", "httponly", "max-age",
-                                             "partitioned", "path", "samesite", "secure", "version"};
+    static const char *const attributes[] = {"comment",     "domain", "expires",  "httponly", "max-age",
+                                             "partitioned", "path",   "samesite", "secure",   "version"};
     if (!*name || !tornado__cookie_all_plain(name))
         return tornado__fail(TORNADO_ERR_INVALID, 0, "a cookie cannot be named \"%.60s\"", name);
     for (size_t i = 0; i < TORNADO__COUNT(attributes); i++)
@@ -11116,8 +11138,8 @@ static size_t tornado__latin1_expand(char *text, size_t len)
     return size;
 }
 
-/* Puts the value of a "name*", RFC 8187 section 3.2: charset'language'value. NULL data, with nothing put, when it is none
-   that can be decoded. */
+/* Puts the value of a "name*", RFC 8187 section 3.2: charset'language'value. NULL data, with nothing put, when it
+   is none that can be decoded. */
 static tornado_bytes tornado__put_extended(char **out, tornado_bytes value)
 {
     static const tornado_bytes none = {NULL, 0};
@@ -11146,8 +11168,8 @@ static tornado_bytes tornado__put_extended(char **out, tornado_bytes value)
 }
 
 /* Adds one parameter, at *out. */
-static void tornado__put_parameter(tornado_arguments *parameters, char **out, tornado_bytes name, tornado_bytes value,
-                                   bool extended)
+static void tornado__put_parameter(tornado_arguments *parameters, char **out, tornado_bytes name,
+                                   tornado_bytes value, bool extended)
 {
     char *copy = *out;
     name = tornado__put_bytes(out, name);
@@ -11166,14 +11188,16 @@ static void tornado__put_parameter(tornado_arguments *parameters, char **out, to
 TORNADO_API char *tornado_parse_header(tornado_arena *arena, tornado_arguments *parameters, tornado_bytes line)
 {
     tornado_arguments longer = *parameters;
-    tornado_bytes rest = line;
-    size_t count = tornado__count_fields(line, ';');
-    char *out = NULL, *key;
-    if (!tornado__arguments_reserve(arena, &longer, count, TORNADO__MAX_PARAMETERS, "parameters of a header") ||
-        (out = tornado__escape_alloc(arena, line.len)) == NULL) /* a NUL for each "=" and ";", and one for the end */
+    tornado_bytes rest = line, first = tornado__cut_parameter(&rest);
+    size_t count = 0;
+    for (tornado_bytes left = rest; left.data;)
+        count += tornado__cut_parameter(&left).len > 0;
+    if (!tornado__arguments_reserve(arena, &longer, count, TORNADO__MAX_PARAMETERS, "parameters of a header"))
         return NULL;
-    key = out;
-    tornado__put_bytes(&out, tornado__strip_ascii(tornado__cut_parameter(&rest)));
+    char *key = tornado__escape_alloc(arena, line.len), *out = key; /* a NUL for each "=" and ";", one for all */
+    if (!key)
+        return NULL;
+    tornado__put_bytes(&out, tornado__strip_ascii(first));
     for (int extended = 0; extended < 2; extended++) { /* those with a "*" go behind the others */
         for (tornado_bytes left = rest; left.data;) {
             tornado_bytes value = tornado__cut_parameter(&left), name = tornado__cut(&value, '=');
@@ -11214,7 +11238,7 @@ static bool tornado__encode_header(tornado_buffer *out, const char *key, const t
     for (size_t i = 0; parameters && i < parameters->count; i++) {
         tornado_bytes name = parameters->items[i].name, value = parameters->items[i].value;
         if (!tornado__is_token(name.data, name.len))
-            return tornado__fail(TORNADO_ERR_INVALID, 0, "a header's parameter cannot be named \"%.60s\"", name.data);
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "no name for a header's parameter: \"%.60s\"", name.data);
         tornado_buffer_puts(out, "; ");
         tornado_buffer_append(out, name.data, name.len);
         if (value.data && (!tornado_buffer_append(out, "=", 1) || !tornado__encode_parameter(out, value)))
@@ -11410,7 +11434,9 @@ static char *tornado__url_host(tornado_arena *arena, tornado_bytes host)
     char *copy = tornado_arena_memdup(arena, host.data, host.len);
     for (size_t i = 0; copy && i < host.len; i++)
         copy[i] = tornado__lower(copy[i]);
-    if (!copy || (literal ? strchr(copy, ':') && tornado_is_valid_ip(copy) : tornado__url_all(host, TORNADO__HOST, false)))
+    if (!copy)
+        return NULL;
+    if (literal ? strchr(copy, ':') && tornado_is_valid_ip(copy) : tornado__url_all(host, TORNADO__HOST, false))
         return copy;
     tornado__fail(TORNADO_ERR_PARSE, 0, "no host: \"%.60s\"", copy);
     return NULL;
@@ -11434,24 +11460,30 @@ static bool tornado__url_authority(tornado_arena *arena, tornado_url *url, torna
     return url->host && url->authority && (url->userinfo || !with_user);
 }
 
+static bool tornado__is_scheme(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        bool letter = tornado__lower(text[i]) >= 'a' && tornado__lower(text[i]) <= 'z';
+        if (!letter && (i == 0 || !((text[i] >= '0' && text[i] <= '9') || strchr("+-.", text[i]))))
+            return false;
+    }
+    return len > 0;
+}
+
 /* Takes a scheme from the front. */
 static bool tornado__url_scheme(tornado_arena *arena, tornado_url *url, tornado_bytes *rest)
 {
-    size_t len = strcspn(rest->data, ":/?#"), at = 0;
     const char *text = rest->data;
+    size_t len = strcspn(text, ":/?#");
     if (text[len] != ':')
         return true;
-    if (tornado__lower(text[0]) >= 'a' && tornado__lower(text[0]) <= 'z')
-        while (at < len && (tornado__url_char((unsigned char)text[at], false) == text[at] || text[at] == '+') &&
-               text[at] != '_' && text[at] != '~')
-            at++;
-    if (at < len || len == 0)
+    if (!tornado__is_scheme(text, len))
         return tornado__fail(TORNADO_ERR_PARSE, 0, "what stands before the first colon of a URL is no scheme");
     char *scheme = tornado_arena_memdup(arena, text, len);
     if (!scheme)
         return false;
-    for (at = 0; at < len; at++)
-        scheme[at] = tornado__lower(scheme[at]);
+    for (size_t i = 0; i < len; i++)
+        scheme[i] = tornado__lower(scheme[i]);
     url->scheme = scheme;
     *rest = (tornado_bytes){text + len + 1, rest->len - len - 1};
     return true;
@@ -11563,9 +11595,9 @@ TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const
     const char *query = to.scheme || to.authority || *to.path || to.query ? to.query : at.query;
     /* Without an authority a path must not look like one. */
     bool hide = !authority && path[0] == '/' && path[1] == '/';
-    return tornado_arena_printf(arena, "%s:%s%s%s%s%s%s%s%s", scheme, authority ? "//" : "", authority ? authority : "",
-                                hide ? "/." : "", path, query ? "?" : "", query ? query : "", to.fragment ? "#" : "",
-                                to.fragment ? to.fragment : "");
+    return tornado_arena_printf(arena, "%s:%s%s%s%s%s%s%s%s", scheme, authority ? "//" : "",
+                                authority ? authority : "", hide ? "/." : "", path, query ? "?" : "",
+                                query ? query : "", to.fragment ? "#" : "", to.fragment ? to.fragment : "");
 }
 
 /*============================================================================

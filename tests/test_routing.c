@@ -32,6 +32,7 @@ static const char *get(client *c, const char *target)
 {
     static char body[1000];
     char *request = malloc(strlen(target) + 100);
+    CHECK(request != NULL);
     sprintf(request, "GET %s HTTP/1.1\r\nHost: a\r\n\r\n", target);
     answer a = client_ask(c, request);
     free(request);

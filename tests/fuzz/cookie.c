@@ -116,6 +116,8 @@ static void check_parameters(tornado_arena *arena, tornado_bytes line)
     const char *key = tornado_parse_header(arena, &first, line);
     MUST(key && strlen(key) <= line.len);
     check_lookups(&first);
+    if (line.len && memchr(line.data, '\0', line.len)) /* of the key the caller sees what stands before it */
+        return;
     for (size_t i = 0; i < first.count; i++) {
         size_t len = first.items[i].name.len; /* "name*" would be taken for extended once more */
         if (len && first.items[i].name.data[len - 1] == '*')
