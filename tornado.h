@@ -422,8 +422,8 @@ TORNADO_API bool tornado_parse_timestamp(const char *text, int64_t *when);
 TORNADO_API char *tornado_format_iso8601(int64_t when, char out[21]);
 
 /* Reads a date and time of RFC 3339 section 5.6: "T" or a space between, a fraction of a second (dropped), "Z" or
-   an offset. A second of 60 only where UTC has leap seconds, at 23:59:60. False, with TORNADO_ERR_PARSE, for anything
-   else; *when is then unchanged. */
+   an offset. A second of 60 only where UTC has leap seconds, at 23:59:60. False, with TORNADO_ERR_PARSE, for
+   anything else; *when is then unchanged. */
 TORNADO_API bool tornado_parse_iso8601(const char *text, int64_t *when);
 
 /*============================================================================
@@ -484,8 +484,9 @@ typedef struct tornado_log_options {
 
        [I 261121 06:54:38 hello:12] 200 GET / (127.0.0.1) 0.21ms
 
-   Without it warnings and errors are printed in the same form. NULL takes all defaults. May be called again, but not while
-   other threads log. A program whose lines go into a pipe should ignore SIGPIPE, or the pipe's reader can end it. */
+   Without it warnings and errors are printed in the same form. NULL takes all defaults. May be called again, but
+   not while other threads log. A program whose lines go into a pipe should ignore SIGPIPE, or the pipe's reader can
+   end it. */
 TORNADO_API void tornado_enable_pretty_logging(const tornado_log_options *options);
 
 /* Whether a record of this level would be printed. Two loads and a compare. */
@@ -515,7 +516,8 @@ TORNADO_API bool tornado_utf8_valid(const char *data, size_t len);
    unchanged. */
 TORNADO_API size_t tornado_utf8_decode(const char *data, size_t len, uint32_t *code_point);
 
-/* Writes one character, 1 to 4 bytes, without a NUL, and returns its length; 0 for a surrogate or beyond U+10FFFF. */
+/* Writes one character, 1 to 4 bytes, without a NUL, and returns its length; 0 for a surrogate or beyond U+10FFFF.
+   */
 TORNADO_API size_t tornado_utf8_encode(uint32_t code_point, char out[4]);
 
 /* Fills `out` with random bytes of cryptographic quality, from the system. False (TORNADO_ERR_SYSTEM) when it gives
@@ -530,8 +532,8 @@ TORNADO_API bool tornado_random_bytes(void *out, size_t len);
 /* Makes text safe in HTML and XML: & < > " ' become &amp; &lt; &gt; &quot; &#39;. */
 TORNADO_API char *tornado_xhtml_escape(tornado_arena *arena, const char *text);
 
-/* The reverse: also decimal and hexadecimal references and those named in HTML 4, each with its semicolon; what is not
-   understood stays as it is. */
+/* The reverse: also decimal and hexadecimal references and those named in HTML 4, each with its semicolon; what is
+   not understood stays as it is. */
 TORNADO_API char *tornado_xhtml_unescape(tornado_arena *arena, const char *text);
 
 /* Percent-encodes all but letters, digits and "_.-~" (RFC 3986 section 2.3). A space is "+" when `plus`, else
@@ -570,8 +572,9 @@ TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, 
  * Patterns in Python's syntax, matched in time linear in the text whatever the pattern.
  *
  * All of Python's re but what cannot be linear: backreferences, look-around, conditions, atomic groups and
- * possessive quantifiers are refused. The text is UTF-8, or bytes. \d, \w, \s, \b and IGNORECASE know ASCII only,
- * as with re.ASCII; a byte that is not UTF-8 is matched by nothing unless the text is bytes.
+ * possessive quantifiers are refused, and so are characters by name (\N). The text is UTF-8, or bytes. \d, \w, \s,
+ * \b and IGNORECASE know ASCII only, as with re.ASCII; a byte that is not UTF-8 is matched by nothing unless the
+ * text is bytes.
  *============================================================================*/
 
 enum {
@@ -591,7 +594,7 @@ typedef struct tornado_span {
 } tornado_span;
 
 /* Compiles a pattern; nothing of it is kept. NULL with TORNADO_ERR_PARSE and "... at position N" (in bytes) for one
-   that is malformed or not linear, TORNADO_ERR_LIMIT for one that is too large: above 64 KiB, 250 levels of groups,
+   that is malformed or not linear, TORNADO_ERR_LIMIT for one that is too large: above 64 KiB, 100 levels of groups,
    255 groups, or what its counts multiply to. */
 TORNADO_API tornado_regex *tornado_regex_new(const char *pattern, unsigned flags);
 TORNADO_API void tornado_regex_free(tornado_regex *regex);
@@ -658,8 +661,8 @@ typedef struct tornado_ioloop_options {
    tornado_last_error(). */
 TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *options);
 
-/* Chooses the poller of loops made from now on by name, for the process; NULL is the default again. False (TORNADO_ERR_INVALID) for a name
-   unknown here. Call it before threads start. */
+/* Chooses the poller of loops made from now on by name, for the process; NULL is the default again. False
+   (TORNADO_ERR_INVALID) for a name unknown here. Call it before threads start. */
 TORNADO_API bool tornado_ioloop_configure(const char *poller);
 
 /* This thread's loop, made when there is none. NULL only when it cannot be made. */
@@ -749,10 +752,10 @@ TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_cal
 /* Stops and frees it. NULL is allowed. */
 TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *periodic);
 
-/* Until the loop is closed, on the first SIGINT or SIGTERM: every server of the loop stops accepting and closes idle connections; when what
-   runs has finished, or after `grace` seconds (then coroutines still running are cancelled and get one more
-   second), the loop stops, so that main can return 0. A second signal stops it at once. For one loop of the
-   process. False with the reason. */
+/* Until the loop is closed, on the first SIGINT or SIGTERM: every server of the loop stops accepting and closes
+   idle connections; when what runs has finished, or after `grace` seconds (then coroutines still running are
+   cancelled and get one more second), the loop stops, so that main can return 0. A second signal stops it at once.
+   For one loop of the process. False with the reason. */
 TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double grace);
 
 /* The same without a signal, for instance from a handler. */
@@ -966,8 +969,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_bytes(tornado
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until(tornado_iostream *stream,
                                                                          const char *delimiter);
 
-/* Reads up to and including what a pattern matches first in all that has come so far; in linear time. The pattern must
-   live until the read is done. */
+/* Reads up to and including what a pattern matches first in all that has come so far; in linear time. The pattern
+   must live until the read is done. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until_regex(tornado_iostream *stream,
                                                                                const tornado_regex *regex);
 
@@ -1052,7 +1055,8 @@ typedef struct tornado_sockets {
 TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const tornado_bind_options *options);
 
 /* Listens on a unix socket. A socket that is already there and that nobody listens on is replaced, any other file
-   is left alone and is an error. Returns the fd, or -1 with the reason. `mode` 0 means 0600, `backlog` 0 means 128. */
+   is left alone and is an error. Returns the fd, or -1 with the reason. `mode` 0 means 0600, `backlog` 0 means 128.
+   */
 TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog);
 
 /* Closes all of them. */
@@ -1147,8 +1151,8 @@ typedef struct tornado_http_request {
     void *context;           /* the delegate's own */
 } tornado_http_request;
 
-/* The URL that the client asked for, in the request's arena; its host in lower case, without the port. NULL when memory
-   is short. */
+/* The URL that the client asked for, in the request's arena; its host in lower case, without the port. NULL when
+   memory is short. */
 TORNADO_API char *tornado_http_request_full_url(const tornado_http_request *request);
 TORNADO_API char *tornado_http_request_host_name(const tornado_http_request *request);
 
@@ -1395,9 +1399,10 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
  * section: routing (public)
  * Which handler a request goes to.
  *
- * A path is a pattern (see the regex section) that has to match the whole path as the client sent it, not decoded. Its
- * groups become the handler's path arguments: those with names when there are any, else all by position; decoded. The
- * first rule that matches wins. However many rules there are, only those are tried that begin like the path.
+ * A path is a pattern (see the regex section) that has to match the whole path as the client sent it, not decoded.
+ * Its groups become the handler's path arguments: those with names when there are any, else all by position;
+ * decoded. The first rule that matches wins. However many rules there are, only those are tried that begin like the
+ * path.
  *============================================================================*/
 
 typedef struct tornado_handler tornado_handler;
@@ -1410,7 +1415,8 @@ typedef struct tornado_rule {
     void *data;       /* for the handler's initialize: self->data; borrowed */
     const char *name; /* for tornado_reverse_url */
     const char *host; /* a pattern for the whole host, without its port, in lower case; NULL: any */
-    /* Instead of a handler: further rules, tried when path and host match, and left again when none of them does. */
+    /* Instead of a handler: further rules, tried when path and host match, and left again when none of them does.
+       */
     const struct tornado_rule *rules;
 } tornado_rule;
 
@@ -1439,8 +1445,8 @@ typedef struct tornado_method {
     void (*run)(tornado_handler *self);
 } tornado_method;
 
-/* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. Structs are
-   copied when the application is made. */
+/* What a Python subclass overrides. An entry that is NULL is the parent's, and without one Tornado's own. Structs
+   are copied when the application is made. */
 struct tornado_handler_class {
     const tornado_handler_class *parent;
     const char *name;     /* for the log; default "handler" */
@@ -1466,8 +1472,8 @@ struct tornado_handler_class {
     void (*write_error)(tornado_handler *self, int status, const tornado_error *error);
     void (*log_exception)(tornado_handler *self, const tornado_error *error);
     const char *(*compute_etag)(tornado_handler *self); /* with its quotes; NULL: none */
-    /* The text of an argument, of the path, the query or a form; `name` is its name or NULL. Raises a 400 for one that is
-       not UTF-8. A result of its own is allocated in self->arena. */
+    /* The text of an argument, of the path, the query or a form; `name` is its name or NULL. Raises a 400 for one
+       that is not UTF-8. A result of its own is allocated in self->arena. */
     const char *(*decode_argument)(tornado_handler *self, tornado_bytes value, const char *name);
 };
 
@@ -1483,13 +1489,15 @@ typedef struct tornado_settings {
 
 /* The class above `cls`, with every entry filled in, for a function of `cls` that extends what it overrides:
    tornado_super(self, &cls)->prepare(self). (self->cls->parent is another where a class inherits that function.) */
-TORNADO_API const tornado_handler_class *tornado_super(const tornado_handler *self, const tornado_handler_class *cls);
+TORNADO_API const tornado_handler_class *tornado_super(const tornado_handler *self,
+                                                       const tornado_handler_class *cls);
 
 /* A handler that answers each request with a status; its data is a const int *. */
 TORNADO_API const tornado_handler_class tornado_error_handler;
 
-/* One that redirects GET and HEAD; its data is a const tornado_redirect_target *. In `url`, {0}, {1}... stand for path
-   arguments and {name} for one with a name, as the client sent them; {{ and }} for braces. The query is kept. */
+/* One that redirects GET and HEAD; its data is a const tornado_redirect_target *. In `url`, {0}, {1}... stand for
+   path arguments and {name} for one with a name, as the client sent them; {{ and }} for braces. The query is kept.
+   */
 typedef struct tornado_redirect_target {
     const char *url;
     tornado_switch permanent; /* 301, else 302; default on */
@@ -1505,12 +1513,14 @@ TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rul
    closed; handlers that still wait go on without a client, and keep what they need. NULL is allowed. */
 TORNADO_API void tornado_application_free(tornado_application *application);
 
-/* Adds rules for the hosts that match a pattern. They are tried before those for any host. False with the reason. */
+/* Adds rules for the hosts that match a pattern. They are tried before those for any host. False with the reason.
+   */
 TORNADO_API bool tornado_application_add_handlers(tornado_application *application, const char *host_pattern,
                                                   const tornado_rule *rules);
 
 /* The URL of the rule of that name, with its groups replaced by `count` arguments; in the arena. NULL with
-   TORNADO_ERR_INVALID when there is none, its pattern has more in it than plain groups, or the number is another. */
+   TORNADO_ERR_INVALID when there is none, its pattern has more in it than plain groups, or the number is another.
+   */
 TORNADO_API char *tornado_application_reverse_url(const tornado_application *application, tornado_arena *arena,
                                                   const char *name, const char *const *args, size_t count);
 
@@ -1545,8 +1555,8 @@ TORNADO_API void tornado_set_header(tornado_handler *self, const char *name, con
 TORNADO_API void tornado_add_header(tornado_handler *self, const char *name, const char *value);
 TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name);
 
-/* Sets a cookie, in place of one of that name that was set before; NULL options take all defaults. Cookies stay when an
-   error discards headers. clear_cookie has the client drop one, which has to have the same domain and path;
+/* Sets a cookie, in place of one of that name that was set before; NULL options take all defaults. Cookies stay
+   when an error discards headers. clear_cookie has the client drop one, which has to have the same domain and path;
    clear_all_cookies all that it sent. Raise TORNADO_ERR_INVALID for what tornado_format_cookie refuses. */
 TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
                                     const tornado_cookie *options);
@@ -1560,8 +1570,9 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_flush(tornado_handler *self
 /* Ends the answer. Called by itself when the verb returns. A second call is TORNADO_ERR_STATE. */
 TORNADO_API void tornado_finish(tornado_handler *self);
 
-/* Answers with a redirect, 301 when permanent, else 302, and finishes. `url` is sent as it is. Raises TORNADO_ERR_STATE
-   after headers were sent, TORNADO_ERR_INVALID for control characters in it and for a status outside 300 to 399. */
+/* Answers with a redirect, 301 when permanent, else 302, and finishes. `url` is sent as it is. Raises
+   TORNADO_ERR_STATE after headers were sent, TORNADO_ERR_INVALID for control characters in it and for a status
+   outside 300 to 399. */
 TORNADO_API void tornado_redirect(tornado_handler *self, const char *url, bool permanent);
 TORNADO_API void tornado_redirect_status(tornado_handler *self, const char *url, int status);
 
@@ -1594,9 +1605,10 @@ TORNADO_API bool tornado_check_etag_header(tornado_handler *self);
 TORNADO_API const char *tornado_path_arg(const tornado_handler *self, size_t index);
 TORNADO_API const char *tornado_path_kwarg(const tornado_handler *self, const char *name);
 
-/* The last value of an argument, of the form in the body or else of the query; `fallback` when there is none, which may be
-   NULL. Control characters are spaces, white space at both ends is gone. require_argument raises a 400 in place of a
-   fallback. All raise a 400 for a value that is not UTF-8, and when there are more than 10,000 arguments. */
+/* The last value of an argument, of the form in the body or else of the query; `fallback` when there is none, which
+   may be NULL. Control characters are spaces, white space at both ends is gone. require_argument raises a 400 in
+   place of a fallback. All raise a 400 for a value that is not UTF-8, and when there are more than 10,000
+   arguments. */
 TORNADO_API const char *tornado_get_argument(tornado_handler *self, const char *name, const char *fallback);
 TORNADO_API const char *tornado_require_argument(tornado_handler *self, const char *name);
 
@@ -1778,18 +1790,20 @@ typedef struct tornado__context {
     void *sp; /* of a frame of: where to go on, rbx, rbp, 128 bytes of red zone */
 } tornado__context;
 
-/* All that a call may change, but rbx and rbp, which the compiler may need for itself and which are pushed instead. */
+/* All that a call may change, but rbx and rbp, which the compiler may need for itself and which are pushed instead.
+   */
 #ifdef __AVX512F__
-#define TORNADO__CLOBBER_AVX512                                                                                      \
-    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",      \
+#define TORNADO__CLOBBER_AVX512                                                                                    \
+    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",    \
         "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
 #else
 #define TORNADO__CLOBBER_AVX512
 #endif
-#define TORNADO__CLOBBER                                                                                             \
-    "rax", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",     \
-        "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",                        \
-        TORNADO__CLOBBER_AVX512 "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "cc", "memory"
+#define TORNADO__CLOBBER                                                                                           \
+    "rax", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",   \
+        "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",                      \
+        TORNADO__CLOBBER_AVX512 "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "cc",         \
+        "memory"
 
 /* Runs fn(arg), on `stack` or, when that is NULL, on this one. Comes back when fn returns, and when somebody jumps
    to what `save` then holds: the two ways look alike. The code that follows a switch is reached by a jump, never by
@@ -5091,7 +5105,7 @@ static uint32_t tornado__re_number(tornado__re_code *code, uint32_t count, uint3
 static void tornado__re_find_prefix(tornado_regex *regex)
 {
     bool matches = false;
-    int budget = 1000;
+    int budget = 200;
     const tornado__re_code *code = regex->code;
     uint32_t at = regex->start;
     regex->first_known = tornado__re_first(code, regex->sets, at, &regex->first, &matches, &budget) && !matches;
@@ -5362,7 +5376,8 @@ static int tornado__re_backtrack(tornado__re_machine *m)
             m->slots[i] = -1;
         if (m->how == TORNADO__RE_SEARCH)
             begin = tornado__re_candidate(regex, m->text, m->len, begin);
-        if (begin > m->len || m->len - begin < prefix || memcmp(m->text + begin, regex->prefix, prefix) != 0)
+        if (begin > m->len || m->len - begin < prefix ||
+            (prefix && memcmp(m->text + begin, regex->prefix, prefix) != 0))
             break;
         if (begin > m->pos && begin < m->len && !tornado__re_begins(regex, (unsigned char)m->text[begin]))
             continue;
@@ -6150,7 +6165,8 @@ static TORNADO__INLINE void tornado__ioloop_before_wait(tornado_ioloop *loop, to
     tornado__queue_push(&loop->before_wait, task);
 }
 
-/* Keeps the struct for something of the loop's own thread that points to it: tornado_ioloop_retain without atomics. */
+/* Keeps the struct for something of the loop's own thread that points to it: tornado_ioloop_retain without atomics.
+   */
 static TORNADO__INLINE void tornado__ioloop_hold(tornado_ioloop *loop)
 {
     loop->holds++;
@@ -6303,8 +6319,8 @@ static void tornado__ioloop_collect(int fd, unsigned events, void *arg)
     }
 }
 
-/* What is scheduled before the loop runs stays in order with the callbacks that were added before; once it is closed a
-   task only lets go of what it holds, at once. */
+/* What is scheduled before the loop runs stays in order with the callbacks that were added before; once it is
+   closed a task only lets go of what it holds, at once. */
 static TORNADO__NOINLINE void tornado__ioloop_schedule_later(tornado_ioloop *loop, tornado__task *task)
 {
     if (loop->closed) {
@@ -6568,7 +6584,8 @@ TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornad
     if (loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_add_handler: the loop is closed");
     if (fd >= loop->fds_capacity && fcntl(fd, F_GETFD) < 0) /* no room for what is none */
-        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_add_handler: fd %d: %s", fd, strerror(errno));
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_add_handler: fd %d: %s", fd,
+                             strerror(errno));
     if (!tornado__grow_zeroed(&fds, &loop->fds_capacity, fd + 1, sizeof *loop->fds))
         return false;
     loop->fds = fds;
@@ -7553,7 +7570,8 @@ typedef struct tornado__coroutine {
     /* Its scope has ended, its stack is about to be reused. NULL: nothing. */
     void (*on_done)(struct tornado__coroutine *co);
     void *owner; /* on_done's */
-    /* Called on the unwound stack with what nobody caught in execution.raised; may wait. NULL: the coroutine fails. */
+    /* Called on the unwound stack with what nobody caught in execution.raised; may wait. NULL: the coroutine fails.
+       */
     void (*recover)(struct tornado__coroutine *co);
     struct tornado__coroutine *next_free;
     void *fake_stack; /* AddressSanitizer's */
@@ -7607,7 +7625,8 @@ static void tornado__stacks_free(tornado__attachment *attachment)
 /* Slabs double, so that a hundred thousand stacks are a few dozen mappings. */
 static bool tornado__slab_new(tornado__stacks *stacks)
 {
-    size_t count = stacks->made < 16 ? 16 : stacks->made, room = (size_t)stacks->loop->max_coroutines - stacks->made;
+    size_t count = stacks->made < 16 ? 16 : stacks->made,
+           room = (size_t)stacks->loop->max_coroutines - stacks->made;
     if (count > 4096)
         count = 4096;
     if (count > room)
@@ -7640,8 +7659,8 @@ static bool tornado__slab_new(tornado__stacks *stacks)
     return true;
 }
 
-/* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows into
-   another rather than into nothing. */
+/* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows
+   into another rather than into nothing. */
 static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
 {
     tornado__slab *slab = stacks->slabs;
@@ -7718,7 +7737,8 @@ static TORNADO__NOINLINE tornado__stacks *tornado__stacks_warm(tornado_ioloop *l
     return stacks;
 }
 
-/* Gives a stack's memory back, but for the page that the coroutine itself is in, and keeps it among the cold ones. */
+/* Gives a stack's memory back, but for the page that the coroutine itself is in, and keeps it among the cold ones.
+   */
 static TORNADO__NOINLINE void tornado__stack_cool(tornado__stacks *stacks, tornado__coroutine *co)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
@@ -7944,8 +7964,8 @@ static void tornado__coroutine_abandon(tornado__coroutine *co)
     }
 }
 
-/* Ends all of them while their loop is closed. As each of their waits fails at once, one turn is enough for each that
-   does not wait again and again all the same. */
+/* Ends all of them while their loop is closed. As each of their waits fails at once, one turn is enough for each
+   that does not wait again and again all the same. */
 static void tornado__coroutines_unwind(tornado_ioloop *loop)
 {
     tornado__execution *outer = tornado__thread.running;
@@ -8112,7 +8132,8 @@ static bool tornado__wait_keep(tornado_future *future)
     return true;
 }
 
-/* Waits, and copies a result of the kind that was asked for; a pointer is also asked for where no result matters. */
+/* Waits, and copies a result of the kind that was asked for; a pointer is also asked for where no result matters.
+   */
 static const tornado_error *tornado__wait_value(tornado_future *future, int kind, void *out)
 {
     static const tornado_error mismatch = {TORNADO_ERR_INVALID, 0, 0,
@@ -8673,7 +8694,8 @@ TORNADO_API bool tornado_address_peer(tornado_address *address, int fd)
     return tornado__address_of(address, fd, tornado__getpeername, "the peer");
 }
 
-/* The IP address as text, as a request shows it: IPv4 that came over IPv6 as IPv4; "0.0.0.0" where there is none. */
+/* The IP address as text, as a request shows it: IPv4 that came over IPv6 as IPv4; "0.0.0.0" where there is none.
+   */
 static char *tornado__address_host(const tornado_address *address, char out[46])
 {
     const struct sockaddr *sockaddr = tornado__sockaddr(address);
@@ -9281,7 +9303,8 @@ static void tornado__user_call(tornado_callback fn, void *arg)
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Exception in stream callback");
 }
 
-/* Hands buffered bytes to the streaming callback, which may do anything but free the stream: the caller holds it. */
+/* Hands buffered bytes to the streaming callback, which may do anything but free the stream: the caller holds it.
+   */
 static void tornado__user_stream_chunk(tornado_iostream *stream, size_t len)
 {
     tornado__stream_io *io = stream->io;
@@ -9300,7 +9323,8 @@ static void tornado__user_stream_chunk(tornado_iostream *stream, size_t len)
     }
 }
 
-/* Whether the read is complete, or has failed. With streaming it runs the callback, so only in a turn of its own. */
+/* Whether the read is complete, or has failed. With streaming it runs the callback, so only in a turn of its own.
+   */
 static bool tornado__user_try_read(tornado_iostream *stream)
 {
     tornado__stream_io *io = stream->io;
@@ -9866,7 +9890,8 @@ static void tornado__address_set_port(tornado_address *address, int port)
         ((struct sockaddr_in *)(void *)sockaddr)->sin_port = htons((uint16_t)port);
 }
 
-/* Listens on every address found; on a port that is picked for the first and kept for the others. Returns an errno. */
+/* Listens on every address found; on a port that is picked for the first and kept for the others. Returns an errno.
+   */
 static int tornado__bind_all(tornado_sockets *sockets, const struct addrinfo *found, int port,
                              const tornado_bind_options *options, tornado_address *address)
 {
@@ -12982,7 +13007,8 @@ TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int f
 
 TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets)
 {
-    return tornado__listeners_add(&server->listeners, sockets->fds, sockets->count, tornado__httpserver_accept, server);
+    return tornado__listeners_add(&server->listeners, sockets->fds, sockets->count, tornado__httpserver_accept,
+                                  server);
 }
 
 TORNADO_API int tornado_httpserver_port(const tornado_httpserver *server)
@@ -13021,9 +13047,9 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
  * section: routing (private)
  * Rules are flattened into routes, which keep their order; nested ones know what has to match outside of them.
  *
- * Two tables find the routes that may match a path: one of those that are plain text, by the whole path, and one of the
- * patterns, by what every match of the pattern begins with, for each length that such a beginning has. Of what they find the
- * route with the lowest number that matches is the first in the order of the rules.
+ * Two tables find the routes that may match a path: one of those that are plain text, by the whole path, and one of
+ * the patterns, by what every match of the pattern begins with, for each length that such a beginning has. Of what
+ * they find the route with the lowest number that matches is the first in the order of the rules.
  *============================================================================*/
 
 enum {
@@ -13090,7 +13116,8 @@ static TORNADO__INLINE const tornado__route *tornado__router_slot(const tornado_
                                                                   size_t len, bool pattern)
 {
     const tornado__route *route;
-    for (size_t at = tornado__route_hash(key, len, pattern); (route = router->slots[at & router->mask]) != NULL; at++)
+    for (size_t at = tornado__route_hash(key, len, pattern); (route = router->slots[at & router->mask]) != NULL;
+         at++)
         if (route->key_len == len && route->pattern == pattern && memcmp(route->key, key, len) == 0)
             return route;
     return NULL;
@@ -13125,7 +13152,8 @@ static TORNADO__NOINLINE const tornado__route *tornado__router_find_pattern(cons
     size_t count = 0;
     for (uint64_t lengths = router->lengths; lengths; lengths &= lengths - 1) {
         size_t len = (size_t)__builtin_ctzll(lengths);
-        if (len <= subject->path.len && (heads[count] = tornado__router_slot(router, subject->path.data, len, true)))
+        if (len <= subject->path.len &&
+            (heads[count] = tornado__router_slot(router, subject->path.data, len, true)))
             count++;
     }
     while (count) { /* the first in order of all chains */
@@ -13332,8 +13360,8 @@ static bool tornado__is_alphanumeric(char c)
     return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
 }
 
-/* Appends the path of a route, its groups replaced by arguments, which are quoted but for "/". False: as in Tornado, a
-   pattern with more in it than plain groups cannot be reversed. */
+/* Appends the path of a route, its groups replaced by arguments, which are quoted but for "/". False: as in
+   Tornado, a pattern with more in it than plain groups cannot be reversed. */
 static bool tornado__route_print(tornado_buffer *out, const tornado__route *route, tornado_arena *arena,
                                  const char *const *args)
 {
@@ -13366,7 +13394,8 @@ static char *tornado__route_reverse(const tornado__route *route, tornado_arena *
     for (const char *at = route->path; at && *at; at++)
         parentheses += *at == '(';
     if (route->path && parentheses == groups && count != groups)
-        tornado__fail(TORNADO_ERR_INVALID, 0, "the rule \"%.60s\" has %zu groups, not %zu", route->path, groups, count);
+        tornado__fail(TORNADO_ERR_INVALID, 0, "the rule \"%.60s\" has %zu groups, not %zu", route->path, groups,
+                      count);
     else if (!route->path || parentheses != groups || !tornado__route_print(&out, route, arena, args))
         tornado__fail(TORNADO_ERR_INVALID, 0, "the rule \"%.60s\" cannot be reversed",
                       route->path ? route->path : "(no path)");
@@ -13830,7 +13859,8 @@ static TORNADO_NORETURN void tornado__raise_unread(void)
 TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *self)
 {
     tornado__form *form = tornado__form_of(self);
-    if (!form->has_query && !tornado_parse_qs(self->arena, &form->query, tornado_bytes_of(self->request->query), NULL))
+    if (!form->has_query &&
+        !tornado_parse_qs(self->arena, &form->query, tornado_bytes_of(self->request->query), NULL))
         tornado__raise_unread();
     form->has_query = true;
     return &form->query;
@@ -13839,8 +13869,9 @@ TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *se
 TORNADO_API const tornado_arguments *tornado_body_arguments(tornado_handler *self)
 {
     tornado__form *form = tornado__form_of(self);
-    if (!form->has_body && !tornado_parse_body_arguments(self->arena, &form->body, tornado_get_header(self, "Content-Type"),
-                                                         self->request->body, NULL))
+    if (!form->has_body &&
+        !tornado_parse_body_arguments(self->arena, &form->body, tornado_get_header(self, "Content-Type"),
+                                      self->request->body, NULL))
         tornado__raise_unread();
     form->has_body = true;
     return &form->body;
@@ -13850,7 +13881,8 @@ TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
 {
     tornado__form *form = tornado__form_of(self);
     const tornado_http_header *line = NULL;
-    while (!form->has_cookies && (line = tornado_http_headers_find(&self->request->headers, "Cookie", line)) != NULL)
+    while (!form->has_cookies &&
+           (line = tornado_http_headers_find(&self->request->headers, "Cookie", line)) != NULL)
         if (!tornado_parse_cookie(self->arena, &form->cookies, (tornado_bytes){line->value, line->value_len}, NULL))
             tornado__raise_unread();
     form->has_cookies = true;
@@ -13892,11 +13924,13 @@ static const char *const *tornado__all_arguments(tornado_handler *self, int from
                                               from & TORNADO__FROM_BODY ? tornado_body_arguments(self) : NULL};
     size_t room = 1, used = 0;
     for (int i = 0; i < 2; i++)
-        for (const tornado_argument *at = NULL; lists[i] && (at = tornado_arguments_find(lists[i], name, at)) != NULL;)
+        for (const tornado_argument *at = NULL;
+             lists[i] && (at = tornado_arguments_find(lists[i], name, at)) != NULL;)
             room++;
     const char **values = tornado_alloc(self, room * sizeof *values);
     for (int i = 0; i < 2; i++)
-        for (const tornado_argument *at = NULL; lists[i] && (at = tornado_arguments_find(lists[i], name, at)) != NULL;)
+        for (const tornado_argument *at = NULL;
+             lists[i] && (at = tornado_arguments_find(lists[i], name, at)) != NULL;)
             values[used++] = tornado__argument(self, at);
     if (count)
         *count = used;
@@ -14255,7 +14289,8 @@ TORNADO_API void tornado_removeslash(tornado_handler *self)
     size_t len = strlen(self->request->path), kept = len;
     while (kept > 0 && self->request->path[kept - 1] == '/')
         kept--;
-    if (kept < len && (kept > 0 || (self->response->method != TORNADO__GET && self->response->method != TORNADO__HEAD)))
+    if (kept < len &&
+        (kept > 0 || (self->response->method != TORNADO__GET && self->response->method != TORNADO__HEAD)))
         tornado__redirect_slash(self, kept, "");
 }
 
@@ -14512,7 +14547,8 @@ static TORNADO__NOINLINE void tornado__decode_path_args(tornado_handler *self)
         tornado_bytes value = tornado_url_unescape(self->arena, response->path_sent[i], false);
         if (!value.data)
             tornado__raise_last();
-        response->path_args[i] = self->cls->decode_argument(self, value, tornado_regex_group_name(response->path, i + 1));
+        response->path_args[i] =
+            self->cls->decode_argument(self, value, tornado_regex_group_name(response->path, i + 1));
     }
 }
 
@@ -14628,7 +14664,8 @@ static void tornado__answer_unavailable(tornado__message *message)
         tornado__http1_finish(message);
 }
 
-/* The host that a request names, in lower case and without its port; and the application's, for one behind no proxy. */
+/* The host that a request names, in lower case and without its port; and the application's, for one behind no
+   proxy. */
 static TORNADO__NOINLINE void tornado__subject_host(const tornado_application *application,
                                                     tornado_http_request *request, tornado__route_subject *subject)
 {
@@ -14762,7 +14799,8 @@ TORNADO_API const tornado_http_delegate *tornado_application_delegate(void)
 
 /* ---- the application ---- */
 
-TORNADO_API const tornado_handler_class *tornado_super(const tornado_handler *self, const tornado_handler_class *cls)
+TORNADO_API const tornado_handler_class *tornado_super(const tornado_handler *self,
+                                                       const tornado_handler_class *cls)
 {
     const tornado_handler_class *base = &self->application->base, *at = self->cls;
     while (at != base && TORNADO__CONTAINER(at, tornado__flat_class, flat)->original != cls)
@@ -14901,7 +14939,8 @@ static bool tornado__application_fill(tornado_application *application, const to
     if (!application->fallback.handler || !tornado__application_copy_settings(application))
         return false;
     int end = 0;
-    return tornado__application_add_rules(application, rules, NULL, &end) && tornado__router_index(&application->router);
+    return tornado__application_add_rules(application, rules, NULL, &end) &&
+           tornado__router_index(&application->router);
 }
 
 TORNADO_API tornado_application *tornado_application_new(const tornado_rule *rules,
