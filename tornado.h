@@ -1749,8 +1749,17 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 
 #define TORNADO__LIKELY(x)   __builtin_expect(!!(x), 1)
 #define TORNADO__UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define TORNADO__INLINE      inline __attribute__((always_inline))
-#define TORNADO__NOINLINE    __attribute__((noinline))
+
+/* Small and hot, or out of the way of what is; at -Os the compiler decides. */
+#ifdef __OPTIMIZE_SIZE__
+#define TORNADO__INLINE inline
+#define TORNADO__COLD
+#else
+#define TORNADO__INLINE inline __attribute__((always_inline))
+#define TORNADO__COLD   __attribute__((noinline))
+#endif
+#define TORNADO__NOINLINE __attribute__((noinline))
+
 #define TORNADO__CONTAINER(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 #define TORNADO__COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -2050,9 +2059,7 @@ static bool tornado__fail(int code, int sys_errno, const char *format, ...)
 
 static bool tornado__nomem(void)
 {
-    static const tornado_error nomem = {TORNADO_ERR_NOMEM, ENOMEM, 0, "out of memory"};
-    tornado__thread.last = nomem;
-    return false;
+    return tornado__fail(TORNADO_ERR_NOMEM, ENOMEM, "out of memory");
 }
 
 TORNADO_API const tornado_error *tornado_last_error(void)
@@ -2061,7 +2068,7 @@ TORNADO_API const tornado_error *tornado_last_error(void)
 }
 
 /* Runs what a scope owes. Each entry is taken off before it runs, so one that raises does not run twice. */
-static TORNADO__NOINLINE void tornado__scope_run(tornado__execution *running, tornado_scope *scope)
+static TORNADO__COLD void tornado__scope_run(tornado__execution *running, tornado_scope *scope)
 {
     while (scope->deferred) {
         tornado__deferred *deferred = scope->deferred;
@@ -2385,7 +2392,7 @@ TORNADO_API void tornado_arena_free(tornado_arena *arena)
         tornado__arena_clear(arena);
 }
 
-static TORNADO__NOINLINE void *tornado__arena_grow(tornado_arena *arena, size_t size)
+static TORNADO__COLD void *tornado__arena_grow(tornado_arena *arena, size_t size)
 {
     size_t wanted = arena->pool ? arena->pool->block_size : TORNADO__BLOCK_SIZE;
     bool large = size > (wanted - TORNADO__BLOCK_HEAD) / 4;
@@ -2494,7 +2501,7 @@ TORNADO_API char *tornado_arena_printf(tornado_arena *arena, const char *format,
     return text;
 }
 
-static TORNADO__NOINLINE char *tornado__buffer_grow(tornado_buffer *buffer, size_t len)
+static TORNADO__COLD char *tornado__buffer_grow(tornado_buffer *buffer, size_t len)
 {
     size_t cap = buffer->cap ? buffer->cap : 64;
     char *data = NULL;
@@ -3181,14 +3188,6 @@ static TORNADO__INLINE uint64_t tornado__rotate(uint64_t value, unsigned count)
     return value << count | value >> (64 - count);
 }
 
-static const char tornado__hex_pairs[2 * 256 + 1] =
-    "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f"
-    "303132333435363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f505152535455565758595a5b5c5d5e5f"
-    "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f808182838485868788898a8b8c8d8e8f"
-    "909192939495969798999a9b9c9d9e9fa0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf"
-    "c0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdddedfe0e1e2e3e4e5e6e7e8e9eaebecedeeef"
-    "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
-
 TORNADO_API char *tornado_hex_encode(const void *data, size_t len, char *out)
 {
     const unsigned char *bytes = data;
@@ -3206,23 +3205,19 @@ TORNADO_API char *tornado_hex_encode(const void *data, size_t len, char *out)
         }
     }
 #endif
-    for (; i < len; i++)
-        memcpy(out + 2 * i, tornado__hex_pairs + 2 * (size_t)bytes[i], 2);
+    for (; i < len; i++) {
+        out[2 * i] = "0123456789abcdef"[bytes[i] >> 4];
+        out[2 * i + 1] = "0123456789abcdef"[bytes[i] & 15];
+    }
     out[2 * len] = '\0';
     return out;
 }
 
-/* A digit's value plus one, so that what is none has zero. */
-static const signed char tornado__hex_values[256] = {
-    ['0'] = 1,  ['1'] = 2,  ['2'] = 3,  ['3'] = 4,  ['4'] = 5,  ['5'] = 6,  ['6'] = 7,  ['7'] = 8,
-    ['8'] = 9,  ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
-    ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
-};
-
-/* The value of a digit, either case, or -1. */
+/* The value of a hexadecimal digit; -1: it is none. */
 static TORNADO__INLINE int tornado__hex_digit(char c)
 {
-    return tornado__hex_values[(unsigned char)c] - 1;
+    unsigned digit = (unsigned char)c - '0', letter = ((unsigned char)c | 0x20) - 'a';
+    return digit < 10 ? (int)digit : letter < 6 ? (int)letter + 10 : -1;
 }
 
 /* The value of two digits, or something negative. */
@@ -3691,7 +3686,7 @@ typedef struct tornado__packer {
 } tornado__packer;
 
 /* Makes room for `len` bytes and the slack behind them. */
-static TORNADO__NOINLINE bool tornado__pack_grow(tornado__packer *packer, size_t len)
+static TORNADO__COLD bool tornado__pack_grow(tornado__packer *packer, size_t len)
 {
     packer->buffer->len = packer->out ? (size_t)(packer->out - packer->buffer->data) : packer->buffer->len;
     packer->out = len < SIZE_MAX / 8 ? tornado__buffer_reserve(packer->buffer, len + TORNADO__JSON_SLACK)
@@ -3838,7 +3833,7 @@ static size_t tornado__json_escape(char **out, const char *text, size_t at, size
     return 1;
 }
 
-static TORNADO__NOINLINE bool tornado__pack_long_string(tornado__packer *packer, const char *text, size_t len)
+static TORNADO__COLD bool tornado__pack_long_string(tornado__packer *packer, const char *text, size_t len)
 {
     for (size_t at = 0; at < len;) {
         size_t run = tornado__json_plain(text + at, len - at);
@@ -4569,7 +4564,7 @@ static bool tornado__re_flags(tornado__re_compiler *c, const char *open, bool at
         const char *known = tornado__re_more(c) && *c->at ? strchr(letters, *c->at) : NULL;
         if (tornado__re_more(c) &&
             (*c->at == 'L' || *c->at == 'u' || (known && minus && !values[known - letters])))
-            tornado__re_fail(c, c->at + 1, "bad inline flags: the kind of text is no flag here");
+            tornado__re_fail(c, c->at + 1, "bad inline flags");
         if (known && minus)
             off |= values[known - letters];
         else if (known)
@@ -4591,21 +4586,19 @@ static bool tornado__re_flags(tornado__re_compiler *c, const char *open, bool at
     return *c->at++ == ':';
 }
 
+#define TORNADO__RE_REFUSED " cannot be matched in linear time: refused"
+
 /* Refuses what begins with "(?" and is known, but not linear. */
 static void tornado__re_refuse(tornado__re_compiler *c, const char *open)
 {
-    static const char *const refused[][2] = {
-        {"=", "look-ahead cannot be matched in linear time: refused"},
-        {"!", "look-ahead cannot be matched in linear time: refused"},
-        {"<=", "look-behind cannot be matched in linear time: refused"},
-        {"<!", "look-behind cannot be matched in linear time: refused"},
-        {">", "an atomic group cannot be matched in linear time: refused"},
-        {"(", "a conditional group cannot be matched in linear time: refused"},
-        {"P=", "backreferences cannot be matched in linear time: refused"},
-    };
+    static const char refused[][3] = {"=", "!", "<=", "<!", ">", "(", "P="};
     for (size_t i = 0; i < TORNADO__COUNT(refused); i++)
-        if (strncmp(c->at, refused[i][0], strlen(refused[i][0])) == 0)
-            tornado__re_fail(c, open, refused[i][1]);
+        if (strncmp(c->at, refused[i], strlen(refused[i])) == 0)
+            tornado__re_fail(c, open,
+                             i < 2    ? "look-ahead" TORNADO__RE_REFUSED
+                             : i < 4  ? "look-behind" TORNADO__RE_REFUSED
+                             : i == 6 ? "backreferences" TORNADO__RE_REFUSED
+                                      : "atomic and conditional groups" TORNADO__RE_REFUSED);
 }
 
 /* What stands behind "(". NULL: nothing that matches, a comment or flags. */
@@ -5082,7 +5075,7 @@ static void tornado__re_compile(void *arg)
     uint32_t match = tornado__re_emit(c, TORNADO__RE_MATCH, 0, 0);
     c->start = tornado__re_emit_node(c, tree, match, match);
     if ((uint64_t)c->code_count * (c->groups + 1) > 1 << 20)
-        tornado_raise(TORNADO_ERR_LIMIT, "the pattern is too large for its number of groups");
+        tornado_raise(TORNADO_ERR_LIMIT, "the pattern is too large");
 }
 
 /* Numbers the instructions where ways meet. */
@@ -5279,7 +5272,7 @@ typedef struct tornado__re_machine {
     size_t jobs_count, jobs_capacity;
 } tornado__re_machine;
 
-static TORNADO__NOINLINE bool tornado__re_jobs_grow(tornado__re_machine *m)
+static TORNADO__COLD bool tornado__re_jobs_grow(tornado__re_machine *m)
 {
     bool local = m->jobs == m->local;
     size_t capacity = m->jobs_capacity * 2;
@@ -6148,7 +6141,7 @@ TORNADO_API bool tornado_ioloop_configure(const char *poller)
 
 /* ---- tasks ---- */
 
-static TORNADO__NOINLINE void tornado__ioloop_schedule_later(tornado_ioloop *loop, tornado__task *task);
+static TORNADO__COLD void tornado__ioloop_schedule_later(tornado_ioloop *loop, tornado__task *task);
 
 /* Runs a task in the next turn. */
 static TORNADO__INLINE void tornado__ioloop_schedule(tornado_ioloop *loop, tornado__task *task)
@@ -6321,7 +6314,7 @@ static void tornado__ioloop_collect(int fd, unsigned events, void *arg)
 
 /* What is scheduled before the loop runs stays in order with the callbacks that were added before; once it is
    closed a task only lets go of what it holds, at once. */
-static TORNADO__NOINLINE void tornado__ioloop_schedule_later(tornado_ioloop *loop, tornado__task *task)
+static TORNADO__COLD void tornado__ioloop_schedule_later(tornado_ioloop *loop, tornado__task *task)
 {
     if (loop->closed) {
         task->run(task, loop);
@@ -6394,7 +6387,7 @@ static void tornado__timer_clear(tornado_ioloop *loop, tornado__timer *timer)
         tornado__heap_down(loop, at, last);
 }
 
-static TORNADO__NOINLINE bool tornado__timer_place(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
+static TORNADO__COLD bool tornado__timer_place(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
 {
     tornado__heap_entry entry = {when, ++loop->timer_order, timer};
     if (loop->closed)
@@ -7714,7 +7707,7 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
 }
 
 /* Has a free stack be there: a cold one, or a new one. */
-static TORNADO__NOINLINE tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
+static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
 {
     tornado__stacks *stacks = loop->stacks ? loop->stacks : tornado__stacks_new(loop);
     if (!stacks)
@@ -7739,7 +7732,7 @@ static TORNADO__NOINLINE tornado__stacks *tornado__stacks_warm(tornado_ioloop *l
 
 /* Gives a stack's memory back, but for the page that the coroutine itself is in, and keeps it among the cold ones.
    */
-static TORNADO__NOINLINE void tornado__stack_cool(tornado__stacks *stacks, tornado__coroutine *co)
+static TORNADO__COLD void tornado__stack_cool(tornado__stacks *stacks, tornado__coroutine *co)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
     uintptr_t high = (uintptr_t)co / page * page;
@@ -7841,7 +7834,7 @@ static void tornado__coroutine_entry(void *arg)
     tornado__asan_leave(NULL, co->caller_low, co->caller_size);
 }
 
-static TORNADO__NOINLINE TORNADO_NORETURN void tornado__stack_overflowed(const tornado__coroutine *co)
+static TORNADO__COLD TORNADO_NORETURN void tornado__stack_overflowed(const tornado__coroutine *co)
 {
     fprintf(stderr, "tornado.h: the stack of the coroutine %s overflowed (%zu bytes)\n", co->name, co->stack.size);
     abort();
@@ -8825,7 +8818,7 @@ static void tornado__iostream_shut(tornado_iostream *stream, const tornado_error
     stream->owner->closed(stream, cause);
 }
 
-static TORNADO__NOINLINE void tornado__iostream_unreferenced(tornado_iostream *stream)
+static TORNADO__COLD void tornado__iostream_unreferenced(tornado_iostream *stream)
 {
     tornado_ioloop *loop = stream->loop;
     stream->references++; /* closing may retain and release it again */
@@ -10391,27 +10384,23 @@ TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server)
  * Tables of characters and reasons, headers as arrays.
  *============================================================================*/
 
-static const struct {
-    int status;
-    const char *reason;
-} tornado__reasons[] = {
-    {100, "Continue"}, {101, "Switching Protocols"}, {102, "Processing"}, {103, "Early Hints"},
-    {200, "OK"}, {201, "Created"}, {202, "Accepted"}, {203, "Non-Authoritative Information"}, {204, "No Content"},
-    {205, "Reset Content"}, {206, "Partial Content"}, {207, "Multi-Status"}, {208, "Already Reported"}, {226, "IM Used"},
-    {300, "Multiple Choices"}, {301, "Moved Permanently"}, {302, "Found"}, {303, "See Other"}, {304, "Not Modified"},
-    {305, "Use Proxy"}, {307, "Temporary Redirect"}, {308, "Permanent Redirect"},
-    {400, "Bad Request"}, {401, "Unauthorized"}, {402, "Payment Required"}, {403, "Forbidden"}, {404, "Not Found"},
-    {405, "Method Not Allowed"}, {406, "Not Acceptable"}, {407, "Proxy Authentication Required"},
-    {408, "Request Timeout"}, {409, "Conflict"}, {410, "Gone"}, {411, "Length Required"}, {412, "Precondition Failed"},
-    {413, "Content Too Large"}, {414, "URI Too Long"}, {415, "Unsupported Media Type"}, {416, "Range Not Satisfiable"},
-    {417, "Expectation Failed"}, {421, "Misdirected Request"}, {422, "Unprocessable Content"}, {423, "Locked"},
-    {424, "Failed Dependency"}, {425, "Too Early"}, {426, "Upgrade Required"}, {428, "Precondition Required"},
-    {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {451, "Unavailable For Legal Reasons"},
-    {500, "Internal Server Error"}, {501, "Not Implemented"}, {502, "Bad Gateway"}, {503, "Service Unavailable"},
-    {504, "Gateway Timeout"}, {505, "HTTP Version Not Supported"}, {506, "Variant Also Negotiates"},
-    {507, "Insufficient Storage"}, {508, "Loop Detected"}, {510, "Not Extended"},
-    {511, "Network Authentication Required"},
-};
+/* Statuses and their reasons, one after the other: a table of pointers would take twice the room. */
+static const char tornado__reasons[] =
+    "100 Continue\0" "101 Switching Protocols\0" "102 Processing\0" "103 Early Hints\0" "200 OK\0" "201 Created\0"
+    "202 Accepted\0" "203 Non-Authoritative Information\0" "204 No Content\0" "205 Reset Content\0"
+    "206 Partial Content\0" "207 Multi-Status\0" "208 Already Reported\0" "226 IM Used\0" "300 Multiple Choices\0"
+    "301 Moved Permanently\0" "302 Found\0" "303 See Other\0" "304 Not Modified\0" "305 Use Proxy\0"
+    "307 Temporary Redirect\0" "308 Permanent Redirect\0" "400 Bad Request\0" "401 Unauthorized\0"
+    "402 Payment Required\0" "403 Forbidden\0" "404 Not Found\0" "405 Method Not Allowed\0" "406 Not Acceptable\0"
+    "407 Proxy Authentication Required\0" "408 Request Timeout\0" "409 Conflict\0" "410 Gone\0"
+    "411 Length Required\0" "412 Precondition Failed\0" "413 Content Too Large\0" "414 URI Too Long\0"
+    "415 Unsupported Media Type\0" "416 Range Not Satisfiable\0" "417 Expectation Failed\0"
+    "421 Misdirected Request\0" "422 Unprocessable Content\0" "423 Locked\0" "424 Failed Dependency\0"
+    "425 Too Early\0" "426 Upgrade Required\0" "428 Precondition Required\0" "429 Too Many Requests\0"
+    "431 Request Header Fields Too Large\0" "451 Unavailable For Legal Reasons\0" "500 Internal Server Error\0"
+    "501 Not Implemented\0" "502 Bad Gateway\0" "503 Service Unavailable\0" "504 Gateway Timeout\0"
+    "505 HTTP Version Not Supported\0" "506 Variant Also Negotiates\0" "507 Insufficient Storage\0"
+    "508 Loop Detected\0" "510 Not Extended\0" "511 Network Authentication Required\0";
 
 /* Whether an answer of this status never has a body: RFC 9110 section 6.4.1. */
 static TORNADO__INLINE bool tornado__status_bodiless(int status)
@@ -10421,9 +10410,9 @@ static TORNADO__INLINE bool tornado__status_bodiless(int status)
 
 TORNADO_API const char *tornado_http_reason(int status)
 {
-    for (size_t i = 0; i < TORNADO__COUNT(tornado__reasons); i++)
-        if (tornado__reasons[i].status == status)
-            return tornado__reasons[i].reason;
+    for (const char *at = tornado__reasons; *at; at += strlen(at) + 1)
+        if ((at[0] - '0') * 100 + (at[1] - '0') * 10 + at[2] - '0' == status)
+            return at + 4;
     return NULL;
 }
 
@@ -11737,7 +11726,7 @@ static void tornado__http1_host_release(tornado__http1_host *host)
         host->free(host);
 }
 
-static TORNADO__NOINLINE void tornado__message_free(tornado__message *message)
+static TORNADO__COLD void tornado__message_free(tornado__message *message)
 {
     tornado__http1_host *host = message->host;
     if (message->announced && host->delegate.release)
@@ -12144,7 +12133,7 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
 
 /* ---- answering ---- */
 
-static TORNADO__NOINLINE void tornado__http1_restamp(tornado__http1_host *host)
+static TORNADO__COLD void tornado__http1_restamp(tornado__http1_host *host)
 {
     static const char *const types[] = {"Content-Type: text/html; charset=UTF-8\r\n",
                                         "Content-Type: application/json; charset=UTF-8\r\n"};
@@ -13144,7 +13133,7 @@ static bool tornado__guard_admits(const tornado__route_guard *guard, const torna
 }
 
 /* The first of the patterns that match and stand before `before`, or NULL. */
-static TORNADO__NOINLINE const tornado__route *tornado__router_find_pattern(const tornado__router *router,
+static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const tornado__router *router,
                                                                             const tornado__route_subject *subject,
                                                                             const tornado__route *before)
 {
@@ -13187,20 +13176,12 @@ static TORNADO__INLINE const tornado__route *tornado__router_find(const tornado_
     return pattern ? pattern : plain;
 }
 
-/* Builds the tables anew. */
-static bool tornado__router_index(tornado__router *router)
+/* Fills the tables anew. */
+static void tornado__router_fill(tornado__router *router)
 {
-    size_t size = 4;
-    while (size < (size_t)router->count * 2)
-        size *= 2;
-    const tornado__route **slots = TORNADO_MALLOC(size * sizeof *slots);
-    if (!slots)
-        return tornado__nomem();
-    for (size_t i = 0; i < size; i++)
+    const tornado__route **slots = router->slots;
+    for (size_t i = 0; i <= router->mask; i++)
         slots[i] = NULL;
-    TORNADO_FREE(router->slots);
-    router->slots = slots;
-    router->mask = size - 1;
     router->lengths = 0;
     router->plain = false;
     for (int i = router->count; i-- > 0;) { /* from the end, as each becomes the head of its chain */
@@ -13215,6 +13196,20 @@ static bool tornado__router_index(tornado__router *router)
         else
             router->plain = true;
     }
+}
+
+static bool tornado__router_index(tornado__router *router)
+{
+    size_t size = 4;
+    while (size < (size_t)router->count * 2)
+        size *= 2;
+    const tornado__route **slots = TORNADO_MALLOC(size * sizeof *slots);
+    if (!slots)
+        return tornado__nomem();
+    TORNADO_FREE(router->slots);
+    router->slots = slots;
+    router->mask = size - 1;
+    tornado__router_fill(router);
     return true;
 }
 
@@ -13348,6 +13343,8 @@ static bool tornado__router_add_rules(const tornado__rule_target *target, const 
     for (const tornado_rule *rule = rules;
          rule && (rule->path || rule->handler || rule->data || rule->name || rule->host || rule->rules); rule++)
         if (!tornado__router_add_rule(target, rule, guard, depth)) {
+            if (depth > 1 && rule->rules)
+                return false; /* the innermost and the outermost tell enough */
             tornado_error error = *tornado_last_error();
             return tornado__fail(error.code, error.sys_errno, "rule %d, \"%.80s\", %s", (int)(rule - rules) + 1,
                                  rule->path ? rule->path : "(no path)", error.message);
@@ -13377,7 +13374,9 @@ static bool tornado__route_print(tornado_buffer *out, const tornado__route *rout
             if (tornado__is_alphanumeric(*++at))
                 return false;
             tornado_buffer_append(out, at, 1);
-        } else if (*at != '$' || at[1]) {
+        } else if (strchr("[]{}*+?|^)", *at) || (*at == '$' && at[1])) {
+            return false;
+        } else if (*at != '$') {
             tornado_buffer_append(out, at, 1);
         }
     }
@@ -13511,7 +13510,7 @@ static void tornado__check_unfinished(const tornado_handler *self, const char *w
 
 /* ---- output ---- */
 
-static TORNADO__NOINLINE char *tornado__body_grow(tornado__response *response, size_t len)
+static TORNADO__COLD char *tornado__body_grow(tornado__response *response, size_t len)
 {
     size_t capacity = response->body_capacity ? response->body_capacity : TORNADO__FIRST_BODY;
     if (len > SIZE_MAX / 4 - response->body_len) {
@@ -14065,7 +14064,7 @@ static void tornado__response_send_failed(tornado__response *response)
 }
 
 /* The headers with a line for each cookie that was set. */
-static TORNADO__NOINLINE tornado_http_headers tornado__with_cookies(const tornado__response *response)
+static TORNADO__COLD tornado_http_headers tornado__with_cookies(const tornado__response *response)
 {
     size_t count = response->headers_count;
     for (const tornado__set_cookie *at = response->set_cookies; at; at = at->next)
@@ -14122,12 +14121,13 @@ static void tornado__response_send(tornado__response *response, int64_t length)
 
 TORNADO_API tornado_future *tornado_flush(tornado_handler *self)
 {
-    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "Stream is closed"};
     tornado__response *response = self->response;
     tornado__message *message = response->message;
     tornado__check_unfinished(self, "flush");
-    if (!message->connection)
-        return tornado_future_failed(&closed);
+    if (!message->connection) {
+        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
+        return tornado_future_failed(tornado_last_error());
+    }
     tornado_iostream *stream = &message->connection->stream;
     tornado__response_send(response, -1);
     if (message->flushed)
@@ -14146,7 +14146,7 @@ static void tornado__request_summary(const tornado_handler *self, char *out, siz
     snprintf(out, size, "%.20s %.300s (%s)", self->request->method, self->request->uri, self->request->remote_ip);
 }
 
-static TORNADO__NOINLINE void tornado__log_answer(tornado_handler *self, tornado_log_level level)
+static TORNADO__COLD void tornado__log_answer(tornado_handler *self, tornado_log_level level)
 {
     char summary[384];
     tornado__request_summary(self, summary, sizeof summary);
@@ -14173,7 +14173,7 @@ static void tornado__call_on_finish(void *arg)
 }
 
 /* Lets go of a request whose handler has returned long ago, whatever on_finish does. */
-static TORNADO__NOINLINE void tornado__finish_asynchronous(tornado_handler *self, bool ok)
+static TORNADO__COLD void tornado__finish_asynchronous(tornado_handler *self, bool ok)
 {
     tornado_error error = tornado__thread.last;
     const tornado_error *raised = ok ? tornado_try(tornado__call_on_finish, self) : &error;
@@ -14527,7 +14527,7 @@ static TORNADO__INLINE char tornado__method_of(uint64_t word)
 }
 
 /* The function for a method that is none of the seven, or NULL. */
-static TORNADO__NOINLINE tornado__handler_fn tornado__more_methods(const tornado_handler *self)
+static TORNADO__COLD tornado__handler_fn tornado__more_methods(const tornado_handler *self)
 {
     for (const tornado_handler_class *cls = self->cls; cls != &self->application->base; cls = cls->parent)
         for (const tornado_method *at = cls->methods; at && at->name; at++)
@@ -14536,7 +14536,7 @@ static TORNADO__NOINLINE tornado__handler_fn tornado__more_methods(const tornado
     return NULL;
 }
 
-static TORNADO__NOINLINE void tornado__decode_path_args(tornado_handler *self)
+static TORNADO__COLD void tornado__decode_path_args(tornado_handler *self)
 {
     tornado__response *response = self->response;
     size_t count = tornado_regex_groups(response->path);
@@ -14666,7 +14666,7 @@ static void tornado__answer_unavailable(tornado__message *message)
 
 /* The host that a request names, in lower case and without its port; and the application's, for one behind no
    proxy. */
-static TORNADO__NOINLINE void tornado__subject_host(const tornado_application *application,
+static TORNADO__COLD void tornado__subject_host(const tornado_application *application,
                                                     tornado_http_request *request, tornado__route_subject *subject)
 {
     subject->host = tornado_bytes_of(tornado_http_request_host_name(request));
@@ -14675,7 +14675,7 @@ static TORNADO__NOINLINE void tornado__subject_host(const tornado_application *a
 }
 
 /* Keeps where the groups of the path are. False: memory is short. */
-static TORNADO__NOINLINE bool tornado__keep_path_args(tornado__response *response, const tornado_regex *regex,
+static TORNADO__COLD bool tornado__keep_path_args(tornado__response *response, const tornado_regex *regex,
                                                       const tornado__route_subject *subject)
 {
     size_t count = tornado_regex_groups(regex);
@@ -14768,7 +14768,7 @@ static void tornado__application_close(tornado_http_request *request)
     tornado_future_release(tornado_handler_spawn(response->self, tornado__call_connection_close, response->self));
 }
 
-static TORNADO__NOINLINE void tornado__application_delete(tornado_application *application)
+static TORNADO__COLD void tornado__application_delete(tornado_application *application)
 {
     tornado_buffer_free(&application->json);
     tornado__router_free(&application->router);
@@ -14915,6 +14915,7 @@ TORNADO_API bool tornado_application_add_handlers(tornado_application *applicati
             (size_t)(router->count - router->host_count) * sizeof *router->routes); /* as it was before */
     router->host_count = host_count;
     router->count = count;
+    tornado__router_fill(router); /* the routes may have moved */
     return false;
 }
 

@@ -1,4 +1,5 @@
-/* From paths to handlers: plain paths, their order, many of them, rules that are refused. Reasons and headers. */
+/* From paths to handlers: plain paths and patterns, their order, many of them, rules that are refused, hosts,
+   nested rules, reversing. Reasons and headers. */
 #include "http_client.h"
 #include "runtime.h"
 
@@ -158,13 +159,13 @@ TEST(routing_without_rules_everything_is_404)
 }
 
 /* Checks that rules are refused with one line, which has both texts in it, and that nothing is left. */
-static void check_refused(const tornado_rule *rules, const char *which, const char *why)
+static void check_refused_as(int code, const tornado_rule *rules, const char *which, const char *why)
 {
     long live = test_live();
     log_keep();
     CHECK(tornado_application_new(rules, NULL) == NULL);
     const tornado_error *error = tornado_last_error();
-    CHECK_INT(error->code, TORNADO_ERR_INVALID);
+    CHECK_INT(error->code, code);
     if (!strstr(error->message, which) || !strstr(error->message, why) || strchr(error->message, '\n'))
         FAIL("\"%s\" does not say \"%s\" and \"%s\" in one line", error->message, which, why);
     CHECK_INT(logged("\n"), 1);
@@ -173,21 +174,86 @@ static void check_refused(const tornado_rule *rules, const char *which, const ch
     CHECK_INT(test_live(), live);
 }
 
+static void check_refused(const tornado_rule *rules, const char *which, const char *why)
+{
+    check_refused_as(TORNADO_ERR_INVALID, rules, which, why);
+}
+
 TEST(routing_a_pattern_that_cannot_be_compiled_is_refused_by_name)
 {
     static const struct {
         const char *path, *why;
-    } rows[] = {{"/(.*", "missing ), unterminated subpattern at position 1"}, {"/a)", "unbalanced parenthesis at position 2"},
-                {"/[a", "unterminated character set at position 1"},         {"/a**", "multiple repeat at position 3"},
-                {"/(?=a)", "look-ahead"},                                     {"/(a)\\1", "backreferences"}};
+    } rows[] = {{"/(.*", "missing ), unterminated subpattern at position 1"},
+                {"/a)", "unbalanced parenthesis at position 2"},
+                {"/[a", "unterminated character set at position 1"},
+                {"/a**", "multiple repeat at position 3"},
+                {"*a", "nothing to repeat at position 0"},
+                {"/(?=a)", "look-ahead"},
+                {"/(a)\\1", "backreferences"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        log_keep();
-        CHECK(!tornado_application_new((tornado_rule[]){RULE("/fine", NULL), RULE(rows[i].path, NULL), {0}}, NULL));
-        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_PARSE);
-        CHECK(strstr(tornado_last_error()->message, "rule 2") && strstr(tornado_last_error()->message, rows[i].path));
-        CHECK(strstr(tornado_last_error()->message, rows[i].why) != NULL);
-        CHECK_INT(logged("\n"), 1);
+        char named[40];
+        snprintf(named, sizeof named, "rule 2, \"%s\"", rows[i].path);
+        check_refused_as(TORNADO_ERR_PARSE,
+                         (tornado_rule[]){RULE("/fine", NULL), RULE(rows[i].path, NULL), {0}}, named, rows[i].why);
+        check_refused_as(TORNADO_ERR_PARSE,
+                         (tornado_rule[]){RULE("/fine", NULL),
+                                          {.path = rows[i].path, .rules = (tornado_rule[]){RULE("/", NULL), {0}}},
+                                          {0}},
+                         named, rows[i].why);
     }
+}
+
+TEST(routing_a_pattern_for_hosts_that_cannot_be_compiled_is_refused_by_name)
+{
+    check_refused_as(TORNADO_ERR_PARSE,
+                     (tornado_rule[]){{.path = "/a", .handler = &data_class, .host = "(b"}, {0}}, "rule 1, \"/a\"",
+                     "missing ), unterminated subpattern at position 0");
+}
+
+TEST(routing_a_refused_rule_inside_another_is_named_with_both)
+{
+    tornado_rule inner[] = {RULE("/fine", NULL), RULE("/bad(", NULL), {0}};
+    tornado_rule rules[] = {RULE("/", NULL), RULE("/a", NULL), {.path = "/out.*", .rules = inner}, {0}};
+    check_refused_as(TORNADO_ERR_PARSE, rules, "rule 3, \"/out.*\"", "rule 2, \"/bad(\"");
+}
+
+TEST(routing_a_rule_with_both_a_handler_and_rules_is_refused)
+{
+    tornado_rule inner[] = {RULE("/", NULL), {0}};
+    check_refused((tornado_rule[]){{.path = "/both", .handler = &data_class, .rules = inner}, {0}}, "\"/both\"",
+                  "both");
+}
+
+TEST(routing_a_rule_without_a_path_matches_what_the_others_left)
+{
+    site s = serve(
+        (tornado_rule[]){RULE("/a", "a"), RULE("/b/.*", "b"), RULE(NULL, "rest"), RULE("/c", "never"), {0}});
+    client c = client_open(s.port);
+    CHECK_STR(get(&c, "/a"), "a");
+    CHECK_STR(get(&c, "/b/"), "b");
+    CHECK_STR(get(&c, "/b"), "rest");
+    CHECK_STR(get(&c, "/c"), "rest");
+    CHECK_STR(get(&c, "//x\xff%00?/a"), "rest");
+    client_close(&c);
+    tornado_application_free(s.app);
+}
+
+static const tornado_handler_class star_class = {.get = data_get, .options = data_get};
+
+TEST(routing_a_star_is_a_plain_path)
+{
+    static const char request[] = "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (int any = 0; any < 2; any++) { /* a rule without a path matches it, too */
+        site s = serve((tornado_rule[]){{.path = any ? NULL : "*", .handler = &star_class, .data = "star"}, {0}});
+        CHECK_MEM(ask_once(s.port, request).body.data, 4, "star", 4);
+        client c = client_open(s.port);
+        CHECK_STR(get(&c, "/x"), any ? "star" : NULL);
+        client_close(&c);
+        tornado_application_free(s.app);
+    }
+    site s = serve((tornado_rule[]){RULE("/.*", "path"), {0}});
+    CHECK_INT(ask_once(s.port, request).status, 404);
+    tornado_application_free(s.app);
 }
 
 TEST(routing_a_rule_without_handler_or_path_is_refused_by_name)
@@ -378,46 +444,131 @@ TEST(routing_patterns_give_their_groups_decoded)
     tornado_application_free(s.app);
 }
 
-/* As a model: the rules one after the other, each by its pattern. */
-TEST(routing_finds_what_trying_all_rules_in_order_finds)
+static unsigned random_below(unsigned limit)
 {
-    static const char *const pieces[] = {"/", "/a", "/ab", "/a/b", "/a(.*)", "/a/(.*)", "/(.*)", "/a[bc]", "/ab?", "/a.*b",
-                                         "/b/[0-9]+", "/b/1", "/b/(1|2)", "(?:/a|/b)", ".*b", "/b/.", "/abc", "/a|/b/1"};
-    static const char *const paths[] = {"/", "/a", "/ab", "/abc", "/a/b", "/b/1", "/b/2", "/b/33", "/ac", "/b", "/x/y/b", "/c"};
-    unsigned seed = 7;
-    for (int round = 0; round < 200; round++) {
-        tornado_rule rules[9] = {{0}};
-        tornado_regex *regexes[8];
-        char names[8][2];
-        int count = 1 + round % 8;
+    static unsigned seed = 7;
+    seed = seed * 1103515245 + 12345;
+    return (seed >> 16) % limit;
+}
+
+#define RANDOM_OF(list) (list)[random_below(sizeof(list) / sizeof *(list))]
+
+/* A path for a rule: plain text half of the time, else a pattern that begins in one of many ways. */
+static void random_rule_path(char path[64])
+{
+    static const char *const texts[] = {"a", "b", "ab", "/", "/a", "%61"};
+    static const char *const pieces[] = {".", "[ab]", "(a|b)", "(?:/a)?", "a*", "b+", "(.*)", "a??", "(a)?b", "\\w",
+                                         "a{0,2}", "b{0}", "(?:a|/b)", "[^/]+", "\\.", "/(\\w*)", "$", "\\b",
+                                         "a|/b"};
+    static const char *const starts[] = {"/", "/", "/", "^/", "(?i)/A", "(?:/a|/b)", "/?", ".", "(/)", "\\/"};
+    bool plain = random_below(2);
+    strcpy(path, plain ? "/" : RANDOM_OF(starts));
+    for (unsigned count = random_below(4); count > 0; count--)
+        strcat(path, plain || random_below(2) ? RANDOM_OF(texts) : RANDOM_OF(pieces));
+}
+
+/* As a model: the rules one after the other, each by its patterns of path and host. */
+TEST_LIMIT(routing_finds_what_trying_all_rules_in_order_finds, 30)
+{
+    static const char *const hosts[] = {NULL, NULL, NULL, "a", "[ab]", ".*c"};
+    static const char *const steps[] = {"/", "a", "b", ".", "A"};
+    enum { RULES = 12 };
+    for (int round = 0; round < (instrumented() ? 60 : 400); round++) {
+        tornado_rule rules[RULES + 1] = {{0}};
+        tornado_regex *regexes[RULES] = {0}, *host_regexes[RULES] = {0};
+        char paths[RULES][64], names[RULES][4], target[16], request[80];
+        int count = 1 + (int)random_below(RULES);
         for (int i = 0; i < count; i++) {
-            seed = seed * 1103515245 + 12345;
-            const char *path = pieces[(seed >> 16) % (sizeof pieces / sizeof *pieces)];
-            names[i][0] = (char)('0' + i);
-            names[i][1] = '\0';
-            rules[i] = (tornado_rule)RULE(path, names[i]);
-            CHECK((regexes[i] = tornado_regex_new(path, TORNADO_REGEX_BYTES)) != NULL);
+            random_rule_path(paths[i]);
+            snprintf(names[i], sizeof names[i], "%d", i);
+            rules[i] = (tornado_rule)RULE(paths[i], names[i]);
+            rules[i].host = RANDOM_OF(hosts);
+            CHECK((regexes[i] = tornado_regex_new(paths[i], TORNADO_REGEX_BYTES)) != NULL);
+            CHECK(!rules[i].host || (host_regexes[i] = tornado_regex_new(rules[i].host, 0)) != NULL);
         }
         site s = serve(rules);
         client c = client_open(s.port);
-        for (size_t k = 0; k < sizeof paths / sizeof *paths; k++) {
+        for (int k = 0; k < 10; k++) {
+            static const char *const named[] = {"a", "b", "c"};
+            const char *host = RANDOM_OF(named);
             int want = 0;
-            while (want < count && tornado_regex_fullmatch(regexes[want], tornado_bytes_of(paths[k]), 0, NULL, 0) != 1)
+            strcpy(target, "/");
+            for (unsigned len = random_below(5); len > 0; len--)
+                strcat(target, RANDOM_OF(steps));
+            while (want < count &&
+                   (tornado_regex_fullmatch(regexes[want], tornado_bytes_of(target), 0, NULL, 0) != 1 ||
+                    (host_regexes[want] &&
+                     tornado_regex_fullmatch(host_regexes[want], tornado_bytes_of(host), 0, NULL, 0) != 1)))
                 want++;
-            const char *got = get(&c, paths[k]);
-            if (want == count ? got != NULL : !got || strcmp(got, names[want]) != 0)
-                FAIL("%s goes to %s, not to rule %d, in round %d", paths[k], got ? got : "nothing", want, round);
+            snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, host);
+            answer a = client_ask(&c, request);
+            if (a.status != (want < count ? 200 : 404) ||
+                (want < count && strncmp(a.body.data, names[want], a.body.len) != 0))
+                FAIL("%s at %s goes to %.*s, not to rule %d, \"%s\", in round %d", target, host, (int)a.body.len,
+                     a.body.data, want, want < count ? paths[want] : "none", round);
         }
         client_close(&c);
         tornado_application_free(s.app);
-        for (int i = 0; i < count; i++)
+        for (int i = 0; i < count; i++) {
             tornado_regex_free(regexes[i]);
+            tornado_regex_free(host_regexes[i]);
+        }
     }
+}
+
+/* Patterns that each begin in their own way, or all alike, so that many are tried for one path. */
+static void check_many_patterns(int count, bool alike)
+{
+    char (*paths)[48] = calloc((size_t)count, sizeof *paths), target[64], want[64];
+    tornado_rule *rules = calloc((size_t)count + 1, sizeof *rules);
+    CHECK(paths && rules);
+    for (int i = 0; i < count; i++) {
+        snprintf(paths[i], sizeof *paths, alike ? "/item/([a-z]+)/%d" : "/section%d/([a-z]+)/", i);
+        rules[i] = (tornado_rule)GROUPS(paths[i], paths[i]);
+    }
+    site s = serve(rules);
+    client c = client_open(s.port);
+    for (int i = 0; i < count; i += i < count - 1 && i + count / 20 >= count ? count - 1 - i : count / 20) {
+        snprintf(target, sizeof target, alike ? "/item/abc/%d" : "/section%d/abc/", i);
+        snprintf(want, sizeof want, "%s abc - -", paths[i]);
+        CHECK_STR(get(&c, target), want);
+        snprintf(target, sizeof target, alike ? "/item/abc/%d" : "/section%d/abc/", i + count);
+        CHECK_STR(get(&c, target), NULL);
+    }
+    client_close(&c);
+    tornado_application_free(s.app);
+    free(paths);
+    free(rules);
+}
+
+TEST_LIMIT(routing_finds_each_of_thousands_of_patterns, 30)
+{
+    check_many_patterns(1000, false);
+    check_many_patterns(5000, false);
+}
+
+TEST_LIMIT(routing_finds_each_of_a_thousand_patterns_that_begin_alike, 30)
+{
+    check_many_patterns(1000, true);
+}
+
+TEST(routing_the_order_of_plain_paths_and_patterns_is_that_of_the_list)
+{
+    site s = serve((tornado_rule[]){RULE("/a", "plain first"), RULE("/[ab]", "pattern second"),
+                                    RULE("/b", "plain third"), RULE("/c/.*", "wide"), RULE("/c/d", "hidden"),
+                                    RULE("/.*", "last"), {0}});
+    client c = client_open(s.port);
+    CHECK_STR(get(&c, "/a"), "plain first");
+    CHECK_STR(get(&c, "/b"), "pattern second");
+    CHECK_STR(get(&c, "/c/d"), "wide");
+    CHECK_STR(get(&c, "/c"), "last");
+    client_close(&c);
+    tornado_application_free(s.app);
 }
 
 TEST(routing_nested_rules_are_left_when_none_of_them_matches)
 {
-    tornado_rule inner[] = {GROUPS("/in/(a)", "inner"), {.path = ".*z", .handler = &groups_class, .data = "any z"}, {0}};
+    tornado_rule inner[] = {GROUPS("/in/(a)", "inner"), GROUPS(".*z", "any z"), {0}};
     site s = serve((tornado_rule[]){{.path = "/in/.*", .rules = inner}, GROUPS("/in/(.)", "outer"), {0}});
     client c = client_open(s.port);
     CHECK_STR(get(&c, "/in/a"), "inner a - -");
@@ -426,8 +577,64 @@ TEST(routing_nested_rules_are_left_when_none_of_them_matches)
     CHECK_STR(get(&c, "/out/z"), NULL);
     client_close(&c);
     tornado_application_free(s.app);
-    tornado_rule ring[2] = {{.path = "/", .rules = ring}, {0}};
-    check_refused(ring, "", "nested too deep");
+}
+
+TEST(routing_rules_may_be_nested_in_levels)
+{
+    enum { LEVELS = 10 };
+    tornado_rule lists[LEVELS][3] = {{{0}}};
+    char names[LEVELS][16];
+    for (int i = 0; i < LEVELS; i++) { /* each level serves one path, the next ones what is left of it */
+        snprintf(names[i], sizeof names[i], "/%.*s", i + 1, "aaaaaaaaaaaaaa");
+        lists[i][0] = (tornado_rule)RULE(names[i], names[i]);
+        if (i + 1 < LEVELS)
+            lists[i][1] = (tornado_rule){.path = "/a+", .rules = lists[i + 1]};
+    }
+    site s = serve(lists[0]);
+    client c = client_open(s.port);
+    for (int i = 0; i < LEVELS; i++)
+        CHECK_STR(get(&c, names[i]), names[i]);
+    CHECK_STR(get(&c, "/aaaaaaaaaaaaaaaa"), NULL);
+    CHECK_STR(get(&c, "/b"), NULL);
+    client_close(&c);
+    tornado_application_free(s.app);
+}
+
+TEST(routing_a_ring_of_nested_rules_is_refused)
+{
+    tornado_rule lists[3][2] = {{{0}}};
+    for (int i = 0; i < 3; i++)
+        lists[i][0] = (tornado_rule){.path = "/.*", .rules = lists[(i + 1) % 3]};
+    check_refused(lists[0], "rule 1, \"/.*\"", "nested too deep");
+}
+
+TEST(routing_nested_rules_need_the_path_and_the_host_of_all_around_them)
+{
+    static const char *const rows[][3] = {{"/a/x", "one", "inner"}, {"/a/x", "two", "rest"},
+                                          {"/a/y", "one", "middle"}, {"/b/x", "one", "rest"},
+                                          {"/a/z", "one", "rest"}, {"/a/", "one", "rest"}};
+    tornado_rule inner[] = {RULE("/a/x", "inner"), RULE("/b/x", "never"), {0}};
+    tornado_rule middle[] = {{.host = "one", .rules = inner},
+                             {.rules = (tornado_rule[]){{0}}, .name = "an empty list"},
+                             {.path = "/a/y", .handler = &data_class, .data = "middle", .host = "one"}, {0}};
+    site s = serve((tornado_rule[]){{.path = "/a/.*", .rules = middle}, RULE(NULL, "rest"), {0}});
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char request[100];
+        snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", rows[i][0], rows[i][1]);
+        CHECK_STR(ask_once(s.port, request).body.data, rows[i][2]);
+    }
+    tornado_application_free(s.app);
+}
+
+TEST(routing_groups_around_nested_rules_are_no_arguments)
+{
+    tornado_rule inner[] = {GROUPS("/a/(.)", "pattern"), GROUPS("/a/bb", "plain"), {0}};
+    site s = serve((tornado_rule[]){{.path = "/(.)/(.*)", .rules = inner}, {0}});
+    client c = client_open(s.port);
+    CHECK_STR(get(&c, "/a/b"), "pattern b - -");
+    CHECK_STR(get(&c, "/a/bb"), "plain - - -");
+    client_close(&c);
+    tornado_application_free(s.app);
 }
 
 static const char *host_get(int port, const char *host, const char *more)
@@ -447,10 +654,12 @@ TEST(routing_by_host)
         tornado_application *app = tornado_application_new(
             (tornado_rule[]){{.path = "/", .handler = &data_class, .data = "own", .host = "own\\.example"}, {0}},
             &(tornado_settings){.default_host = defaulted ? "www.example" : NULL});
-        CHECK(app && tornado_application_add_handlers(app, "www\\.example", (tornado_rule[]){RULE("/", "www"), {0}}));
+        CHECK(app != NULL);
+        CHECK(tornado_application_add_handlers(app, "www\\.example", (tornado_rule[]){RULE("/", "www"), {0}}));
         CHECK(tornado_application_add_handlers(app, ".*\\.example", (tornado_rule[]){RULE("/", "any"), {0}}));
         CHECK(!tornado_application_add_handlers(app, "(", (tornado_rule[]){RULE("/", "bad"), {0}}));
-        CHECK(!tornado_application_add_handlers(app, "b", (tornado_rule[]){RULE("/", "b"), RULE("/(", "bad"), {0}}));
+        CHECK(!tornado_application_add_handlers(app, "b",
+                                                (tornado_rule[]){RULE("/", "b"), RULE("/(", "bad"), {0}}));
         tornado_httpserver *server = tornado_application_listen(app, 0, NULL);
         CHECK(server != NULL);
         int port = tornado_httpserver_port(server);
@@ -464,12 +673,159 @@ TEST(routing_by_host)
     }
 }
 
+TEST(routing_a_host_is_compared_whole_in_lower_case_and_without_its_port)
+{
+    static const char *const rows[][2] = {
+        {"a.example", "name"}, {"A.eXample", "name"}, {"a.example:80", "name"}, {"A.EXAMPLE:65535", "name"},
+        {"a.example.evil", "other"}, {"evil.a.example", "other"}, {"axexample", "other"}, {"b", "other"},
+        {"[::1]", "loopback"}, {"[::1]:8888", "loopback"}, {"[2001:DB8::A]", "v6"}, {"[2001:db8::a]:1", "v6"},
+        {"[::11]", "other"}, {"127.0.0.1", "v4"}, {"127.0.0.1:8888", "v4"}, {"127.0.0.10", "other"}};
+    site s = serve((tornado_rule[]){{.path = "/", .handler = &data_class, .data = "name", .host = "a\\.example"},
+                                    {.path = "/", .handler = &data_class, .data = "loopback", .host = "\\[::1\\]"},
+                                    {.path = "/", .handler = &data_class, .data = "v6", .host = "\\[2001:db8::a]"},
+                                    {.path = "/", .handler = &data_class, .data = "v4", .host = "127\\.0\\.0\\.1"},
+                                    RULE("/.*", "other"), {0}});
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *got = host_get(s.port, rows[i][0], "");
+        if (strcmp(got, rows[i][1]) != 0)
+            FAIL("%s goes to \"%s\"", rows[i][0], got);
+    }
+    tornado_application_free(s.app);
+}
+
+TEST(routing_a_request_of_http_1_0_without_a_host_names_127_0_0_1)
+{
+    site s = serve((tornado_rule[]){{.path = "/", .handler = &data_class, .data = "v4", .host = "127\\.0\\.0\\.1"},
+                                    RULE("/", "other"), {0}});
+    CHECK_STR(ask_once(s.port, "GET / HTTP/1.0\r\n\r\n").body.data, "v4");
+    tornado_application_free(s.app);
+}
+
+TEST(routing_hosts_that_were_added_are_tried_in_their_order_and_left_for_any_host)
+{
+    site s = serve((tornado_rule[]){RULE("/any", "any"), RULE("/.*", "rest"), {0}});
+    static const struct {
+        const char *pattern, *path, *data;
+    } added[] = {{"a", "/1", "a 1"}, {"[ab]", "/[12]", "ab 12"}, {"a", "/.", "a ."}, {".*", "/any", "every host"}};
+    static const char *const rows[][3] = {{"/1", "a", "a 1"}, {"/1", "b", "ab 12"}, {"/2", "a", "ab 12"},
+                                          {"/3", "a", "a ."}, {"/3", "b", "rest"}, {"/1", "c", "rest"},
+                                          {"/any", "a", "every host"}, {"/any", "c", "every host"},
+                                          {"/", "a", "rest"}};
+    CHECK_STR(host_get(s.port, "a", ""), "rest");
+    for (size_t i = 0; i < sizeof added / sizeof *added; i++) /* while the server runs */
+        CHECK(tornado_application_add_handlers(s.app, added[i].pattern,
+                                               (tornado_rule[]){RULE(added[i].path, added[i].data), {0}}));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char request[100];
+        snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", rows[i][0], rows[i][1]);
+        const char *got = ask_once(s.port, request).body.data;
+        if (strcmp(got, rows[i][2]) != 0)
+            FAIL("%s at %s goes to \"%s\"", rows[i][0], rows[i][1], got);
+    }
+    tornado_application_free(s.app);
+}
+
+TEST(routing_the_default_host_counts_behind_the_rules_for_any_host_and_not_behind_a_proxy)
+{
+    static char host[] = "www";
+    tornado_settings settings = {.default_host = host};
+    tornado_application *app = tornado_application_new((tornado_rule[]){RULE("/any", "any"), {0}}, &settings);
+    host[0] = '?'; /* it was copied */
+    CHECK(app != NULL);
+    CHECK(tornado_application_add_handlers(app, "www",
+                                           (tornado_rule[]){RULE("/any", "www any"), RULE("/", "www"), {0}}));
+    CHECK(tornado_application_add_handlers(app, "w.*", (tornado_rule[]){RULE("/", "w"), RULE("/w", "w"), {0}}));
+    tornado_httpserver *server =
+        tornado_application_listen(app, 0, &(tornado_httpserver_options){.bind.address = "127.0.0.1"});
+    CHECK(server != NULL);
+    static const struct {
+        const char *path, *host, *more, *want;
+    } rows[] = {{"/any", "www", "", "www any"}, {"/any", "x", "", "any"}, {"/", "x", "", "www"},
+                {"/w", "x", "", "w"}, {"/", "wx", "", "w"}, {"/", "x", "X-Real-Ip: 1.2.3.4\r\n", NULL},
+                {"/", "x", "x-real-ip:\r\n", NULL},
+                {"/w", "x", "X-Real-Ip: 1.2.3.4\r\n", NULL}, {"/", "www", "X-Real-Ip: 1.2.3.4\r\n", "www"},
+                {"/any", "x", "X-Real-Ip: 1.2.3.4\r\n", "any"}, {"/x", "x", "", NULL}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char request[100];
+        snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", rows[i].path, rows[i].host,
+                 rows[i].more);
+        answer a = ask_once(tornado_httpserver_port(server), request);
+        if (a.status != (rows[i].want ? 200 : 404) || (rows[i].want && strcmp(a.body.data, rows[i].want) != 0))
+            FAIL("row %zu: %d %s", i, a.status, a.body.data);
+    }
+    tornado_application_free(app);
+}
+
+TEST(routing_rules_that_cannot_be_added_leave_the_application_as_it_was)
+{
+    for (int defaulted = 0; defaulted < 2; defaulted++) {
+        tornado_rule rules[17] = {{0}}, many[42] = {{0}};
+        char paths[40][64];
+        for (int i = 0; i < 40; i++) {
+            snprintf(paths[i], sizeof paths[i], i % 2 ? "/%d" : "/(%d)", i);
+            many[i] = (tornado_rule)RULE(paths[i], "many");
+            if (i < 16)
+                rules[i] = (tornado_rule)RULE(paths[i], "own");
+        }
+        many[40] = (tornado_rule)RULE("/bad(", NULL);
+        tornado_application *app =
+            tornado_application_new(rules, &(tornado_settings){.default_host = defaulted ? "b" : NULL});
+        CHECK(app && tornado_application_add_handlers(app, "b", (tornado_rule[]){RULE("/1", "b"), {0}}));
+        int port = tornado_httpserver_port(
+            tornado_application_listen(app, 0, &(tornado_httpserver_options){.bind.address = "127.0.0.1"}));
+        for (int done = 0; done < 2; done++) {
+            static const char *const bad[] = {"(", "a"};
+            for (int i = 0; i < 2 && !done; i++) {
+                CHECK(!tornado_application_add_handlers(app, bad[i], many));
+                CHECK_INT(tornado_last_error()->code, TORNADO_ERR_PARSE);
+                CHECK(i == 0 || strstr(tornado_last_error()->message, "rule 41, \"/bad(\""));
+            }
+            memset(&many[40], 0, sizeof many[40]);
+            CHECK(!done || tornado_application_add_handlers(app, "a", many));
+            client c = client_open(port);
+            CHECK_STR(get(&c, "/3"), done ? "many" : "own"); /* its Host is "a" */
+            CHECK_STR(get(&c, "/12"), done ? "many" : "own");
+            CHECK_STR(get(&c, "/39"), done ? "many" : NULL);
+            client_close(&c);
+            CHECK_STR(ask_once(port, "GET /1 HTTP/1.1\r\nHost: b\r\n\r\n").body.data, "b");
+        }
+        tornado_application_free(app);
+    }
+}
+
+static void adding_get(tornado_handler *self)
+{
+    static char paths[60][16];
+    tornado_rule rules[61] = {{0}};
+    for (int i = 0; i < 60; i++) {
+        snprintf(paths[i], sizeof paths[i], "/x%d(.*)", i);
+        rules[i] = (tornado_rule)GROUPS(paths[i], "added");
+    }
+    CHECK(tornado_application_add_handlers(self->application, "a", rules));
+    groups_get(self);
+}
+
+static const tornado_handler_class adding_class = {.get = adding_get};
+
+TEST(routing_a_handler_may_add_rules_and_keeps_its_own_arguments)
+{
+    site s = serve((tornado_rule[]){{.path = "/add/(.)/(?:.*)", .handler = &adding_class, .data = "own"}, {0}});
+    client c = client_open(s.port);
+    CHECK_STR(get(&c, "/x7y"), NULL);
+    CHECK_STR(get(&c, "/add/z/"), "own z - -");
+    CHECK_STR(get(&c, "/x7y"), "added y - -");
+    CHECK_STR(get(&c, "/add/z/"), "own z - -");
+    client_close(&c);
+    tornado_application_free(s.app);
+}
+
 TEST(routing_names_can_be_reversed)
 {
     static const struct {
         const char *path, *args[3], *url;
     } rows[] = {{"/plain", {NULL}, "/plain"}, {"/story/([0-9]+)/edit", {"42"}, "/story/42/edit"},
-                {"/(.*)/(.*)$", {"a b", "c/d?e"}, "/a%20b/c/d%3Fe"}, {"^/x\\.y/(\\w+)", {"\xc3\xa9"}, "/x.y/%C3%A9"},
+                {"/(.*)/(.*)$", {"a b", "c/d?e"}, "/a%20b/c/d%3Fe"},
+                {"^/x\\.y/(\\w+)", {"\xc3\xa9"}, "/x.y/%C3%A9"},
                 {"/(?P<name>.*)", {"n"}, "/n"}, {"/(?:a)/(b)", {"b"}, NULL}, {"/\\(", {NULL}, NULL},
                 {"/((a)b)", {"x", "y"}, NULL}, {"/(a)", {"x", "y"}, NULL}, {"/\\d", {NULL}, NULL}};
     tornado_arena *arena = tornado_arena_new();
@@ -491,23 +847,193 @@ TEST(routing_names_can_be_reversed)
     tornado_arena_free(arena);
 }
 
-TEST(routing_many_patterns)
+TEST(routing_a_pattern_may_have_31_groups)
 {
-    enum { COUNT = 2000 };
-    static char paths[COUNT][48], target[48];
-    static tornado_rule rules[COUNT + 1];
-    for (int i = 0; i < COUNT; i++) {
-        snprintf(paths[i], sizeof paths[i], "/section%d/([a-z]+)/%d", i * 31, i);
-        rules[i] = (tornado_rule)GROUPS(paths[i], "x");
-    }
+    char path[200] = "/";
+    tornado_rule rules[] = {RULE("/fine", NULL), GROUPS(path, "31"), {0}};
+    for (int i = 0; i < 31; i++)
+        strcat(path, "(.)");
     site s = serve(rules);
     client c = client_open(s.port);
-    for (int i = 0; i < COUNT; i += 97) {
-        snprintf(target, sizeof target, "/section%d/abc/%d", i * 31, i);
-        CHECK_STR(get(&c, target), "x abc - -");
-        snprintf(target, sizeof target, "/section%d/abc/%d", i * 31, i + 1);
-        CHECK_STR(get(&c, target), NULL);
-    }
+    CHECK_STR(get(&c, "/abcdefghijklmnopqrstuvwxyz12345"), "31 a b c");
+    CHECK_STR(get(&c, "/abcdefghijklmnopqrstuvwxyz1234"), NULL);
     client_close(&c);
     tornado_application_free(s.app);
+    strcat(path, "(.)");
+    check_refused_as(TORNADO_ERR_LIMIT, rules, "rule 2, ", "more than 31 groups");
+}
+
+/*----------------------------------------------------------------------------
+ * Reversing.
+ *----------------------------------------------------------------------------*/
+
+/* A pattern with more in it than plain groups is refused, or else the URL is one that the rule matches. */
+TEST(routing_what_is_reversed_matches_its_own_rule)
+{
+    static const char *const paths[] = {
+        "/[ab]",  "/a{2}",      "/a+b",    "/a|/b",  "/([^)]+)",    "/(a\\))", "/(\\()x",    "/\\(a\\)", "/([(])",
+        "/a\\.b", "/\\-/(.*)", "/(a)?b",  "/(a)+b", "^/a$",        "/$",      "/(?i:v)",    "/v\\$",    "/[$]",
+        "/a\\",   "/\\$(.*)$", "(?i)/V", "/\\x41", "/(?#note)v", "/a\\t",   "/(.*)\\/x", "/\\Z"};
+    static const char *const args[] = {"a", "a"};
+    tornado_arena *arena = tornado_arena_new();
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        log_keep();
+        tornado_application *app = tornado_application_new(
+            (tornado_rule[]){{.path = paths[i], .handler = &data_class, .name = "it"}, {0}}, NULL);
+        tornado_regex *regex = tornado_regex_new(paths[i], TORNADO_REGEX_BYTES);
+        CHECK_INT(!app, !regex);
+        if (!app)
+            continue;
+        size_t groups = tornado_regex_groups(regex);
+        const char *url = tornado_application_reverse_url(app, arena, "it", args, groups);
+        if (url && tornado_regex_fullmatch(regex, tornado_bytes_of(url), 0, NULL, 0) != 1)
+            FAIL("%s is reversed to %s", paths[i], url);
+        if (!url)
+            CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+        tornado_regex_free(regex);
+        tornado_application_free(app);
+    }
+    tornado_arena_free(arena);
+}
+
+TEST(routing_a_reversed_url_brings_its_arguments_back)
+{
+    site s = serve((tornado_rule[]){
+        {.path = "/([^/]*)/x/(.*)", .handler = &groups_class, .name = "two", .data = "two"}, {0}});
+    client c = client_open(s.port);
+    static const char *const rows[][2] = {{"a", "b/c"}, {"", ""}, {" + ", "%2F+%"}, {"a?b=c&d#e", "//x/../y"},
+                                          {"h\xc3\xa9\xe2\x82\xac", "\"<>\\^`{|}'"},
+                                          {"\x01\n\x7f", "~._-!$*(),;:@="}};
+    tornado_arena *arena = tornado_arena_new();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char want[100];
+        const char *url = tornado_application_reverse_url(s.app, arena, "two", rows[i], 2);
+        CHECK(url != NULL);
+        snprintf(want, sizeof want, "two %s %s -", rows[i][0], rows[i][1]);
+        CHECK_STR(get(&c, url), want);
+    }
+    CHECK_STR(tornado_application_reverse_url(s.app, arena, "two", (const char *const[]){"+ %", "a/b c?"}, 2),
+              "/%2B%20%25/x/a/b%20c%3F");
+    tornado_arena_free(arena);
+    client_close(&c);
+    tornado_application_free(s.app);
+}
+
+TEST(routing_names_are_found_in_nested_rules_and_in_those_of_hosts)
+{
+    tornado_rule inner[] = {{.path = "/in/(.*)", .handler = &data_class, .name = "inner"}, {0}};
+    tornado_rule rules[] = {{.path = "/(.*)/(.*)", .rules = inner}, {.handler = &data_class, .name = "pathless"},
+                            {0}};
+    tornado_application *app = tornado_application_new(rules, &(tornado_settings){.default_host = "b"});
+    tornado_rule named[] = {{.path = "/host", .handler = &data_class, .name = "host"}, {0}};
+    CHECK(app && tornado_application_add_handlers(app, "a", named));
+    tornado_arena *arena = tornado_arena_new();
+    static const char *const args[] = {"x", "y"};
+    CHECK_STR(tornado_application_reverse_url(app, arena, "inner", args, 1), "/in/x");
+    CHECK_STR(tornado_application_reverse_url(app, arena, "host", NULL, 0), "/host");
+    static const struct {
+        const char *name;
+        size_t count;
+        const char *why;
+    } bad[] = {{"pathless", 0, "cannot be reversed"}, {"none", 0, "no rule named \"none\""},
+               {"", 0, "no rule named"}, {"inner", 2, "has 1 groups, not 2"}, {"inner", 0, "has 1 groups, not 0"},
+               {"host", 1, "has 0 groups, not 1"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        CHECK(!tornado_application_reverse_url(app, arena, bad[i].name, args, bad[i].count));
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+        if (!strstr(tornado_last_error()->message, bad[i].why))
+            FAIL("%s: %s", bad[i].name, tornado_last_error()->message);
+    }
+    tornado_arena_free(arena);
+    tornado_application_free(app);
+}
+
+static void reversing_get(tornado_handler *self)
+{
+    static const char *const args[] = {"a b/c"};
+    tornado_write(self, tornado_reverse_url(self, "it", args, self->request->query[0] ? 0 : 1));
+}
+
+static const tornado_handler_class reversing_class = {.get = reversing_get};
+
+TEST(routing_a_handler_reverses_names_and_raises_what_cannot_be)
+{
+    site s = serve((tornado_rule[]){{.path = "/(.*)", .handler = &reversing_class, .name = "it"}, {0}});
+    client c = client_open(s.port);
+    log_keep();
+    CHECK_STR(get(&c, "/"), "/a%20b/c");
+    CHECK_INT(client_ask(&c, "GET /?bad HTTP/1.1\r\nHost: a\r\n\r\n").status, 500);
+    CHECK_INT(logged("TORNADO_ERR_INVALID"), 1);
+    client_close(&c);
+    tornado_application_free(s.app);
+}
+
+/*----------------------------------------------------------------------------
+ * Memory.
+ *----------------------------------------------------------------------------*/
+
+/* All kinds of rules; with those of add_handlers more than there is room for at first. */
+static const tornado_rule short_inner[] = {RULE("/in/a", "inner"), GROUPS("/in/(.)/x", "inner"), {0}};
+static const tornado_rule short_rules[] = {RULE("/plain", "plain"), GROUPS("/p/(\\w+)", "pattern"),
+                                           {.path = "/in/.*", .rules = short_inner},
+                                           {.path = "/hosts/(?P<name>.*)", .handler = &groups_class, .host = "[ab]",
+                                            .name = "named"},
+                                           RULE("/5", ""), RULE("/6", ""), RULE("/7", ""), RULE("/8", ""),
+                                           RULE("/9", ""), RULE("/10", ""), RULE("/11", ""), RULE("/12", ""),
+                                           RULE("/13", ""), RULE("/14", ""),
+                                           {0}};
+static const tornado_rule short_added[] = {RULE("/plain", "added"), GROUPS("/a/(.*)", "added"),
+                                           {.path = "/in/.*", .rules = short_inner}, {0}};
+
+static void application_when_memory_is_short(void)
+{
+    long allocs = test_allocs();
+    tornado_application *app = tornado_application_new(short_rules, &(tornado_settings){.default_host = "a"});
+    CHECK(app || tornado_last_error()->code == TORNADO_ERR_NOMEM);
+    CHECK(test_allocs() > allocs);
+    tornado_application_free(app);
+}
+
+TEST(routing_rules_that_memory_does_not_suffice_for_leave_nothing)
+{
+    each_shortage(application_when_memory_is_short);
+}
+
+TEST_LIMIT(routing_an_application_is_as_before_when_memory_does_not_suffice_for_more_rules, 30)
+{
+    bool hit = true;
+    tornado_ioloop_clear_current();
+    log_keep();
+    for (long n = 1; hit; n++) {
+        long live = test_live();
+        tornado_application *app = tornado_application_new(short_rules, &(tornado_settings){.default_host = "a"});
+        CHECK(app != NULL);
+        int port = tornado_httpserver_port(
+            tornado_application_listen(app, 0, &(tornado_httpserver_options){.bind.address = "127.0.0.1"}));
+        long allocs = test_allocs();
+        test_fail_alloc(n);
+        bool added = tornado_application_add_handlers(app, "a", short_added);
+        hit = test_allocs() - allocs >= n;
+        test_fail_alloc(0);
+        CHECK_INT(added, !hit);
+        CHECK(added || tornado_last_error()->code == TORNADO_ERR_NOMEM);
+        for (int again = 0; again < 2; again++) {
+            client c = client_open(port);
+            CHECK_STR(get(&c, "/plain"), added ? "added" : "plain");
+            CHECK_STR(get(&c, "/p/x"), "pattern x - -");
+            CHECK_STR(get(&c, "/in/a"), "inner");
+            CHECK_STR(get(&c, "/hosts/x"), " x - - name=x");
+            CHECK_STR(get(&c, "/a/x"), added ? "added x - -" : NULL);
+            CHECK_STR(get(&c, "/none"), NULL);
+            client_close(&c);
+            if (!again && !added)
+                CHECK((added = tornado_application_add_handlers(app, "a", short_added)));
+        }
+        tornado_application_free(app);
+        tornado_ioloop_close(tornado_ioloop_current(), false);
+        tornado_ioloop_clear_current();
+        if (test_live() != live)
+            FAIL("%ld blocks are left after allocation %ld failed", test_live() - live, n);
+        log_text[0] = '\0';
+    }
 }

@@ -1,5 +1,5 @@
-/* Cookie headers, and cookies that are set: every pair is where the rules put it, what is written comes back, nothing
-   gets into an attribute that would end it. And the parameters of headers. */
+/* Cookie headers, and cookies that are set: every pair is where the rules put it, what is written comes back,
+   nothing gets into an attribute that would end it. And the parameters of headers. */
 #include "fuzz.h"
 
 /* Reads a value as the comment of tornado_parse_cookie says. */

@@ -1,5 +1,5 @@
-/* Queries and URLs: every field is where the rules put it, what is added to a URL is found in it, a URL is the sum of
-   its parts, and a resolved one stays as it is. */
+/* Queries and URLs: every field is where the rules put it, what is added to a URL is found in it, a URL is the sum
+   of its parts, and a resolved one stays as it is. */
 #include "fuzz.h"
 
 /* Decodes one half of a field as the comment of tornado_parse_qs says. */
