@@ -14268,7 +14268,7 @@ static TORNADO_NORETURN void tornado__redirect_slash(tornado_handler *self, size
     const tornado_http_request *request = self->request;
     if (self->response->method != TORNADO__GET && self->response->method != TORNADO__HEAD)
         tornado_raise_http_status(404);
-    if (request->path[1] == '/') /* "//host" would lead elsewhere */
+    if (request->path[1] == '/' || request->path[1] == '\\') /* "//host" would lead elsewhere */
         tornado_raise_http_status(403);
     tornado_redirect(self,
                      tornado_format(self, "%.*s%s%s%s", (int)len, request->path, end, *request->query ? "?" : "",
