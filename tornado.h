@@ -14397,10 +14397,24 @@ static void tornado__send_error(tornado_handler *self, int status, const tornado
         tornado_finish(self);
 }
 
+static void tornado__call_send_error(void *arg)
+{
+    const tornado__error_page *page = arg;
+    tornado__send_error(page->self, page->status, NULL);
+}
+
+/* The request is held meanwhile: an asynchronous one goes when it is finished. */
 TORNADO_API void tornado_send_error(tornado_handler *self, int status)
 {
+    tornado__error_page page = {self, tornado__error_status(status), NULL};
+    tornado__message *message = self->response->message;
     tornado__check_unfinished(self, "send_error");
-    tornado__send_error(self, tornado__error_status(status), NULL);
+    message->references++;
+    const tornado_error *raised = tornado_try(tornado__call_send_error, &page);
+    tornado_error error = raised ? *raised : tornado__thread.last;
+    tornado__message_release(message);
+    if (raised)
+        tornado__raise(&error);
 }
 
 static void tornado__default_log_exception(tornado_handler *self, const tornado_error *error)

@@ -476,7 +476,7 @@ TEST_LIMIT(routing_finds_what_trying_all_rules_in_order_finds, 30)
     for (int round = 0; round < (instrumented() ? 60 : 400); round++) {
         tornado_rule rules[RULES + 1] = {{0}};
         tornado_regex *regexes[RULES] = {0}, *host_regexes[RULES] = {0};
-        char paths[RULES][64], names[RULES][4], target[16], request[80];
+        char paths[RULES][64], names[RULES][12], target[16], request[80];
         int count = 1 + (int)random_below(RULES);
         for (int i = 0; i < count; i++) {
             random_rule_path(paths[i]);
@@ -795,7 +795,7 @@ TEST(routing_rules_that_cannot_be_added_leave_the_application_as_it_was)
 
 static void adding_get(tornado_handler *self)
 {
-    static char paths[60][16];
+    static char paths[60][24];
     tornado_rule rules[61] = {{0}};
     for (int i = 0; i < 60; i++) {
         snprintf(paths[i], sizeof paths[i], "/x%d(.*)", i);
