@@ -546,26 +546,167 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
 
 /*============================================================================
  * section: value (public)
- * JSON, so far its writer: a format string says the shape, arguments give the values.
+ * Dynamic values and JSON: read from text or built, asked, compared, taken apart, written.
  *
- *   {key:value, ...}  an object          s  const char *, NULL gives null      n  null, no argument
- *   [value, ...]      an array           z  tornado_bytes                      i  int
- *   keys: a name as it stands (letters,  b  bool (int)                         I  int64_t
- *   digits, _ and -), or s for one that  f  double                             U  uint64_t
- *   is a const char * argument           j  const char *, JSON text as it stands
+ * A value is null, a bool, a number, a string, a list or a dict, and lives in an arena. One that was read never
+ * changes, so any thread may look at it; its strings lie in the arena too and live as long.
  *
- *   White space is ignored: tornado_json_pack(&out, "{s:s, s:i}", "name", "Ben", "age", 30)
+ * Formats say the shape of a value, arguments give what is in it: tornado_json_pack writes JSON text by a format,
+ * tornado_value_pack makes a value, tornado_value_unpack takes one apart. White space is ignored.
+ *
+ *   {key:value, ...}  a dict                         keys: a name as it stands (letters, digits, _ and -), or s
+ *   [value, ...]      a list                         for one that is a const char * argument
+ *
+ *   letter                   packing                          unpacking, into
+ *   s   a string             const char *, NULL gives null    const char **
+ *   z   a string             tornado_bytes, the same          tornado_bytes *
+ *   b   a bool               int                              bool *
+ *   i   an integer           int                              int *
+ *   I   an integer           int64_t                          int64_t *
+ *   U   an integer           uint64_t                         uint64_t *
+ *   f   a number             double                           double *
+ *   o   any value            const tornado_value *, NULL too  const tornado_value **
+ *   n   null                 no argument                      no argument; must be null
+ *   j   JSON text            const char *, as it stands       -
+ *   key?:value               -                                may be missing or null: then its arguments stay
+ *   value! before } or ]     -                                and nothing else may be in the dict or list
+ *
+ *       tornado_json_pack(&out, "{name:s, age:i, tags:[s, s]}", "Ben", 30, "a", "b")
+ *       tornado_value_unpack(value, "{name:s, age?:i, tags:[s]}", &name, &age, &tag)
  *============================================================================*/
 
-/* Appends JSON text to a buffer, as Python's json.dumps prints it (", " and ": ", non-ASCII as \uXXXX) with "</" as
-   "<\/", so that it may stand in HTML. Strings must be UTF-8; what is not becomes U+FFFD. A double is printed with
-   as few digits as give it back. False with TORNADO_ERR_INVALID for a malformed format or a double that is not
-   finite, TORNADO_ERR_NOMEM when memory is short; the buffer is then as it was before. */
+typedef struct tornado_value tornado_value;
+
+typedef enum tornado_value_type {
+    TORNADO_VALUE_NULL,
+    TORNADO_VALUE_BOOL,
+    TORNADO_VALUE_INTEGER,  /* fits an int64_t */
+    TORNADO_VALUE_UNSIGNED, /* an integer beyond that, which fits a uint64_t */
+    TORNADO_VALUE_DOUBLE,
+    TORNADO_VALUE_STRING,
+    TORNADO_VALUE_LIST,
+    TORNADO_VALUE_DICT
+} tornado_value_type;
+
+/* Reads JSON text, strictly as RFC 8259 has it: UTF-8 without a byte order mark, one value, nothing behind it. Integers
+   that fit 64 bits stay integers, other numbers become the nearest double. Of equal keys in a dict all are kept, and the
+   last is what tornado_value_get finds. NULL when it failed: TORNADO_ERR_PARSE, and the message says what and where,
+   "a value is wanted, at line 2 column 7 (byte 19)" (columns count characters from 1, bytes from 0);
+   TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most nine
+   bytes of the arena for each byte of text, also when it fails; the text is copied. */
+TORNADO_API const tornado_value *tornado_json_decode(tornado_arena *arena, tornado_bytes text);
+
+/* What follows asks values. A NULL is as good as a null, and what does not fit the question gives NULL, 0 or the
+   fallback, so questions can be chained: tornado_value_string(tornado_value_get(tornado_value_get(v, "user"), "name")).
+   What they return lives as long as the value and, where that is a list or dict being built, until it is changed. */
+TORNADO_API tornado_value_type tornado_value_kind(const tornado_value *value);
+
+/* Whether it is of that kind; an integer is of either, a number of any of three kinds. */
+TORNADO_API bool tornado_value_is_null(const tornado_value *value);
+TORNADO_API bool tornado_value_is_bool(const tornado_value *value);
+TORNADO_API bool tornado_value_is_integer(const tornado_value *value);
+TORNADO_API bool tornado_value_is_number(const tornado_value *value);
+TORNADO_API bool tornado_value_is_string(const tornado_value *value);
+TORNADO_API bool tornado_value_is_list(const tornado_value *value);
+TORNADO_API bool tornado_value_is_dict(const tornado_value *value);
+
+/* The bool; an integer that fits; any number, to the nearest double. The fallback for everything else. */
+TORNADO_API bool tornado_value_bool(const tornado_value *value, bool fallback);
+TORNADO_API int64_t tornado_value_integer(const tornado_value *value, int64_t fallback);
+TORNADO_API uint64_t tornado_value_unsigned(const tornado_value *value, uint64_t fallback);
+TORNADO_API double tornado_value_double(const tornado_value *value, double fallback);
+
+/* A string, with a NUL behind it; it may also hold some, which the second tells. NULL, and no bytes, for what is none. */
+TORNADO_API const char *tornado_value_string(const tornado_value *value);
+TORNADO_API tornado_bytes tornado_value_bytes(const tornado_value *value);
+
+/* How many values a list has, keys a dict, bytes a string. */
+TORNADO_API size_t tornado_value_len(const tornado_value *value);
+
+/* The value at an index of a list, or behind the key at an index of a dict, in the order of the text. At once, so that
+   a loop over all is linear. */
+TORNADO_API const tornado_value *tornado_value_at(const tornado_value *value, size_t index);
+
+/* The key at an index of a dict; as a string (with a NUL behind it) and as bytes. */
+TORNADO_API const char *tornado_value_key(const tornado_value *dict, size_t index);
+TORNADO_API tornado_bytes tornado_value_key_bytes(const tornado_value *dict, size_t index);
+
+/* The value behind a key of a dict, in constant time whatever its size. NULL when there is none. */
+TORNADO_API const tornado_value *tornado_value_get(const tornado_value *dict, const char *key);
+TORNADO_API const tornado_value *tornado_value_get_bytes(const tornado_value *dict, tornado_bytes key);
+
+/* Whether two values are the same: numbers by what they are worth (1 is 1.0), dicts in any order, as Python compares
+   them, except that no bool is a number. Those more than 512 deep are not the same as anything. */
+TORNADO_API bool tornado_value_equal(const tornado_value *a, const tornado_value *b);
+
+/* What follows builds values, in an arena. It never returns NULL: when memory is short the value is one that looks like
+   a null, that whatever it is put into knows as a failure, and that tornado_json_encode refuses with
+   TORNADO_ERR_NOMEM. So build freely, then check once. */
+TORNADO_API tornado_value *tornado_value_new_null(tornado_arena *arena);
+TORNADO_API tornado_value *tornado_value_new_bool(tornado_arena *arena, bool value);
+TORNADO_API tornado_value *tornado_value_new_integer(tornado_arena *arena, int64_t value);
+TORNADO_API tornado_value *tornado_value_new_unsigned(tornado_arena *arena, uint64_t value);
+TORNADO_API tornado_value *tornado_value_new_double(tornado_arena *arena, double value);
+
+/* Strings are copied. NULL gives a null. */
+TORNADO_API tornado_value *tornado_value_new_string(tornado_arena *arena, const char *value);
+TORNADO_API tornado_value *tornado_value_new_bytes(tornado_arena *arena, tornado_bytes value);
+
+/* Empty ones, for the functions below to fill. */
+TORNADO_API tornado_value *tornado_value_new_list(tornado_arena *arena);
+TORNADO_API tornado_value *tornado_value_new_dict(tornado_arena *arena);
+
+/* Adds a value to a list, or sets what is behind a key of a dict (the key is copied), which keeps its place if it was
+   there. NULL adds a null. The value is shared, not copied: what is added to it later is seen here as well, it must live
+   as long, and must not hold the list itself. False with TORNADO_ERR_INVALID, and nothing done, for what tornado_json_decode
+   or tornado_value_pack made or is no list or dict; with TORNADO_ERR_NOMEM when memory is short or the value is one that
+   could not be made: the list or dict has then failed. */
+TORNADO_API bool tornado_value_append(tornado_value *list, const tornado_value *value);
+TORNADO_API bool tornado_value_set(tornado_value *dict, const char *key, const tornado_value *value);
+TORNADO_API bool tornado_value_set_bytes(tornado_value *dict, tornado_bytes key, const tornado_value *value);
+
+/* Whether memory was too short for this value, or when something was put into it. Says nothing of the values in it, but
+   of those that had failed before they were put there. */
+TORNADO_API bool tornado_value_failed(const tornado_value *value);
+
+/* How JSON is written. All zero is the default. */
+typedef struct tornado_json_options {
+    bool utf8;    /* characters beyond ASCII as they are, not as \uXXXX */
+    bool compact; /* "," and ":" instead of ", " and ": " */
+    int indent;   /* if not 0: each value in a line of its own, indented by so many spaces for each level */
+} tornado_json_options;
+
+/* Appends a value's JSON text to a buffer, as Python's json.dumps prints it (", " and ": ", non-ASCII as \uXXXX) with
+   "</" as "<\/", so that it may stand in HTML. NULL is null. A double is printed with as few digits as give it back, and
+   what is no UTF-8 in a string becomes U+FFFD. False, with the buffer as it was before: TORNADO_ERR_INVALID for a double
+   that is not finite, TORNADO_ERR_LIMIT for lists and dicts more than 512 deep, TORNADO_ERR_NOMEM when memory is short, or
+   was when the value was built. tornado_json_format(arena, "o", value) does it in an arena. */
+TORNADO_API bool tornado_json_encode(tornado_buffer *out, const tornado_value *value);
+
+/* The same with a choice; `options` may be NULL. */
+TORNADO_API bool tornado_json_encode_with(tornado_buffer *out, const tornado_value *value,
+                                          const tornado_json_options *options);
+
+/* Appends JSON text to a buffer by a format, in the way of tornado_json_encode, up to 64 deep. False with
+   TORNADO_ERR_INVALID for a malformed format or a double that is not finite, TORNADO_ERR_NOMEM when memory is short; the
+   buffer is then as it was before. */
 TORNADO_API bool tornado_json_pack(tornado_buffer *out, const char *format, ...);
 TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_list args);
 
 /* The same in an arena, NUL-terminated; NULL when it failed. */
 TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, ...);
+
+/* The value that tornado_json_decode reads from what tornado_json_pack writes: so what `o` stands for is copied, and what `j`
+   stands for must be JSON. NULL when it failed, as those two do. */
+TORNADO_API const tornado_value *tornado_value_pack(tornado_arena *arena, const char *format, ...);
+TORNADO_API const tornado_value *tornado_value_vpack(tornado_arena *arena, const char *format, va_list args);
+
+/* Takes a value apart by a format. Strings are not copied: they live as long as the value. Without "!" a dict may have
+   other keys and a list more values. False with TORNADO_ERR_INVALID when the value is not as the format says; the message
+   begins with the place: "user.tags[2]: a string is wanted, not null". The arguments before that place are then set,
+   others not. Also for a malformed format, of which the message begins with "tornado_value_unpack:". */
+TORNADO_API bool tornado_value_unpack(const tornado_value *value, const char *format, ...);
+TORNADO_API bool tornado_value_vunpack(const tornado_value *value, const char *format, va_list args);
 
 /*============================================================================
  * section: regex (public)
@@ -3671,22 +3812,1450 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
 
 /*============================================================================
  * section: value (private)
- * The JSON writer: one pass over the format, straight into the buffer.
+ * Values and JSON.
+ *
+ * A value is a cell of 16 bytes: its kind and length in one word, its content or where that is in the other. The items
+ * of a list are an array of cells, the items of a dict an array of pairs of them, key and value. A list or dict that is
+ * built, and a dict of many keys, has a box instead, which all copies of its cell share, with such an array in it.
+ * Strings have a NUL and at least TORNADO__VALUE_PAD readable bytes behind them, so that blocks of 16 can be loaded.
+ *
+ * Parsing copies the text once, counting what separates values, so that their cells can be allocated at once. Strings
+ * stay where they are in the copy: escapes never get longer when they are decoded. Cells of what is open are stacked
+ * from the low end of the allocation; at its closing bracket they are moved, for good, below those at the high end.
+ * So nothing recurses, and nothing but the arena is used.
+ *
+ * Numbers: both ways between decimal and binary multiply by 128 bits of a power of ten. That decides all but a few
+ * decimals that are nearly or exactly halfway between two doubles; strtod decides those.
  *============================================================================*/
 
 enum { TORNADO__JSON_DEPTH = 64, TORNADO__JSON_SLACK = 128 };
+enum { TORNADO__VALUE_DEPTH = 512, TORNADO__VALUE_PAD = 16 };
+enum {
+    TORNADO__DICT_SCAN = 32
+}; /* pairs of a dict that are searched one by one; those of larger ones have an index */
+
+/* In the low byte of a cell's head, beside the kind. */
+enum {
+    TORNADO__VALUE_KIND = 7,
+    TORNADO__VALUE_BOXED = 8,
+    TORNADO__VALUE_UTF8 = 16,  /* a string known to be UTF-8 */
+    TORNADO__VALUE_FAILED = 32 /* stands for a value for which memory was short */
+};
+
+struct tornado_value {
+    uint64_t head; /* length << 8 | flags | kind */
+    union {
+        int64_t integer; /* also a bool */
+        uint64_t bits;   /* an unsigned integer */
+        double number;
+        const char *string;
+        const tornado_value *items;
+        struct tornado__box *box;
+    } as;
+};
+
+typedef struct tornado__box {
+    tornado_arena *arena; /* it grows in it; NULL when it never changes */
+    tornado_value *items;
+    size_t len, cap;    /* values, or pairs */
+    uint32_t *index;    /* by hash, the number of a pair plus one, or 0; NULL while there are few */
+    size_t index_size;  /* a power of two, at least twice len */
+    uint64_t secret[2]; /* of the hash */
+    bool failed;
+} tornado__box;
+
+/*----------------------------------------------------------------------------
+ * Numbers, binary and decimal.
+ *----------------------------------------------------------------------------*/
+
+/* The significands of powers of ten with their top bit set, cut off behind the last: 192 bits of every 27th, from
+   10^-351 to 10^324, and 64 bits of 10^0 to 10^26, which are all there are. */
+static const uint64_t tornado__tens_coarse[][3] = {
+    {UINT64_C(0x8049a4ac0c5811ae), UINT64_C(0x205b896d777d6278), UINT64_C(0xac261e9f5141430b)},
+    {UINT64_C(0xcf42894a5dce35ea), UINT64_C(0x52064cac828675b9), UINT64_C(0x475f2b7d7df1ad7a)},
+    {UINT64_C(0xa76c582338ed2621), UINT64_C(0xaf2af2b80af6f24e), UINT64_C(0x657c8f4d43323a36)},
+    {UINT64_C(0x873e4f75e2224e68), UINT64_C(0x5a7744a6e804a291), UINT64_C(0xcc35eddfcf0996d7)},
+    {UINT64_C(0xda7f5bf590966848), UINT64_C(0xaf39a475506a899e), UINT64_C(0xa30294cc2934e662)},
+    {UINT64_C(0xb080392cc4349dec), UINT64_C(0xbd8d794d96aacfb3), UINT64_C(0xfe13a5c86af64418)},
+    {UINT64_C(0x8e938662882af53e), UINT64_C(0x547eb47b7282ee9c), UINT64_C(0x41b0230e1421487d)},
+    {UINT64_C(0xe65829b3046b0afa), UINT64_C(0x0cb4a5a3112a5112), UINT64_C(0xa3b561b1cb208396)},
+    {UINT64_C(0xba121a4650e4ddeb), UINT64_C(0x92f34d62616ce413), UINT64_C(0x21a0183e10583cd3)},
+    {UINT64_C(0x964e858c91ba2655), UINT64_C(0x3a6a07f8d510f86f), UINT64_C(0xe9082f25e9c5e9ec)},
+    {UINT64_C(0xf2d56790ab41c2a2), UINT64_C(0xfae27299423fb9c3), UINT64_C(0x3695dad7e8858901)},
+    {UINT64_C(0xc428d05aa4751e4c), UINT64_C(0xaa97e14c3c26b886), UINT64_C(0x96842dc95323f5a8)},
+    {UINT64_C(0x9e74d1b791e07e48), UINT64_C(0x775ea264cf55347d), UINT64_C(0xca49f1c05120c9c7)},
+    {UINT64_C(0x8000000000000000), UINT64_C(0x0000000000000000), UINT64_C(0x0000000000000000)},
+    {UINT64_C(0xcecb8f27f4200f3a), UINT64_C(0x0000000000000000), UINT64_C(0x0000000000000000)},
+    {UINT64_C(0xa70c3c40a64e6c51), UINT64_C(0x999090b65f67d924), UINT64_C(0x0000000000000000)},
+    {UINT64_C(0x86f0ac99b4e8dafd), UINT64_C(0x69a028bb3ded71a3), UINT64_C(0xdf9f915627c04e28)},
+    {UINT64_C(0xda01ee641a708de9), UINT64_C(0xe80e6f4820cc9495), UINT64_C(0xd74baad03bc1d8d3)},
+    {UINT64_C(0xb01ae745b101e9e4), UINT64_C(0x5ec05dcff72e7f8f), UINT64_C(0xc04c79ffe324301f)},
+    {UINT64_C(0x8e41ade9fbebc27d), UINT64_C(0x14588f13be847307), UINT64_C(0x23bd6a2059c002f5)},
+    {UINT64_C(0xe5d3ef282a242e81), UINT64_C(0x8f1668c8a86da5fa), UINT64_C(0xf0b5ccf5176ecc7c)},
+    {UINT64_C(0xb9a74a0637ce2ee1), UINT64_C(0x6d953e2bd7173692), UINT64_C(0x88efb0037ac08bde)},
+    {UINT64_C(0x95f83d0a1fb69cd9), UINT64_C(0x4abdaf101564f98e), UINT64_C(0x0d5a4af7b3a98e47)},
+    {UINT64_C(0xf24a01a73cf2dccf), UINT64_C(0xbc633b39673c8cec), UINT64_C(0x3d9c44cd2f36917c)},
+    {UINT64_C(0xc3b8358109e84f07), UINT64_C(0x0a862f80ec4700c8), UINT64_C(0x02606ea01029dc37)},
+    {UINT64_C(0x9e19db92b4e31ba9), UINT64_C(0x6c07a2c26a8346d1), UINT64_C(0x4944d9f52cd0dec2)},
+};
+
+static const uint64_t tornado__tens_fine[27] = {
+    UINT64_C(0x8000000000000000), UINT64_C(0xa000000000000000), UINT64_C(0xc800000000000000),
+    UINT64_C(0xfa00000000000000), UINT64_C(0x9c40000000000000), UINT64_C(0xc350000000000000),
+    UINT64_C(0xf424000000000000), UINT64_C(0x9896800000000000), UINT64_C(0xbebc200000000000),
+    UINT64_C(0xee6b280000000000), UINT64_C(0x9502f90000000000), UINT64_C(0xba43b74000000000),
+    UINT64_C(0xe8d4a51000000000), UINT64_C(0x9184e72a00000000), UINT64_C(0xb5e620f480000000),
+    UINT64_C(0xe35fa931a0000000), UINT64_C(0x8e1bc9bf04000000), UINT64_C(0xb1a2bc2ec5000000),
+    UINT64_C(0xde0b6b3a76400000), UINT64_C(0x8ac7230489e80000), UINT64_C(0xad78ebc5ac620000),
+    UINT64_C(0xd8d726b7177a8000), UINT64_C(0x878678326eac9000), UINT64_C(0xa968163f0a57b400),
+    UINT64_C(0xd3c21bcecceda100), UINT64_C(0x84595161401484a0), UINT64_C(0xa56fa5b99019a5c8),
+};
+
+/* The first 128 bits of 10^power, -351 to 350: 10^power is at least (high * 2^64 + low) * 2^(e - 127), and less than one
+   in the last place above it. Returns e. Only the carry from what was cut off could make the last bit wrong, and for none
+   of these powers does. */
+static TORNADO__INLINE int tornado__power_of_ten(int power, uint64_t *high, uint64_t *low)
+{
+    unsigned from = (unsigned)(power + 351);
+    const uint64_t *coarse = tornado__tens_coarse[from / 27];
+    uint64_t fine = tornado__tens_fine[from % 27], a, b, c;
+    tornado__multiply(coarse[2], fine, &c);
+    uint64_t l1 = tornado__multiply(coarse[1], fine, &b), l0 = tornado__multiply(coarse[0], fine, &a);
+    l1 += c;
+    b += l1 < c;
+    l0 += b;
+    a += l0 < b;
+    unsigned shift = a >> 63 ? 0 : 1;
+    *high = shift ? a << 1 | l0 >> 63 : a;
+    *low = shift ? l0 << 1 | l1 >> 63 : l0;
+    return power * 217706 >> 16;
+}
+
+#define TORNADO__DOUBLE_INFINITE (UINT64_C(0x7ff) << 52)
+
+/* The powers of ten that are doubles. */
+TORNADO__UNUSED static const double tornado__tens[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
+                                                         1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
+                                                         1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+
+/* The bits of the double nearest to digits * 10^power. False where 128 bits do not tell. */
+static bool tornado__nearest_double(uint64_t digits, int power, uint64_t *bits)
+{
+    uint64_t high, low, carry, top, next;
+    *bits = 0;
+    if (digits == 0 || power < -342)
+        return true;
+    *bits = TORNADO__DOUBLE_INFINITE;
+    if (power > 308)
+        return true;
+    int zeros = __builtin_clzll(digits);
+    int exponent = tornado__power_of_ten(power, &high, &low) + 64 - zeros; /* of the value, its top bit */
+    tornado__multiply(digits << zeros, low, &carry);
+    next = tornado__multiply(digits << zeros, high, &top);
+    next += carry;
+    top += next < carry;
+    if (!(top >> 63)) {
+        top = top << 1 | next >> 63;
+        next <<= 1;
+        exponent--;
+    }
+    /* the value is at least top * 2^64 + next, and less than 4 above it, in units of the last place */
+    int biased = exponent + 1023;
+    unsigned drop = biased > 0 ? 11 : 12 - biased < 65 ? (unsigned)(12 - biased) : 65;
+    uint64_t half = drop <= 64 ? UINT64_C(1) << (drop - 1) : 0, mantissa = drop < 64 ? top >> drop : 0;
+    uint64_t rest = drop < 64 ? top & ((UINT64_C(1) << drop) - 1) : top;
+    if (drop <= 64) {
+        if ((rest == half && next == 0) || (rest == half - 1 && next >= UINT64_MAX - 4))
+            return false;
+        mantissa += rest >= half;
+    }
+    *bits = mantissa + (biased > 0 ? (uint64_t)(biased - 1) << 52 : 0);
+    if (*bits > TORNADO__DOUBLE_INFINITE)
+        *bits = TORNADO__DOUBLE_INFINITE;
+    return true;
+}
+
+/* The same by strtod, for the digits of a number in JSON's syntax. It is given digits and an exponent only, for what it
+   takes as the decimal point depends on the locale; and no more than matter: halfway points have at most 767 digits. */
+static TORNADO__NOINLINE double tornado__decimal_exactly(const char *text)
+{
+    enum { DIGITS = 780 };
+    char copy[DIGITS + 32];
+    size_t len = 0;
+    int64_t exponent = 0, given = 0;
+    bool point = false, more = false, negative = false;
+    int saved = errno;
+    for (; (unsigned)(*text - '0') < 10 || *text == '.'; text++) {
+        bool keep = len < DIGITS;
+        if (*text == '.') {
+            point = true;
+            continue;
+        }
+        exponent += keep ? -(int)point : !point;
+        if (!keep)
+            more |= *text != '0';
+        else if (len || *text != '0')
+            copy[len++] = *text;
+    }
+    if (*text == 'e' || *text == 'E') {
+        negative = text[1] == '-';
+        for (text += 1 + (text[1] == '-' || text[1] == '+'); (unsigned)(*text - '0') < 10; text++)
+            given = given < INT64_C(1) << 40 ? given * 10 + (*text - '0') : given;
+    }
+    exponent += (negative ? -given : given) - more;
+    if (more)
+        copy[len++] = '1';
+    int clamped = exponent > 99999 ? 99999 : exponent < -99999 ? -99999 : (int)exponent;
+    snprintf(copy + len, sizeof copy - len, "e%d", clamped);
+    double number = strtod(len ? copy : "0", NULL);
+    errno = saved;
+    return number;
+}
+
+/* Of the upper half of a product its integral part, with the last bit set if there is a fraction. */
+static TORNADO__INLINE uint64_t tornado__product_odd(uint64_t high, uint64_t low, uint64_t factor)
+{
+    uint64_t carry, top;
+    tornado__multiply(low, factor, &carry);
+    uint64_t next = tornado__multiply(high, factor, &top);
+    next += carry;
+    top += next < carry;
+    return top | (next > 1);
+}
+
+/* The decimal, digits * 10^power, with the fewest digits that is nearer to a double than to any other, and of these the
+   one nearest to it. The double is above zero, finite, and given by its bits. After Raffaele Giulietti, "The
+   Schubfach way to render doubles": in units of 10^power there is at least one integer between the double's
+   neighbours' midpoints and, in units ten times as large, at most one. */
+static void tornado__shortest(uint64_t bits, uint64_t *digits, int *power)
+{
+    uint64_t fraction = bits & ((UINT64_C(1) << 52) - 1), mantissa = fraction, high, low;
+    int biased = (int)(bits >> 52), exponent = (biased ? biased : 1) - 1075;
+    if (biased)
+        mantissa |= UINT64_C(1) << 52;
+    if (exponent <= 0 && exponent > -53 && !(mantissa & ((UINT64_C(1) << -exponent) - 1))) { /* an integer */
+        *digits = mantissa >> -exponent;
+        *power = 0;
+        return;
+    }
+    bool uneven = fraction == 0 && biased > 1; /* the double below is nearer than the one above */
+    int unit = (exponent * 1262611 - (uneven ? 524031 : 0)) >> 22;
+    int shift = exponent + tornado__power_of_ten(-unit, &high, &low) + 1;
+    if (-unit < 0 || -unit > 55) /* not exact: round up */
+        high += ++low == 0;
+    uint64_t odd = mantissa & 1;
+    uint64_t value = tornado__product_odd(high, low, (4 * mantissa) << shift);
+    uint64_t from = tornado__product_odd(high, low, (4 * mantissa - 2 + uneven) << shift) + odd;
+    uint64_t to = tornado__product_odd(high, low, (4 * mantissa + 2) << shift) - odd;
+    uint64_t whole = value / 4, tens = whole / 10;
+    bool below = from <= 40 * tens, above = 40 * tens + 40 <= to;
+    if (whole >= 10 && below != above) {
+        *digits = tens + above;
+        *power = unit + 1;
+        return;
+    }
+    below = from <= 4 * whole;
+    above = 4 * whole + 4 <= to;
+    bool nearest = value > 4 * whole + 2 || (value == 4 * whole + 2 && (whole & 1));
+    *digits = whole + (below != above ? above : nearest);
+    *power = unit;
+}
+
+static const char tornado__digit_pairs[] = "0001020304050607080910111213141516171819202122232425262728293031323334"
+                                           "3536373839404142434445464748495051525354555657585960616263646566676869"
+                                           "707172737475767778798081828384858687888990919293949596979899";
+
+/* How many digits a number has. */
+static TORNADO__INLINE unsigned tornado__count_digits(uint64_t number)
+{
+    static const uint64_t tens[20] = {0,
+                                      UINT64_C(10),
+                                      UINT64_C(100),
+                                      UINT64_C(1000),
+                                      UINT64_C(10000),
+                                      UINT64_C(100000),
+                                      UINT64_C(1000000),
+                                      UINT64_C(10000000),
+                                      UINT64_C(100000000),
+                                      UINT64_C(1000000000),
+                                      UINT64_C(10000000000),
+                                      UINT64_C(100000000000),
+                                      UINT64_C(1000000000000),
+                                      UINT64_C(10000000000000),
+                                      UINT64_C(100000000000000),
+                                      UINT64_C(1000000000000000),
+                                      UINT64_C(10000000000000000),
+                                      UINT64_C(100000000000000000),
+                                      UINT64_C(1000000000000000000),
+                                      UINT64_C(10000000000000000000)};
+    unsigned least = (64 - (unsigned)__builtin_clzll(number | 1)) * 1233 >> 12; /* by the bits: this or one more */
+    return least + (number >= tens[least]);
+}
+
+/* Writes `count` digits, all that the number has, and returns their end. */
+static TORNADO__INLINE char *tornado__put_digits(char *out, uint64_t number, unsigned count)
+{
+    char *at = out + count;
+    while (number >= 100000000) { /* eight at once, of which no two depend on each other */
+        unsigned low = (unsigned)(number % 100000000), left = low / 10000, right = low % 10000;
+        number /= 100000000;
+        at -= 8;
+        memcpy(at, tornado__digit_pairs + left / 100 * 2, 2);
+        memcpy(at + 2, tornado__digit_pairs + left % 100 * 2, 2);
+        memcpy(at + 4, tornado__digit_pairs + right / 100 * 2, 2);
+        memcpy(at + 6, tornado__digit_pairs + right % 100 * 2, 2);
+    }
+    for (; number >= 100; number /= 100)
+        memcpy(at -= 2, tornado__digit_pairs + number % 100 * 2, 2);
+    if (number >= 10)
+        memcpy(at - 2, tornado__digit_pairs + number * 2, 2);
+    else
+        at[-1] = (char)('0' + number);
+    return out + count;
+}
+
+static TORNADO__INLINE char *tornado__put_integer(char *out, uint64_t magnitude, bool negative)
+{
+    *out = '-';
+    out += negative;
+    if (magnitude < 10) {
+        *out = (char)('0' + magnitude);
+        return out + 1;
+    }
+    return tornado__put_digits(out, magnitude, tornado__count_digits(magnitude));
+}
+
+enum { TORNADO__DOUBLE_SIZE = 32 }; /* that much room is enough for any */
+
+/* The same for any number above zero, without trailing zeros in the digits. */
+static TORNADO__INLINE void tornado__shortest_digits(double number, uint64_t bits, uint64_t *digits, int *power)
+{
+    /* most have few places: no two decimals of up to 15 digits have the same nearest double */
+    uint64_t millionths = number < 1e9 ? (uint64_t)(number * 1e6 + 0.5) : 0;
+    if (millionths && (double)(int64_t)millionths / 1e6 == number) {
+        *digits = millionths;
+        *power = -6;
+    } else {
+        tornado__shortest(bits, digits, power);
+    }
+    for (; *digits % 1000 == 0; *power += 3)
+        *digits /= 1000;
+    for (; *digits % 10 == 0; ++*power)
+        *digits /= 10;
+}
+
+/* As Python's repr: the fewest digits that give the number back, an exponent below 1e-4 and from 1e16 on. */
+static char *tornado__put_double(char *out, double number)
+{
+    uint64_t bits, digits;
+    int power;
+    memcpy(&bits, &number, sizeof bits);
+    *out = '-';
+    out += bits >> 63;
+    bits = bits << 1 >> 1;
+    if (bits == 0) {
+        memcpy(out, "0.0", 3);
+        return out + 3;
+    }
+    tornado__shortest_digits(number < 0 ? -number : number, bits, &digits, &power);
+    int count = (int)tornado__count_digits(digits), exponent = power + count - 1; /* of the first digit */
+    if (exponent < -4 || exponent >= 16) {
+        char *end = tornado__put_digits(out + 1, digits, (unsigned)count);
+        out[0] = out[1];
+        out[1] = '.';
+        out = count > 1 ? end : out + 1;
+        *out++ = 'e';
+        *out++ = exponent < 0 ? '-' : '+';
+        unsigned size = (unsigned)(exponent < 0 ? -exponent : exponent);
+        *out = '0';
+        out += size < 10;
+        return tornado__put_digits(out, size, tornado__count_digits(size));
+    }
+    if (exponent < 0) {
+        memcpy(out, "0.000", 5);
+        return tornado__put_digits(out + 1 - exponent, digits, (unsigned)count);
+    }
+    if (power < 0) {
+        char *end = tornado__put_digits(out + 1, digits, (unsigned)count);
+        memmove(out, out + 1, (size_t)exponent + 1);
+        out[exponent + 1] = '.';
+        return end;
+    }
+    out = tornado__put_digits(out, digits, (unsigned)count);
+    memset(out, '0', (size_t)power + 2);
+    out[power] = '.';
+    return out + power + 2;
+}
+
+/*----------------------------------------------------------------------------
+ * Asking.
+ *----------------------------------------------------------------------------*/
+
+static TORNADO__INLINE unsigned tornado__value_kind(const tornado_value *value)
+{
+    return value ? (unsigned)value->head & TORNADO__VALUE_KIND : TORNADO_VALUE_NULL;
+}
+
+/* The cells in a list or dict, and how many values or pairs they are. */
+static TORNADO__INLINE const tornado_value *tornado__value_items(const tornado_value *value, size_t *len)
+{
+    bool boxed = (value->head & TORNADO__VALUE_BOXED) != 0;
+    *len = boxed ? value->as.box->len : (size_t)(value->head >> 8);
+    return boxed ? value->as.box->items : value->as.items;
+}
+
+static TORNADO__INLINE uint64_t tornado__value_head(unsigned kind, size_t len)
+{
+    return (uint64_t)len << 8 | kind;
+}
+
+TORNADO_API tornado_value_type tornado_value_kind(const tornado_value *value)
+{
+    return (tornado_value_type)tornado__value_kind(value);
+}
+
+TORNADO_API bool tornado_value_is_null(const tornado_value *value)
+{
+    return tornado__value_kind(value) == TORNADO_VALUE_NULL;
+}
+
+TORNADO_API bool tornado_value_is_bool(const tornado_value *value)
+{
+    return tornado__value_kind(value) == TORNADO_VALUE_BOOL;
+}
+
+TORNADO_API bool tornado_value_is_integer(const tornado_value *value)
+{
+    unsigned kind = tornado__value_kind(value);
+    return kind == TORNADO_VALUE_INTEGER || kind == TORNADO_VALUE_UNSIGNED;
+}
+
+TORNADO_API bool tornado_value_is_number(const tornado_value *value)
+{
+    unsigned kind = tornado__value_kind(value);
+    return kind >= TORNADO_VALUE_INTEGER && kind <= TORNADO_VALUE_DOUBLE;
+}
+
+TORNADO_API bool tornado_value_is_string(const tornado_value *value)
+{
+    return tornado__value_kind(value) == TORNADO_VALUE_STRING;
+}
+
+TORNADO_API bool tornado_value_is_list(const tornado_value *value)
+{
+    return tornado__value_kind(value) == TORNADO_VALUE_LIST;
+}
+
+TORNADO_API bool tornado_value_is_dict(const tornado_value *value)
+{
+    return tornado__value_kind(value) == TORNADO_VALUE_DICT;
+}
+
+TORNADO_API bool tornado_value_bool(const tornado_value *value, bool fallback)
+{
+    return tornado_value_is_bool(value) ? value->as.integer != 0 : fallback;
+}
+
+TORNADO_API int64_t tornado_value_integer(const tornado_value *value, int64_t fallback)
+{
+    return tornado__value_kind(value) == TORNADO_VALUE_INTEGER ? value->as.integer : fallback;
+}
+
+TORNADO_API uint64_t tornado_value_unsigned(const tornado_value *value, uint64_t fallback)
+{
+    unsigned kind = tornado__value_kind(value);
+    if (kind == TORNADO_VALUE_UNSIGNED || (kind == TORNADO_VALUE_INTEGER && value->as.integer >= 0))
+        return value->as.bits;
+    return fallback;
+}
+
+TORNADO_API double tornado_value_double(const tornado_value *value, double fallback)
+{
+    switch (tornado__value_kind(value)) {
+    case TORNADO_VALUE_INTEGER:
+        return (double)value->as.integer;
+    case TORNADO_VALUE_UNSIGNED:
+        return (double)value->as.bits;
+    case TORNADO_VALUE_DOUBLE:
+        return value->as.number;
+    default:
+        return fallback;
+    }
+}
+
+TORNADO_API const char *tornado_value_string(const tornado_value *value)
+{
+    return tornado_value_is_string(value) ? value->as.string : NULL;
+}
+
+TORNADO_API tornado_bytes tornado_value_bytes(const tornado_value *value)
+{
+    tornado_bytes bytes = {NULL, 0};
+    if (tornado_value_is_string(value)) {
+        bytes.data = value->as.string;
+        bytes.len = (size_t)(value->head >> 8);
+    }
+    return bytes;
+}
+
+TORNADO_API size_t tornado_value_len(const tornado_value *value)
+{
+    size_t len = 0;
+    unsigned kind = tornado__value_kind(value);
+    if (kind == TORNADO_VALUE_STRING)
+        return (size_t)(value->head >> 8);
+    if (kind >= TORNADO_VALUE_LIST)
+        tornado__value_items(value, &len);
+    return len;
+}
+
+TORNADO_API const tornado_value *tornado_value_at(const tornado_value *value, size_t index)
+{
+    size_t len;
+    unsigned kind = tornado__value_kind(value);
+    if (kind < TORNADO_VALUE_LIST)
+        return NULL;
+    const tornado_value *items = tornado__value_items(value, &len);
+    if (index >= len)
+        return NULL;
+    return kind == TORNADO_VALUE_LIST ? items + index : items + 2 * index + 1;
+}
+
+TORNADO_API tornado_bytes tornado_value_key_bytes(const tornado_value *dict, size_t index)
+{
+    const tornado_value *item = tornado_value_is_dict(dict) ? tornado_value_at(dict, index) : NULL;
+    return tornado_value_bytes(item ? item - 1 : NULL);
+}
+
+TORNADO_API const char *tornado_value_key(const tornado_value *dict, size_t index)
+{
+    return tornado_value_key_bytes(dict, index).data;
+}
+
+/*----------------------------------------------------------------------------
+ * Keys. SipHash-1-3 with a secret of the process, so that nobody can choose keys that fall on each other.
+ *----------------------------------------------------------------------------*/
+
+static TORNADO__INLINE void tornado__sip_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = tornado__rotate(v[1], 13) ^ v[0];
+    v[3] = tornado__rotate(v[3], 16) ^ v[2];
+    v[0] = tornado__rotate(v[0], 32);
+    v[2] += v[1];
+    v[0] += v[3];
+    v[1] = tornado__rotate(v[1], 17) ^ v[2];
+    v[3] = tornado__rotate(v[3], 21) ^ v[0];
+    v[2] = tornado__rotate(v[2], 32);
+}
+
+static uint64_t tornado__siphash(const uint64_t secret[2], const char *data, size_t len)
+{
+    uint64_t v[4] = {secret[0] ^ UINT64_C(0x736f6d6570736575), secret[1] ^ UINT64_C(0x646f72616e646f6d),
+                     secret[0] ^ UINT64_C(0x6c7967656e657261), secret[1] ^ UINT64_C(0x7465646279746573)};
+    unsigned char tail[8] = {0};
+    for (size_t at = 0; at <= len; at += 8) {
+        uint64_t word;
+        if (len - at >= 8) {
+            word = tornado__load_le64(data + at);
+        } else {
+            memcpy(tail, data + at, len - at);
+            tail[7] = (unsigned char)len;
+            word = tornado__load_le64(tail);
+        }
+        v[3] ^= word;
+        tornado__sip_round(v);
+        v[0] ^= word;
+    }
+    v[2] ^= 0xff;
+    for (int i = 0; i < 3; i++)
+        tornado__sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* A secret of this thread; without random bytes, what nobody is likely to know. */
+static void tornado__hash_secret(uint64_t secret[2])
+{
+    static _Thread_local uint64_t mine[2];
+    if (!(mine[0] | mine[1])) {
+        tornado_error last = tornado__thread.last;
+        if (!tornado_random_bytes(mine, sizeof mine)) {
+            mine[0] = (uint64_t)(uintptr_t)&mine;
+            mine[1] = (uint64_t)time(NULL) << 20 ^ (uint64_t)getpid() ^ 1;
+        }
+        tornado__thread.last = last;
+    }
+    memcpy(secret, mine, sizeof mine);
+}
+
+static TORNADO__INLINE bool tornado__key_is(const tornado_value *cell, const char *key, size_t len)
+{
+    return cell->head >> 8 == len && memcmp(cell->as.string, key, len) == 0;
+}
+
+/* Where a key is in an index, or would be. */
+static uint32_t *tornado__index_slot(const tornado__box *box, const char *key, size_t len)
+{
+    size_t at = (size_t)tornado__siphash(box->secret, key, len);
+    for (;; at++) {
+        uint32_t *slot = &box->index[at & (box->index_size - 1)];
+        if (*slot == 0 || tornado__key_is(&box->items[2 * ((size_t)*slot - 1)], key, len))
+            return slot;
+    }
+}
+
+/* Makes an index with room for the `cap` pairs of a box. Of equal keys it has the last. */
+static bool tornado__index_make(tornado_arena *arena, tornado__box *box)
+{
+    size_t size = 64;
+    while (size < 2 * box->cap)
+        size *= 2;
+    uint32_t *index = tornado_arena_calloc(arena, size, sizeof *index);
+    if (!index)
+        return false;
+    tornado__hash_secret(box->secret);
+    box->index = index;
+    box->index_size = size;
+    for (size_t i = 0; i < box->len; i++) {
+        const tornado_value *key = &box->items[2 * i];
+        *tornado__index_slot(box, key->as.string, (size_t)(key->head >> 8)) = (uint32_t)(i + 1);
+    }
+    return true;
+}
+
+/* The pair of a key in a dict, the last if there are more; NULL when there is none. */
+static const tornado_value *tornado__dict_find(const tornado_value *dict, const char *key, size_t len)
+{
+    size_t count;
+    const tornado_value *items = tornado__value_items(dict, &count);
+    if ((dict->head & TORNADO__VALUE_BOXED) && dict->as.box->index) {
+        uint32_t number = *tornado__index_slot(dict->as.box, key, len);
+        return number ? &items[2 * ((size_t)number - 1)] : NULL;
+    }
+    while (count-- > 0)
+        if (tornado__key_is(&items[2 * count], key, len))
+            return &items[2 * count];
+    return NULL;
+}
+
+TORNADO_API const tornado_value *tornado_value_get_bytes(const tornado_value *dict, tornado_bytes key)
+{
+    if (!tornado_value_is_dict(dict) || !key.data)
+        return NULL;
+    const tornado_value *pair = tornado__dict_find(dict, key.data, key.len);
+    return pair ? pair + 1 : NULL;
+}
+
+TORNADO_API const tornado_value *tornado_value_get(const tornado_value *dict, const char *key)
+{
+    return tornado_value_get_bytes(dict, tornado_bytes_of(key));
+}
+
+/*----------------------------------------------------------------------------
+ * Comparing.
+ *----------------------------------------------------------------------------*/
+
+/* Whether an integer, negative or not, is worth as much as a double. */
+static bool tornado__integer_is(const tornado_value *integer, double number)
+{
+    if (tornado__value_kind(integer) == TORNADO_VALUE_INTEGER)
+        return number >= -0x1p63 && number < 0x1p63 && (int64_t)number == integer->as.integer &&
+               (double)(int64_t)number == number;
+    return number >= 0 && number < 0x1p64 && (uint64_t)number == integer->as.bits &&
+           (double)(uint64_t)number == number;
+}
+
+/* Whether two that are no list and no dict are the same. */
+static bool tornado__scalar_equal(const tornado_value *a, const tornado_value *b)
+{
+    unsigned kind = tornado__value_kind(a), other = tornado__value_kind(b);
+    if (kind == TORNADO_VALUE_NULL || kind != other) {
+        if (kind == TORNADO_VALUE_DOUBLE && tornado_value_is_integer(b))
+            return tornado__integer_is(b, a->as.number);
+        if (other == TORNADO_VALUE_DOUBLE && tornado_value_is_integer(a))
+            return tornado__integer_is(a, b->as.number);
+        return kind == other;
+    }
+    if (kind == TORNADO_VALUE_STRING)
+        return tornado_bytes_equal(tornado_value_bytes(a), tornado_value_bytes(b));
+    return kind == TORNADO_VALUE_DOUBLE ? a->as.number == b->as.number : a->as.bits == b->as.bits;
+}
+
+/* Whether two have the same number of values, or the same keys: what is behind these is not looked at. */
+static bool tornado__shape_equal(const tornado_value *a, const tornado_value *b)
+{
+    size_t a_len, b_len;
+    const tornado_value *a_items = tornado__value_items(a, &a_len), *b_items = tornado__value_items(b, &b_len);
+    if (tornado__value_kind(a) == TORNADO_VALUE_LIST)
+        return a_len == b_len;
+    for (size_t i = 0; i < a_len; i++)
+        if (!tornado__dict_find(b, a_items[2 * i].as.string, (size_t)(a_items[2 * i].head >> 8)))
+            return false;
+    for (size_t i = 0; i < b_len; i++)
+        if (!tornado__dict_find(a, b_items[2 * i].as.string, (size_t)(b_items[2 * i].head >> 8)))
+            return false;
+    return true;
+}
+
+/* The values to compare at an index of two of the same shape; false for a key that has a later equal one. */
+static bool tornado__items_at(const tornado_value *a, const tornado_value *b, size_t index,
+                              const tornado_value **a_item, const tornado_value **b_item)
+{
+    *a_item = tornado_value_at(a, index);
+    if (tornado__value_kind(a) == TORNADO_VALUE_LIST) {
+        *b_item = tornado_value_at(b, index);
+        return true;
+    }
+    tornado_bytes key = tornado_value_key_bytes(a, index);
+    *b_item = tornado_value_get_bytes(b, key);
+    return tornado_value_get_bytes(a, key) == *a_item;
+}
+
+TORNADO_API bool tornado_value_equal(const tornado_value *a, const tornado_value *b)
+{
+    struct {
+        const tornado_value *a, *b;
+        size_t next;
+    } open[TORNADO__VALUE_DEPTH];
+    size_t depth = 0;
+    for (;;) {
+        unsigned kind = tornado__value_kind(a);
+        if (kind < TORNADO_VALUE_LIST || kind != tornado__value_kind(b)) {
+            if (!tornado__scalar_equal(a, b))
+                return false;
+        } else {
+            if (depth == TORNADO__VALUE_DEPTH || !tornado__shape_equal(a, b))
+                return false;
+            open[depth].a = a;
+            open[depth].b = b;
+            open[depth++].next = 0;
+        }
+        for (;;) {
+            if (depth == 0)
+                return true;
+            if (open[depth - 1].next == tornado_value_len(open[depth - 1].a))
+                depth--;
+            else if (tornado__items_at(open[depth - 1].a, open[depth - 1].b, open[depth - 1].next++, &a, &b))
+                break;
+        }
+    }
+}
+
+/*----------------------------------------------------------------------------
+ * Building.
+ *----------------------------------------------------------------------------*/
+
+/* What the functions that make values return when they cannot. It is never written to. */
+static const tornado_value tornado__value_failure = {TORNADO_VALUE_NULL | TORNADO__VALUE_FAILED, {0}};
+
+static tornado_value *tornado__value_new(tornado_arena *arena, uint64_t head, uint64_t bits)
+{
+    tornado_value *value = tornado__arena_alloc(arena, sizeof *value);
+    if (!value)
+        return (tornado_value *)(uintptr_t)&tornado__value_failure;
+    value->head = head;
+    value->as.bits = bits;
+    return value;
+}
+
+TORNADO_API tornado_value *tornado_value_new_null(tornado_arena *arena)
+{
+    return tornado__value_new(arena, TORNADO_VALUE_NULL, 0);
+}
+
+TORNADO_API tornado_value *tornado_value_new_bool(tornado_arena *arena, bool value)
+{
+    return tornado__value_new(arena, TORNADO_VALUE_BOOL, value);
+}
+
+TORNADO_API tornado_value *tornado_value_new_integer(tornado_arena *arena, int64_t value)
+{
+    return tornado__value_new(arena, TORNADO_VALUE_INTEGER, (uint64_t)value);
+}
+
+TORNADO_API tornado_value *tornado_value_new_unsigned(tornado_arena *arena, uint64_t value)
+{
+    return tornado__value_new(arena, value > INT64_MAX ? TORNADO_VALUE_UNSIGNED : TORNADO_VALUE_INTEGER, value);
+}
+
+TORNADO_API tornado_value *tornado_value_new_double(tornado_arena *arena, double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return tornado__value_new(arena, TORNADO_VALUE_DOUBLE, bits);
+}
+
+/* Makes a cell a string, a copy. False when memory is short. */
+static bool tornado__value_copy(tornado_arena *arena, tornado_value *cell, tornado_bytes value)
+{
+    char *copy = value.len < SIZE_MAX / 512 ? tornado__arena_alloc(arena, value.len + TORNADO__VALUE_PAD) : NULL;
+    if (!copy)
+        return tornado__nomem();
+    if (value.len)
+        memcpy(copy, value.data, value.len);
+    memset(copy + value.len, 0, TORNADO__VALUE_PAD);
+    unsigned utf8 = tornado_utf8_valid(copy, value.len) ? TORNADO__VALUE_UTF8 : 0;
+    cell->head = tornado__value_head(TORNADO_VALUE_STRING | utf8, value.len);
+    cell->as.string = copy;
+    return true;
+}
+
+TORNADO_API tornado_value *tornado_value_new_bytes(tornado_arena *arena, tornado_bytes value)
+{
+    tornado_value *cell = tornado_value_new_null(arena);
+    if (!value.data || tornado_value_failed(cell) || tornado__value_copy(arena, cell, value))
+        return cell;
+    return (tornado_value *)(uintptr_t)&tornado__value_failure;
+}
+
+TORNADO_API tornado_value *tornado_value_new_string(tornado_arena *arena, const char *value)
+{
+    return tornado_value_new_bytes(arena, tornado_bytes_of(value));
+}
+
+static tornado_value *tornado__value_new_box(tornado_arena *arena, unsigned kind)
+{
+    tornado_value *value = tornado_value_new_null(arena);
+    tornado__box *box = tornado_arena_calloc(arena, 1, sizeof *box);
+    if (!box || tornado_value_failed(value))
+        return (tornado_value *)(uintptr_t)&tornado__value_failure;
+    box->arena = arena;
+    value->head = kind | TORNADO__VALUE_BOXED;
+    value->as.box = box;
+    return value;
+}
+
+TORNADO_API tornado_value *tornado_value_new_list(tornado_arena *arena)
+{
+    return tornado__value_new_box(arena, TORNADO_VALUE_LIST);
+}
+
+TORNADO_API tornado_value *tornado_value_new_dict(tornado_arena *arena)
+{
+    return tornado__value_new_box(arena, TORNADO_VALUE_DICT);
+}
+
+TORNADO_API bool tornado_value_failed(const tornado_value *value)
+{
+    if (!value)
+        return false;
+    return (value->head & TORNADO__VALUE_FAILED) || ((value->head & TORNADO__VALUE_BOXED) && value->as.box->failed);
+}
+
+/* The box of a list or dict that is built; NULL, with the reason noted, when it cannot take a value. */
+static tornado__box *tornado__value_box(tornado_value *into, unsigned kind, const tornado_value *value)
+{
+    static const char *const wanted[] = {"a list", "a dict"};
+    if (into && (into->head & TORNADO__VALUE_FAILED)) {
+        tornado__nomem();
+        return NULL;
+    }
+    if (tornado__value_kind(into) != kind || !(into->head & TORNADO__VALUE_BOXED) || !into->as.box->arena) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "%s that can be changed is wanted",
+                      wanted[kind - TORNADO_VALUE_LIST]);
+        return NULL;
+    }
+    if (tornado_value_failed(value)) {
+        into->as.box->failed = true;
+        tornado__nomem();
+        return NULL;
+    }
+    return into->as.box;
+}
+
+/* Makes room for one more value or pair, of `cells` cells. */
+static bool tornado__box_grow(tornado__box *box, size_t cells)
+{
+    if (box->len < box->cap)
+        return true;
+    size_t cap = box->cap ? 2 * box->cap : 4;
+    if (cap > UINT32_MAX || cap > SIZE_MAX / 4 / sizeof(tornado_value))
+        return tornado__nomem();
+    tornado_value *items = tornado__arena_alloc(box->arena, cap * cells * sizeof *items);
+    if (!items)
+        return false;
+    if (box->len)
+        memcpy(items, box->items, box->len * cells * sizeof *items);
+    tornado__box bigger = *box;
+    bigger.items = items;
+    bigger.cap = cap;
+    if (cells == 2 && cap > TORNADO__DICT_SCAN && !tornado__index_make(box->arena, &bigger))
+        return false;
+    *box = bigger;
+    return true;
+}
+
+TORNADO_API bool tornado_value_append(tornado_value *list, const tornado_value *value)
+{
+    static const tornado_value null = {TORNADO_VALUE_NULL, {0}};
+    tornado__box *box = tornado__value_box(list, TORNADO_VALUE_LIST, value);
+    if (!box)
+        return false;
+    if (!tornado__box_grow(box, 1)) {
+        box->failed = true;
+        return false;
+    }
+    box->items[box->len++] = value ? *value : null;
+    return true;
+}
+
+/* Adds a pair, without a value yet, and returns its cells. NULL when memory is short. */
+static tornado_value *tornado__dict_add(tornado__box *box, tornado_bytes key)
+{
+    tornado_value cell;
+    if (!tornado__box_grow(box, 2) || !tornado__value_copy(box->arena, &cell, key)) {
+        box->failed = true;
+        return NULL;
+    }
+    if (box->index)
+        *tornado__index_slot(box, key.data, key.len) = (uint32_t)(box->len + 1);
+    tornado_value *pair = &box->items[2 * box->len++];
+    *pair = cell;
+    return pair;
+}
+
+TORNADO_API bool tornado_value_set_bytes(tornado_value *dict, tornado_bytes key, const tornado_value *value)
+{
+    static const tornado_value null = {TORNADO_VALUE_NULL, {0}};
+    tornado_value content = value ? *value : null; /* a copy: it may be in the array that grows */
+    tornado__box *box = tornado__value_box(dict, TORNADO_VALUE_DICT, value);
+    if (!box)
+        return false;
+    if (!key.data)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "a key is NULL");
+    const tornado_value *found = tornado__dict_find(dict, key.data, key.len);
+    tornado_value *pair = found ? &box->items[found - box->items] : tornado__dict_add(box, key);
+    if (!pair)
+        return false;
+    pair[1] = content;
+    return true;
+}
+
+TORNADO_API bool tornado_value_set(tornado_value *dict, const char *key, const tornado_value *value)
+{
+    return tornado_value_set_bytes(dict, tornado_bytes_of(key), value);
+}
+
+/*----------------------------------------------------------------------------
+ * Reading JSON.
+ *----------------------------------------------------------------------------*/
+
+/* In the copy of the text a NUL stands behind the last byte, and it stops everything. */
+typedef struct tornado__json_reader {
+    tornado_arena *arena;
+    tornado_bytes given; /* the text as it came */
+    char *text;          /* its copy */
+    tornado_value *top;  /* of the stack: the next cell to use */
+    tornado_value *low;  /* of the cells that are where they stay */
+    tornado_value
+        *open; /* the innermost list or dict that is not closed; on the stack, and it holds the next outer one */
+    size_t depth;
+} tornado__json_reader;
+
+/* Notes what is wrong at a place in the copy. Returns NULL, as whoever calls it will. */
+static TORNADO__NOINLINE char *tornado__json_wrong(const tornado__json_reader *reader, const char *at,
+                                                   const char *what)
+{
+    size_t byte = (size_t)(at - reader->text), line = 1, column = 1;
+    for (size_t i = 0; i < byte; i++) {
+        column += ((unsigned char)reader->given.data[i] & 0xc0) != 0x80;
+        if (reader->given.data[i] == '\n') {
+            line++;
+            column = 1;
+        }
+    }
+    tornado__fail(TORNADO_ERR_PARSE, 0, "%s, at line %zu column %zu (byte %zu)", what, line, column, byte);
+    return NULL;
+}
+
+/* Copies text and returns how many of "," ":" "[" "{" it has: before each value but the outermost there is one. */
+static size_t tornado__json_copy(char *out, const char *text, size_t len)
+{
+    size_t at = 0, count = 0;
+#ifdef __SSE2__
+    const __m128i zero = _mm_setzero_si128();
+    while (len - at >= 16) {
+        __m128i sums = zero;
+        size_t end = len - at > 16 * 255 ? at + 16 * 255 : len;
+        for (; end - at >= 16; at += 16) {
+            __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(text + at));
+            __m128i brackets = _mm_cmpeq_epi8(_mm_or_si128(bytes, _mm_set1_epi8(0x20)), _mm_set1_epi8('{'));
+            __m128i separators =
+                _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(',')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8(':')));
+            _mm_storeu_si128((__m128i *)(void *)(out + at), bytes);
+            sums = _mm_sub_epi8(sums, _mm_or_si128(brackets, separators));
+        }
+        __m128i halves = _mm_sad_epu8(sums, zero);
+        count += (unsigned)_mm_cvtsi128_si32(halves) + (unsigned)_mm_extract_epi16(halves, 4);
+    }
+#endif
+    for (; at < len; at++) {
+        out[at] = text[at];
+        count += text[at] == ',' || text[at] == ':' || (text[at] | 0x20) == '{';
+    }
+    return count;
+}
+
+/* Bytes that may stand in a string as they are. */
+static TORNADO__INLINE bool tornado__json_is_plain(char c)
+{
+    return (signed char)c >= ' ' && c != '"' && c != '\\';
+}
+
+/* The end of a run of such bytes; there is one that is none, and then room to read. */
+static TORNADO__INLINE char *tornado__json_run(char *at)
+{
+#ifdef __SSE2__
+    for (;; at += 16) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)at);
+        __m128i quotes =
+            _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
+        /* signed, so that what is beyond ASCII is below a space too */
+        unsigned mask =
+            (unsigned)_mm_movemask_epi8(_mm_or_si128(quotes, _mm_cmplt_epi8(bytes, _mm_set1_epi8(' '))));
+        if (mask)
+            return at + (unsigned)__builtin_ctz(mask);
+    }
+#else
+    while (tornado__json_is_plain(*at))
+        at++;
+    return at;
+#endif
+}
+
+/* The length of the character beyond ASCII at `at`, 0 if there is none. Only looks as far as it goes on. */
+static TORNADO__INLINE size_t tornado__json_utf8(const char *text)
+{
+    const unsigned char *at = (const unsigned char *)text;
+    if (at[0] < 0xe0)
+        return at[0] >= 0xc2 && (at[1] & 0xc0) == 0x80 ? 2 : 0;
+    if (at[0] < 0xf0) { /* neither overlong nor a surrogate */
+        bool second = at[0] == 0xe0   ? (at[1] & 0xe0) == 0xa0
+                      : at[0] == 0xed ? (at[1] & 0xe0) == 0x80
+                                      : (at[1] & 0xc0) == 0x80;
+        return second && (at[2] & 0xc0) == 0x80 ? 3 : 0;
+    }
+    unsigned planes = (unsigned)(at[0] & 7) << 2 | (unsigned)(at[1] >> 4 & 3);
+    bool second = at[0] < 0xf8 && (at[1] & 0xc0) == 0x80 && planes >= 1 && planes <= 16;
+    return second && (at[2] & 0xc0) == 0x80 && (at[3] & 0xc0) == 0x80 ? 4 : 0;
+}
+
+/* The four digits behind a "\u", or something negative. */
+static TORNADO__INLINE int tornado__json_unit(const char *digits)
+{
+    int high = tornado__hex_byte(digits);
+    return high < 0 ? high : high << 8 | tornado__hex_byte(digits + 2);
+}
+
+/* Decodes the escape at `at` to *out; returns where it ends. */
+static char *tornado__json_unescape(tornado__json_reader *reader, char *at, char **out)
+{
+    static const char meanings[128] = {['"'] = '"',  ['\\'] = '\\', ['/'] = '/',  ['b'] = '\b',
+                                       ['f'] = '\f', ['n'] = '\n',  ['r'] = '\r', ['t'] = '\t'};
+    if (at[1] != 'u') {
+        char meaning = meanings[at[1] & 0x7f];
+        if (!meaning || at[1] & 0x80)
+            return tornado__json_wrong(reader, at, "a backslash that means nothing");
+        *(*out)++ = meaning;
+        return at + 2;
+    }
+    int unit = tornado__json_unit(at + 2);
+    if (unit < 0)
+        return tornado__json_wrong(reader, at, "four hexadecimal digits are wanted behind \"\\u\"");
+    uint32_t code_point = (uint32_t)unit;
+    char *end = at + 6;
+    if (code_point >= 0xd800 && code_point < 0xe000) {
+        int low = code_point < 0xdc00 && end[0] == '\\' && end[1] == 'u' ? tornado__json_unit(end + 2) : 0;
+        if (low < 0xdc00 || low > 0xdfff)
+            return tornado__json_wrong(reader, at, "half of a surrogate pair");
+        code_point = 0x10000 + ((code_point - 0xd800) << 10) + (uint32_t)(low - 0xdc00);
+        end += 6;
+    }
+    *out += tornado_utf8_encode(code_point, *out);
+    return end;
+}
+
+/* The rest of a string, from the first byte on that is not plain. Returns what is behind its closing quote, and in *end
+   where its decoded bytes end. */
+static TORNADO__NOINLINE char *tornado__json_string_rest(tornado__json_reader *reader, char *at, char **end)
+{
+    char *out = at;
+    for (;;) {
+        char *from = at;
+        if (*at == '"') {
+            *end = out;
+            return at + 1;
+        }
+        if (*at == '\\') {
+            at = tornado__json_unescape(reader, at, &out);
+            if (!at)
+                return NULL;
+            continue;
+        }
+        if ((unsigned char)*at < ' ')
+            return tornado__json_wrong(reader, at,
+                                       at == reader->text + reader->given.len ? "the end of a string is missing"
+                                                                              : "a control character in a string");
+        while ((unsigned char)*at >= 0x80) {
+            size_t size = tornado__json_utf8(at);
+            if (size == 0)
+                return tornado__json_wrong(reader, at, "bytes that are not UTF-8");
+            at += size;
+        }
+        at = tornado__json_run(at);
+        if (out != from)
+            memmove(out, from, (size_t)(at - from));
+        out += at - from;
+    }
+}
+
+/* Makes a string the content of a cell; `at` is behind its opening quote. Returns what is behind the closing one. */
+static TORNADO__INLINE char *tornado__json_string(tornado__json_reader *reader, char *at, tornado_value *cell)
+{
+    char *start = at, *end = at = tornado__json_run(at);
+    if (TORNADO__LIKELY(*at == '"'))
+        at++;
+    else if (!(at = tornado__json_string_rest(reader, at, &end)))
+        return NULL;
+    *end = '\0';
+    cell->head = tornado__value_head(TORNADO_VALUE_STRING | TORNADO__VALUE_UTF8, (size_t)(end - start));
+    cell->as.string = start;
+    return at;
+}
+
+static TORNADO__INLINE bool tornado__is_digit(char c)
+{
+    return (unsigned)(c - '0') < 10;
+}
+
+/* The first 19 digits of a number that has more, from the first that is not zero on. What is left is greater than they
+   say by less than one, unless *exact. */
+static uint64_t tornado__json_first_digits(const char *at, int64_t *power, bool *exact)
+{
+    uint64_t digits = 0;
+    unsigned count = 0;
+    bool point = false;
+    for (*exact = true; tornado__is_digit(*at) || *at == '.'; at++) {
+        if (*at == '.') {
+            point = true;
+        } else if (count < 19) {
+            digits = digits * 10 + (uint64_t)(*at - '0');
+            count += digits != 0;
+            *power -= point;
+        } else {
+            *exact &= *at == '0';
+            *power += !point;
+        }
+    }
+    return digits;
+}
+
+/* Makes a cell the double at `start`, whose `digits` are right when they are no more than 19; without its sign. Returns
+   false for one that is too large. */
+static bool tornado__json_double(const char *start, uint64_t digits, size_t count, int64_t power, int64_t given,
+                                 uint64_t *bits)
+{
+    bool exact = true, sure;
+    uint64_t other;
+    if (count > 19) {
+        power = 0;
+        digits = tornado__json_first_digits(start, &power, &exact);
+    }
+    power += given;
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 0
+    if (count <= 19 && digits <= UINT64_C(1) << 53 && power >= -22 && power <= 22) { /* all exact but the result */
+        double number = (double)(int64_t)digits, by = tornado__tens[power < 0 ? -power : power];
+        number = power < 0 ? number / by : number * by;
+        memcpy(bits, &number, sizeof *bits);
+        return true;
+    }
+#endif
+    int clamped = power > 9999 ? 9999 : power < -9999 ? -9999 : (int)power;
+    sure = tornado__nearest_double(digits, clamped, bits);
+    if (sure && !exact)
+        sure = tornado__nearest_double(digits + 1, clamped, &other) && other == *bits;
+    if (!sure) {
+        double number = tornado__decimal_exactly(start);
+        memcpy(bits, &number, sizeof *bits);
+    }
+    return *bits < TORNADO__DOUBLE_INFINITE;
+}
+
+/* Whether 20 digits or more, without a leading zero, are an integer of 64 bits; or 19. */
+static bool tornado__json_integer(const char *start, size_t count, uint64_t *number)
+{
+    if (count > 20 || (count == 20 && memcmp(start, "18446744073709551615", 20) > 0))
+        return false;
+    *number = 0;
+    for (size_t i = 0; i < count; i++)
+        *number = *number * 10 + (uint64_t)(start[i] - '0');
+    return true;
+}
+
+static TORNADO__INLINE char *tornado__json_digits(char *at, uint64_t *digits)
+{
+    uint64_t all = *digits;
+    for (; tornado__is_digit(*at); at++)
+        all = all * 10 + (uint64_t)(*at - '0');
+    *digits = all;
+    return at;
+}
+
+/* The fraction, the exponent and the end of a number that is no short integer. */
+static TORNADO__NOINLINE char *tornado__json_number_rest(tornado__json_reader *reader, char *start, char *at,
+                                                         uint64_t digits, bool negative, tornado_value *cell)
+{
+    size_t count = (size_t)(at - start);
+    int64_t power = 0, given = 0;
+    if (*at != '.' && (*at | 0x20) != 'e') {
+        uint64_t number;
+        if (tornado__json_integer(start, count, &number) && (!negative || number <= (uint64_t)1 << 63)) {
+            bool large = !negative && number > INT64_MAX;
+            cell->head = large ? TORNADO_VALUE_UNSIGNED : TORNADO_VALUE_INTEGER;
+            cell->as.bits = negative ? 0 - number : number;
+            return at;
+        }
+    }
+    if (*at == '.') {
+        char *point = at;
+        at = tornado__json_digits(at + 1, &digits);
+        if (at == point + 1)
+            return tornado__json_wrong(reader, at, "a digit is wanted behind the decimal point");
+        power = -(at - point - 1);
+        count = (size_t)(at - start) - 1;
+    }
+    if ((*at | 0x20) == 'e') {
+        bool minus = at[1] == '-';
+        at += 1 + (minus || at[1] == '+');
+        if (!tornado__is_digit(*at))
+            return tornado__json_wrong(reader, at, "a digit is wanted in the exponent");
+        for (; tornado__is_digit(*at); at++)
+            given = given < INT64_C(1) << 40 ? given * 10 + (*at - '0') : given;
+        given = minus ? -given : given;
+    }
+    uint64_t bits;
+    if (!tornado__json_double(start, digits, count, power, given, &bits))
+        return tornado__json_wrong(reader, start - negative, "a number that is too large");
+    cell->head = TORNADO_VALUE_DOUBLE;
+    cell->as.bits = bits | (uint64_t)negative << 63;
+    return at;
+}
+
+static TORNADO__INLINE char *tornado__json_number(tornado__json_reader *reader, char *at, tornado_value *cell)
+{
+    bool negative = *at == '-';
+    char *start = at + negative;
+    uint64_t digits = 0;
+    at = tornado__json_digits(start, &digits);
+    if (TORNADO__UNLIKELY(at == start))
+        return tornado__json_wrong(reader, at,
+                                   negative ? "a digit is wanted behind the minus" : "a value is wanted");
+    if (TORNADO__UNLIKELY(*start == '0' && at - start > 1))
+        return tornado__json_wrong(reader, start, "a number with a leading zero");
+    if (*at == '.' || (*at | 0x20) == 'e' || TORNADO__UNLIKELY(at - start > 18))
+        return tornado__json_number_rest(reader, start, at, digits, negative, cell);
+    cell->head = TORNADO_VALUE_INTEGER;
+    cell->as.bits = negative ? 0 - digits : digits;
+    return at;
+}
+
+/* Makes a cell what "null", "true" or "false" says. */
+static char *tornado__json_word(tornado__json_reader *reader, char *at, tornado_value *cell)
+{
+    bool is_true = memcmp(at, "true", 4) == 0, is_false = memcmp(at, "false", 5) == 0;
+    if (!is_true && !is_false && memcmp(at, "null", 4) != 0)
+        return tornado__json_wrong(reader, at, "a value is wanted");
+    cell->head = is_true || is_false ? TORNADO_VALUE_BOOL : TORNADO_VALUE_NULL;
+    cell->as.integer = is_true;
+    return at + 4 + is_false;
+}
+
+static TORNADO__INLINE char *tornado__json_space(char *at)
+{
+    if (TORNADO__LIKELY((unsigned char)*at > ' '))
+        return at;
+    if (*at == ' ' && (unsigned char)at[1] > ' ')
+        return at + 1;
+    while (*at == ' ' || *at == '\n' || *at == '\r' || *at == '\t')
+        at++;
+    return at;
+}
+
+/* Puts a dict of many pairs into a box with an index. */
+static bool tornado__json_box(tornado__json_reader *reader, tornado_value *cell, tornado_value *items, size_t len)
+{
+    tornado__box *box = tornado_arena_calloc(reader->arena, 1, sizeof *box);
+    if (!box)
+        return false;
+    box->items = items;
+    box->len = box->cap = len;
+    cell->head = TORNADO_VALUE_DICT | TORNADO__VALUE_BOXED;
+    cell->as.box = box;
+    return tornado__index_make(reader->arena, box);
+}
+
+/* Ends the innermost list or dict: moves what is in it to where it stays. False when memory is short. */
+static TORNADO__INLINE bool tornado__json_close(tornado__json_reader *reader)
+{
+    tornado_value *open = reader->open, *items = open + 1, *outer = (tornado_value *)(uintptr_t)open->as.items;
+    size_t count = (size_t)(reader->top - items);
+    bool dict = open->head == TORNADO_VALUE_DICT;
+    reader->top = items;
+    reader->open = outer;
+    reader->depth--;
+    reader->low -= count;
+    TORNADO_ASSERT(reader->low >= reader->top);
+    for (size_t i = count; i-- > 0;) /* the two may overlap */
+        reader->low[i] = items[i];
+    if (TORNADO__UNLIKELY(dict && count > 2 * TORNADO__DICT_SCAN))
+        return tornado__json_box(reader, open, reader->low, count / 2);
+    open->head = tornado__value_head((unsigned)open->head, dict ? count / 2 : count);
+    open->as.items = reader->low;
+    return true;
+}
+
+/* Opens a list or dict; `at` is behind its bracket. Returns where what is in it begins. */
+static TORNADO__INLINE char *tornado__json_open(tornado__json_reader *reader, char *at)
+{
+    if (TORNADO__UNLIKELY(reader->depth == TORNADO__VALUE_DEPTH)) {
+        tornado__json_wrong(reader, at - 1, "more than 512 lists and dicts in each other");
+        tornado__thread.last.code = TORNADO_ERR_LIMIT;
+        return NULL;
+    }
+    tornado_value *cell = reader->top++;
+    cell->head = at[-1] == '{' ? TORNADO_VALUE_DICT : TORNADO_VALUE_LIST;
+    cell->as.items = reader->open;
+    reader->open = cell;
+    reader->depth++;
+    return tornado__json_space(at);
+}
+
+/* A key and its colon, with the space behind. */
+static TORNADO__INLINE char *tornado__json_key(tornado__json_reader *reader, char *at)
+{
+    if (TORNADO__UNLIKELY(*at != '"'))
+        return tornado__json_wrong(reader, at, "a key in double quotes is wanted");
+    at = tornado__json_string(reader, at + 1, reader->top++);
+    if (!at)
+        return NULL;
+    at = tornado__json_space(at);
+    if (TORNADO__UNLIKELY(*at != ':'))
+        return tornado__json_wrong(reader, at, "a \":\" is wanted");
+    return tornado__json_space(at + 1);
+}
+
+/* What is behind a value: closes what ends here. Returns where the next value or key begins, or the end of the text when
+   there is none. */
+static TORNADO__INLINE char *tornado__json_behind(tornado__json_reader *reader, char *at)
+{
+    for (;;) {
+        at = tornado__json_space(at);
+        if (TORNADO__UNLIKELY(!reader->open)) {
+            if (at != reader->text + reader->given.len)
+                return tornado__json_wrong(reader, at, "something follows the value");
+            return at;
+        }
+        if (*at == ',')
+            return tornado__json_space(at + 1);
+        bool dict = reader->open->head == TORNADO_VALUE_DICT;
+        if (TORNADO__UNLIKELY(*at != (dict ? '}' : ']')))
+            return tornado__json_wrong(reader, at,
+                                       dict ? "a \",\" or a \"}\" is wanted" : "a \",\" or a \"]\" is wanted");
+        if (!tornado__json_close(reader))
+            return NULL;
+        at++;
+    }
+}
+
+static bool tornado__json_read(tornado__json_reader *reader)
+{
+    char *at = tornado__json_space(reader->text);
+    do {
+        bool dict = reader->open && reader->open->head == TORNADO_VALUE_DICT;
+        if (dict && !(at = tornado__json_key(reader, at)))
+            return false;
+        char c = *at;
+        if (c == '"') {
+            at = tornado__json_string(reader, at + 1, reader->top++);
+        } else if (c == '{' || c == '[') {
+            at = tornado__json_open(reader, at + 1);
+            if (!at)
+                return false;
+            if (*at != c + 2) /* the closing bracket is two behind the opening one */
+                continue;
+            if (!tornado__json_close(reader))
+                return false;
+            at++;
+        } else if (c == 't' || c == 'f' || c == 'n') {
+            at = tornado__json_word(reader, at, reader->top++);
+        } else {
+            at = tornado__json_number(reader, at, reader->top++);
+        }
+        if (!at || !(at = tornado__json_behind(reader, at)))
+            return false;
+    } while (reader->open);
+    return true;
+}
+
+TORNADO_API const tornado_value *tornado_json_decode(tornado_arena *arena, tornado_bytes text)
+{
+    tornado__json_reader reader = {arena, text, NULL, NULL, NULL, NULL, 0};
+    if (text.len > UINT32_MAX || text.len > SIZE_MAX / 16) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "JSON text of %zu bytes: that is too much", text.len);
+        return NULL;
+    }
+    reader.text = tornado__arena_alloc(arena, text.len + 2 * TORNADO__VALUE_PAD);
+    if (!reader.text)
+        return NULL;
+    size_t count = tornado__json_copy(reader.text, text.data, text.len) + 1;
+    memset(reader.text + text.len, 0, 2 * TORNADO__VALUE_PAD);
+    /* n values that are whole take 2n - 1 bytes, and a closing bracket is missing for each that is not */
+    size_t most = text.len / 2 + TORNADO__VALUE_DEPTH;
+    count = count < most ? count : most;
+    tornado_value *cells = tornado__arena_alloc(arena, count * sizeof *cells);
+    if (!cells)
+        return NULL;
+    reader.top = cells;
+    reader.low = cells + count;
+    if (text.len >= 3 && memcmp(text.data, "\xef\xbb\xbf", 3) == 0)
+        tornado__json_wrong(&reader, reader.text, "a byte order mark");
+    else if (tornado__json_read(&reader))
+        return cells;
+    return NULL;
+}
+
+/*----------------------------------------------------------------------------
+ * Writing JSON.
+ *----------------------------------------------------------------------------*/
+
+typedef struct tornado__json_style {
+    char comma[2], colon[2];
+    unsigned char comma_len, colon_len;
+    bool utf8; /* characters beyond ASCII as they are */
+    size_t indent;
+} tornado__json_style;
+
+static const tornado__json_style tornado__json_default = {{',', ' '}, {':', ' '}, 2, 2, false, 0};
+
+/* A format, where it is being read, and its arguments. */
+typedef struct tornado__format {
+    const char *text, *at;
+    const char *function; /* that it was given to */
+    va_list args;
+} tornado__format;
 
 /* Each value and each opening bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all
    the closing brackets and the comma that can follow before the next. */
 typedef struct tornado__packer {
     tornado_buffer *buffer;
     char *out, *end;
-    const char *format, *at;
-    va_list args;
+    const tornado__json_style *style;
+    tornado__format format;
 } tornado__packer;
 
 /* Makes room for `len` bytes and the slack behind them. */
-static TORNADO__COLD bool tornado__pack_grow(tornado__packer *packer, size_t len)
+static TORNADO__NOINLINE bool tornado__pack_grow(tornado__packer *packer, size_t len)
 {
     packer->buffer->len = packer->out ? (size_t)(packer->out - packer->buffer->data) : packer->buffer->len;
     packer->out = len < SIZE_MAX / 8 ? tornado__buffer_reserve(packer->buffer, len + TORNADO__JSON_SLACK)
@@ -3704,11 +5273,12 @@ static TORNADO__INLINE bool tornado__pack_room(tornado__packer *packer, size_t l
     return tornado__pack_grow(packer, len);
 }
 
-/* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '/' behind a backslash when it follows "<",
-   else behind a backslash always. */
+/* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '<' as it is but with a backslash behind it when
+   "/" follows, else behind a backslash. */
 static const char tornado__json_escapes[128] = {
-    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b', 't', 'n', 'u', 'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u',
-    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\', ['/'] = '/', [0x7f] = 'u'};
+    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b',         't',           'n',         'u',
+    'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u',         'u',           'u',         'u',
+    'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', ['"'] = '"', ['\\'] = '\\', ['<'] = '<', [0x7f] = 'u'};
 
 static TORNADO__INLINE char tornado__json_kind(char c)
 {
@@ -3716,16 +5286,18 @@ static TORNADO__INLINE char tornado__json_kind(char c)
 }
 
 #ifdef __SSE2__
-/* One bit for each byte that cannot be written as it is. */
-static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes)
+/* One bit for each byte that cannot be written as it is; from 0x7f on that is any, unless `utf8`. */
+static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes, bool utf8)
 {
     const __m128i control = _mm_set1_epi8(0x1f);
     __m128i quotes =
         _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
-    __m128i others = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('/')),
+    __m128i others = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('<')),
                                   _mm_cmpeq_epi8(_mm_max_epu8(bytes, control), control));
-    __m128i above = _mm_or_si128(bytes, _mm_add_epi8(bytes, _mm_set1_epi8(1))); /* top bit: from 0x7f on */
-    return (unsigned)_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, others), above));
+    __m128i special = _mm_or_si128(quotes, others);
+    if (!utf8) /* adding one sets the top bit of 0x7f */
+        special = _mm_or_si128(special, _mm_or_si128(bytes, _mm_add_epi8(bytes, _mm_set1_epi8(1))));
+    return (unsigned)_mm_movemask_epi8(special);
 }
 
 /* Copies a string of 4 to 16 bytes, all of which can be written as they are; false, with nothing done, when they
@@ -3742,7 +5314,7 @@ static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, siz
         memcpy(&last, text + len - 4, 4);
         head = tail = (uint64_t)last << 32 | first;
     }
-    if (tornado__json_special(_mm_set_epi64x((long long)tail, (long long)head)))
+    if (tornado__json_special(_mm_set_epi64x((long long)tail, (long long)head), false))
         return false;
     if (len >= 8) {
         memcpy(out, &head, 8);
@@ -3755,18 +5327,25 @@ static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, siz
 }
 #endif
 
+/* Whether a byte needs more than to be copied. When `raw`, what is beyond ASCII does not. */
+static TORNADO__INLINE bool tornado__json_needs(char c, bool raw)
+{
+    return (unsigned char)c < 0x7f ? tornado__json_escapes[(unsigned char)c] != 0 : !raw;
+}
+
 /* The length of the run at the start that is written as it is. */
-static TORNADO__INLINE size_t tornado__json_plain(const char *text, size_t len)
+static TORNADO__INLINE size_t tornado__json_plain(const char *text, size_t len, bool raw)
 {
     size_t at = 0;
 #ifdef __SSE2__
     for (; len - at >= 16; at += 16) {
-        unsigned mask = tornado__json_special(_mm_loadu_si128((const __m128i *)(const void *)(text + at)));
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(text + at));
+        unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
         if (mask)
             return at + (unsigned)__builtin_ctz(mask);
     }
 #endif
-    while (at < len && !tornado__json_kind(text[at]))
+    while (at < len && !tornado__json_needs(text[at], raw))
         at++;
     return at;
 }
@@ -3805,45 +5384,62 @@ static size_t tornado__utf8_broken(const char *text, size_t len)
     return at;
 }
 
-/* Writes one character that needs it, and returns how many bytes it was. */
-static size_t tornado__json_escape(char **out, const char *text, size_t at, size_t len)
+/* Writes one character beyond ASCII, or what stands for one that is broken, and returns how many bytes it was. */
+static size_t tornado__json_beyond(char **out, const char *text, size_t len, bool utf8)
 {
-    char kind = tornado__json_kind(text[at]);
-    if (kind == 'x') {
-        uint32_t code_point;
-        size_t size = tornado_utf8_decode(text + at, len - at, &code_point);
-        if (size == 0) {
+    uint32_t code_point;
+    size_t size = tornado_utf8_decode(text, len, &code_point);
+    if (size == 0) {
+        if (utf8)
+            *out += tornado_utf8_encode(0xfffd, *out);
+        else
             *out = tornado__json_unicode(*out, 0xfffd);
-            return tornado__utf8_broken(text + at, len - at);
-        }
-        if (code_point >= 0x10000) {
-            *out = tornado__json_unicode(*out, 0xd800 + ((code_point - 0x10000) >> 10));
-            code_point = 0xdc00 + (code_point & 0x3ff);
-        }
-        *out = tornado__json_unicode(*out, code_point);
+        return tornado__utf8_broken(text, len);
+    }
+    if (utf8) {
+        memcpy(*out, text, size);
+        *out += size;
         return size;
     }
-    if (kind == 'u') {
-        *out = tornado__json_unicode(*out, (unsigned char)text[at]);
+    if (code_point >= 0x10000) {
+        *out = tornado__json_unicode(*out, 0xd800 + ((code_point - 0x10000) >> 10));
+        code_point = 0xdc00 + (code_point & 0x3ff);
+    }
+    *out = tornado__json_unicode(*out, code_point);
+    return size;
+}
+
+/* Writes one character that needs it, and returns how many bytes it was. */
+static size_t tornado__json_escape(char **out, const char *text, size_t len, bool utf8)
+{
+    char kind = tornado__json_kind(*text);
+    if (kind == 'x')
+        return tornado__json_beyond(out, text, len, utf8);
+    if (kind == 'u' && !(utf8 && *text == 0x7f)) {
+        *out = tornado__json_unicode(*out, (unsigned char)*text);
         return 1;
     }
-    if (kind != '/' || (at > 0 && text[at - 1] == '<'))
+    if (kind != '<' && kind != 'u')
         *(*out)++ = '\\';
-    *(*out)++ = kind;
+    *(*out)++ = kind == 'u' ? 0x7f : kind;
+    if (kind == '<' && len > 1 && text[1] == '/')
+        *(*out)++ = '\\'; /* the "/" itself is like any other */
     return 1;
 }
 
-static TORNADO__COLD bool tornado__pack_long_string(tornado__packer *packer, const char *text, size_t len)
+static TORNADO__NOINLINE bool tornado__pack_long_string(tornado__packer *packer, const char *text, size_t len,
+                                                        bool raw)
 {
     for (size_t at = 0; at < len;) {
-        size_t run = tornado__json_plain(text + at, len - at);
+        size_t run = tornado__json_plain(text + at, len - at, raw);
         if (!tornado__pack_room(packer, run))
             return false;
         memcpy(packer->out, text + at, run);
         packer->out += run;
         at += run;
-        if (at < len)
-            at += tornado__json_escape(&packer->out, text, at, len); /* at most 12 bytes: within the slack */
+        /* at most 12 bytes each: four of them are within the slack */
+        for (int i = 0; i < 4 && at < len && tornado__json_needs(text[at], raw); i++)
+            at += tornado__json_escape(&packer->out, text + at, len - at, packer->style->utf8);
     }
     *packer->out++ = '"';
     return true;
@@ -3854,7 +5450,8 @@ static TORNADO__INLINE bool tornado__pack_string(tornado__packer *packer, const 
 {
     if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 16)))
         return false;
-    char *out = packer->out; /* a copy: what is written through it cannot change packer, so it stays in a register */
+    char *out =
+        packer->out; /* a copy: what is written through it cannot change packer, so it stays in a register */
     *out++ = '"';
 #ifdef __SSE2__
     if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(out, text, len))) {
@@ -3874,7 +5471,7 @@ static TORNADO__INLINE bool tornado__pack_string(tornado__packer *packer, const 
         return true;
     }
     packer->out = out;
-    return tornado__pack_long_string(packer, text, len);
+    return tornado__pack_long_string(packer, text, len, false);
 }
 
 static TORNADO__INLINE bool tornado__pack_raw(tornado__packer *packer, const char *text, size_t len)
@@ -3887,103 +5484,254 @@ static TORNADO__INLINE bool tornado__pack_raw(tornado__packer *packer, const cha
 }
 #define TORNADO__PACK_RAW(packer, literal) tornado__pack_raw(packer, literal, sizeof(literal) - 1)
 
-static bool tornado__pack_integer(tornado__packer *packer, uint64_t magnitude, bool negative)
+static TORNADO__INLINE bool tornado__pack_integer(tornado__packer *packer, uint64_t magnitude, bool negative)
 {
-    char digits[24], *at = digits + sizeof digits;
-    if (TORNADO__LIKELY(magnitude < 10 && !negative && tornado__pack_room(packer, 1))) {
-        *packer->out++ = (char)('0' + magnitude);
-        return true;
-    }
-    do
-        *--at = (char)('0' + magnitude % 10);
-    while ((magnitude /= 10) != 0);
-    if (negative)
-        *--at = '-';
-    return tornado__pack_raw(packer, at, (size_t)(digits + sizeof digits - at));
+    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 24)))
+        return false;
+    packer->out = tornado__put_integer(packer->out, magnitude, negative);
+    return true;
 }
 
-/* Adds one to the last digit before the exponent. */
-static void tornado__digits_increment(char *scientific)
-{
-    for (char *at = strchr(scientific, 'e'); at-- > scientific;) {
-        if (*at < '0' || *at > '9')
-            continue;
-        if (*at != '9') {
-            ++*at;
-            return;
-        }
-        *at = '0';
-    }
-}
-
-/* As Python's repr: the fewest digits that give the number back, an exponent below 1e-4 and from 1e16 on. */
 static bool tornado__pack_double(tornado__packer *packer, double number)
 {
-    char scientific[40], digits[20], text[48], *out = text;
-    int count = 0, exponent;
     if (!(number - number == 0)) /* neither infinite nor NaN */
         return tornado__fail(TORNADO_ERR_INVALID, 0, "a number that is not finite cannot be written as JSON");
-    /* fifteen digits, cut of zeros, are the fewest for most numbers; those below the normal ones have fewer */
-    uint64_t bits;
-    memcpy(&bits, &number, sizeof bits);
-    bool power_of_two = (bits & ((UINT64_C(1) << 52) - 1)) == 0;
-    int least = number < 2.3e-308 && number > -2.3e-308 ? 0 : 14;
-    for (int precision = least; precision <= 16; precision++) {
-        snprintf(scientific, sizeof scientific, "%.*e", precision, number);
-        if (strtod(scientific, NULL) == number)
-            break;
-        if (power_of_two) { /* the doubles below it are closer than those above: so may a decimal be */
-            tornado__digits_increment(scientific);
-            if (strtod(scientific, NULL) == number)
-                break;
+    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, TORNADO__DOUBLE_SIZE)))
+        return false;
+    packer->out = tornado__put_double(packer->out, number);
+    return true;
+}
+
+#ifdef __SSE2__
+/* The rest of a string of a value, from a byte on that cannot be written as it is, and the quote behind it. */
+static TORNADO__NOINLINE bool tornado__pack_escaped(tornado__packer *packer, const char *text, size_t len, bool raw)
+{
+    while (len > 0) {
+        /* at most 12 bytes each: four of them are within the slack */
+        for (int i = 0; i < 4 && len > 0 && tornado__json_needs(*text, raw); i++) {
+            size_t size = tornado__json_escape(&packer->out, text, len, packer->style->utf8);
+            text += size;
+            len -= size;
+        }
+        if (!tornado__pack_room(packer, len + 16))
+            return false;
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)text);
+        unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
+        size_t size = mask ? (unsigned)__builtin_ctz(mask) : 16;
+        size = size < len ? size : len;
+        _mm_storeu_si128((__m128i *)(void *)packer->out, bytes);
+        packer->out += size;
+        text += size;
+        len -= size;
+    }
+    *packer->out++ = '"';
+    return true;
+}
+
+/* A string of a value, which may be read in blocks of 16 beyond its end. When `raw`, what is beyond ASCII needs no
+   look. */
+static TORNADO__INLINE bool tornado__pack_padded(tornado__packer *packer, const char *text, size_t len, bool raw)
+{
+    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, len + 2 + 16)))
+        return false;
+    char *out = packer->out;
+    *out++ = '"';
+    for (size_t at = 0; at < len; at += 16) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(text + at));
+        unsigned mask = tornado__json_special(bytes, raw);
+        _mm_storeu_si128((__m128i *)(void *)(out + at), bytes);
+        if (len - at < 16)
+            mask &= (1u << (len - at)) - 1;
+        if (TORNADO__UNLIKELY(mask)) {
+            at += (unsigned)__builtin_ctz(mask);
+            packer->out = out + at;
+            return tornado__pack_escaped(packer, text + at, len - at, raw);
         }
     }
-    char *mark = strchr(scientific, 'e');
-    exponent = atoi(mark + 1);
-    for (const char *at = scientific; at < mark; at++)
-        if (*at >= '0' && *at <= '9') /* the decimal point may be any character: that is the locale's */
-            digits[count++] = *at;
-    while (count > 1 && digits[count - 1] == '0')
-        count--;
-    if (scientific[0] == '-')
-        *out++ = '-';
-    if (exponent < -4 || exponent >= 16) {
-        *out++ = digits[0];
-        if (count > 1)
-            *out++ = '.';
-        memcpy(out, digits + 1, (size_t)count - 1);
-        out += count - 1;
-        out += snprintf(out, 8, "e%c%02d", exponent < 0 ? '-' : '+', exponent < 0 ? -exponent : exponent);
-    } else {
-        if (exponent < 0)
-            *out++ = '0';
-        for (int place = exponent < 0 ? 0 : exponent; place >= 0 && exponent >= 0; place--)
-            *out++ = exponent - place < count ? digits[exponent - place] : '0';
-        *out++ = '.';
-        for (int zeros = exponent; zeros < -1; zeros++)
-            *out++ = '0';
-        int from = exponent < 0 ? 0 : exponent + 1;
-        if (from >= count)
-            *out++ = '0';
-        for (; from < count; from++)
-            *out++ = digits[from];
+    out[len] = '"';
+    packer->out = out + len + 1;
+    return true;
+}
+#endif
+
+static TORNADO__INLINE bool tornado__pack_cell(tornado__packer *packer, const tornado_value *cell)
+{
+    size_t len = (size_t)(cell->head >> 8);
+#ifdef __SSE2__
+    if (packer->style->utf8 && (cell->head & TORNADO__VALUE_UTF8))
+        return tornado__pack_padded(packer, cell->as.string, len, true);
+    return tornado__pack_padded(packer, cell->as.string, len, false);
+#else
+    return tornado__pack_string(packer, cell->as.string, len);
+#endif
+}
+
+static TORNADO__NOINLINE bool tornado__pack_scalar_cell(tornado__packer *packer, const tornado_value *cell)
+{
+    switch (tornado__value_kind(cell)) {
+    case TORNADO_VALUE_BOOL:
+        return cell->as.integer ? TORNADO__PACK_RAW(packer, "true") : TORNADO__PACK_RAW(packer, "false");
+    case TORNADO_VALUE_UNSIGNED:
+        return tornado__pack_integer(packer, cell->as.bits, false);
+    case TORNADO_VALUE_DOUBLE:
+        return tornado__pack_double(packer, cell->as.number);
+    default:
+        return tornado_value_failed(cell) ? tornado__nomem() : TORNADO__PACK_RAW(packer, "null");
     }
-    return tornado__pack_raw(packer, text, (size_t)(out - text));
 }
 
-static bool tornado__pack_problem(tornado__packer *packer, const char *what)
+/* A new line, indented for a depth. */
+static bool tornado__pack_line(tornado__packer *packer, size_t depth)
 {
-    return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_json_pack: %s at character %d of \"%.80s\"", what,
-                         (int)(packer->at - packer->format) + 1, packer->format);
+    size_t spaces = packer->style->indent * depth;
+    if (!tornado__pack_room(packer, spaces + 1))
+        return false;
+    *packer->out++ = '\n';
+    memset(packer->out, ' ', spaces);
+    packer->out += spaces;
+    return true;
 }
 
-static TORNADO__INLINE char tornado__pack_peek(tornado__packer *packer)
+/* A list or dict that is being written: what of it is still to come, and its closing bracket. */
+typedef struct tornado__pack_open {
+    const tornado_value *at, *end;
+    char closer;
+} tornado__pack_open;
+
+static bool tornado__pack_closer(tornado__packer *packer, char closer, size_t depth)
 {
-    const char *at = packer->at;
+    if (TORNADO__UNLIKELY(packer->style->indent) && !tornado__pack_line(packer, depth))
+        return false;
+    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 1)))
+        return false;
+    *packer->out++ = closer;
+    return true;
+}
+
+/* The opening bracket of a list or dict; what is in it goes to *inner. */
+static TORNADO__INLINE bool tornado__pack_opener(tornado__packer *packer, const tornado_value *cell,
+                                                 tornado__pack_open *inner)
+{
+    size_t len;
+    const tornado_value *items = tornado__value_items(cell, &len);
+    bool dict = tornado__value_kind(cell) == TORNADO_VALUE_DICT;
+    if (TORNADO__UNLIKELY(tornado_value_failed(cell)))
+        return tornado__nomem();
+    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 1)))
+        return false;
+    *packer->out++ = dict ? '{' : '[';
+    inner->at = items;
+    inner->end = items + (dict ? 2 * len : len);
+    inner->closer = dict ? '}' : ']';
+    return true;
+}
+
+/* What stands before a value in a list or dict: a comma, a line's end, a key. */
+static TORNADO__INLINE bool tornado__pack_before(tornado__packer *packer, tornado__pack_open *inner, bool first,
+                                                 size_t depth)
+{
+    const tornado__json_style *style = packer->style;
+    if (!first) {
+        memcpy(packer->out, style->comma, 2);
+        packer->out += style->comma_len;
+    }
+    if (TORNADO__UNLIKELY(style->indent) && !tornado__pack_line(packer, depth))
+        return false;
+    if (inner->closer == '}') {
+        if (TORNADO__UNLIKELY(!tornado__pack_cell(packer, inner->at++)))
+            return false;
+        memcpy(packer->out, style->colon, 2);
+        packer->out += style->colon_len;
+    }
+    return true;
+}
+
+/* A value with all that is in it. */
+static TORNADO__NOINLINE bool tornado__pack_value(tornado__packer *packer, const tornado_value *value)
+{
+    tornado__pack_open open[1 + TORNADO__VALUE_DEPTH], *inner = open; /* the first stands for none */
+    const tornado_value *cell = value;
+    if (!value)
+        return TORNADO__PACK_RAW(packer, "null");
+    for (;;) {
+        unsigned kind = (unsigned)cell->head & TORNADO__VALUE_KIND;
+        bool first = kind >= TORNADO_VALUE_LIST, ok;
+        if (kind == TORNADO_VALUE_STRING)
+            ok = tornado__pack_cell(packer, cell);
+        else if (kind == TORNADO_VALUE_INTEGER)
+            ok = tornado__pack_integer(packer, cell->as.integer < 0 ? 0 - cell->as.bits : cell->as.bits,
+                                       cell->as.integer < 0);
+        else if (!first)
+            ok = tornado__pack_scalar_cell(packer, cell);
+        else if (TORNADO__UNLIKELY(inner == open + TORNADO__VALUE_DEPTH))
+            ok = tornado__fail(TORNADO_ERR_LIMIT, 0, "more than 512 lists and dicts in each other");
+        else
+            ok = tornado__pack_opener(packer, cell, ++inner);
+        if (TORNADO__UNLIKELY(!ok))
+            return false;
+        while (inner > open && inner->at == inner->end) {
+            if (first ? !tornado__pack_raw(packer, &inner->closer, 1)
+                      : !tornado__pack_closer(packer, inner->closer, (size_t)(inner - open) - 1))
+                return false;
+            inner--;
+            first = false;
+        }
+        if (inner == open)
+            return true;
+        if (!tornado__pack_before(packer, inner, first, (size_t)(inner - open)))
+            return false;
+        cell = inner->at++;
+    }
+}
+
+static bool tornado__format_wrong(const tornado__format *format, const char *what)
+{
+    return tornado__fail(TORNADO_ERR_INVALID, 0, "%s: %s at character %d of \"%.80s\"", format->function, what,
+                         (int)(format->at - format->text) + 1, format->text);
+}
+
+static TORNADO__INLINE char tornado__format_peek(tornado__format *format)
+{
+    const char *at = format->at;
     while (TORNADO__UNLIKELY((unsigned char)(*at - 1) < ' ')) /* white space, and other controls */
         at++;
-    packer->at = at;
+    format->at = at;
     return *at;
+}
+
+static TORNADO__INLINE bool tornado__format_is_name(char c)
+{
+    return (unsigned)((c | 0x20) - 'a') < 26 || (unsigned)(c - '0') < 10 || c == '_' || c == '-';
+}
+
+/* A key: a name, or "s" for the next argument. */
+static TORNADO__INLINE bool tornado__format_key(tornado__format *format, const char **key, size_t *len)
+{
+    const char *name = format->at;
+    size_t size = 0;
+    while (tornado__format_is_name(name[size]))
+        size++;
+    format->at = name + size;
+    if (size == 0)
+        return tornado__format_wrong(format, "a key is missing");
+    if (size == 1 && *name == 's') {
+        name = va_arg(format->args, const char *);
+        if (!name)
+            return tornado__format_wrong(format, "a key is NULL");
+        size = strlen(name);
+    }
+    *key = name;
+    *len = size;
+    return true;
+}
+
+/* The colon behind a key. */
+static TORNADO__INLINE bool tornado__format_colon(tornado__format *format)
+{
+    if (TORNADO__UNLIKELY(*format->at != ':') && tornado__format_peek(format) != ':')
+        return tornado__format_wrong(format, "a \":\" is missing");
+    format->at++;
+    return true;
 }
 
 static TORNADO__INLINE void tornado__pack_two(tornado__packer *packer, char a, char b)
@@ -3994,66 +5742,52 @@ static TORNADO__INLINE void tornado__pack_two(tornado__packer *packer, char a, c
     packer->out = out + 2;
 }
 
-/* The value that a letter stands for; packer->at is behind the letter. */
+/* The value that a letter stands for; packer->format.at is behind the letter. */
 static TORNADO__INLINE bool tornado__pack_scalar(tornado__packer *packer, char letter)
 {
     int64_t number;
     switch (letter) {
     case 's':
     case 'j': {
-        const char *text = va_arg(packer->args, const char *);
+        const char *text = va_arg(packer->format.args, const char *);
         if (!text)
             return TORNADO__PACK_RAW(packer, "null");
         size_t len = strlen(text);
         return letter == 's' ? tornado__pack_string(packer, text, len) : tornado__pack_raw(packer, text, len);
     }
     case 'z': {
-        tornado_bytes bytes = va_arg(packer->args, tornado_bytes);
+        tornado_bytes bytes = va_arg(packer->format.args, tornado_bytes);
         return bytes.data ? tornado__pack_string(packer, bytes.data, bytes.len) : TORNADO__PACK_RAW(packer, "null");
     }
     case 'i':
     case 'I':
-        number = letter == 'i' ? va_arg(packer->args, int) : va_arg(packer->args, int64_t);
+        number = letter == 'i' ? va_arg(packer->format.args, int) : va_arg(packer->format.args, int64_t);
         return tornado__pack_integer(packer, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
     case 'U':
-        return tornado__pack_integer(packer, va_arg(packer->args, uint64_t), false);
+        return tornado__pack_integer(packer, va_arg(packer->format.args, uint64_t), false);
     case 'f':
-        return tornado__pack_double(packer, va_arg(packer->args, double));
+        return tornado__pack_double(packer, va_arg(packer->format.args, double));
+    case 'o':
+        return tornado__pack_value(packer, va_arg(packer->format.args, const tornado_value *));
     case 'b':
-        return va_arg(packer->args, int) ? TORNADO__PACK_RAW(packer, "true") : TORNADO__PACK_RAW(packer, "false");
+        return va_arg(packer->format.args, int) ? TORNADO__PACK_RAW(packer, "true")
+                                                : TORNADO__PACK_RAW(packer, "false");
     case 'n':
         return TORNADO__PACK_RAW(packer, "null");
     default:
-        packer->at--;
-        return tornado__pack_problem(packer, letter ? "a letter that means nothing" : "a value is missing");
+        packer->format.at--;
+        return tornado__format_wrong(&packer->format,
+                                     letter ? "a letter that means nothing" : "a value is missing");
     }
-}
-
-static TORNADO__INLINE bool tornado__pack_is_name(char c)
-{
-    return (unsigned)((c | 0x20) - 'a') < 26 || (unsigned)(c - '0') < 10 || c == '_' || c == '-';
 }
 
 /* "name:" or "s:", with the name written. */
 static TORNADO__INLINE bool tornado__pack_key(tornado__packer *packer)
 {
-    const char *key = packer->at;
+    const char *key = NULL;
     size_t len = 0;
-    while (tornado__pack_is_name(key[len]))
-        len++;
-    packer->at = key + len;
-    if (len == 0)
-        return tornado__pack_problem(packer, "a key is missing");
-    if (len == 1 && *key == 's') {
-        key = va_arg(packer->args, const char *);
-        if (!key)
-            return tornado__pack_problem(packer, "a key is NULL");
-        len = strlen(key);
-    }
-    if (TORNADO__UNLIKELY(*packer->at != ':') && tornado__pack_peek(packer) != ':')
-        return tornado__pack_problem(packer, "a \":\" is missing");
-    packer->at++;
-    if (!tornado__pack_string(packer, key, len))
+    if (!tornado__format_key(&packer->format, &key, &len) || !tornado__format_colon(&packer->format) ||
+        !tornado__pack_string(packer, key, len))
         return false;
     tornado__pack_two(packer, ':', ' ');
     return true;
@@ -4065,9 +5799,9 @@ static bool tornado__pack(tornado__packer *packer)
     int depth = 0;
     bool first = true; /* nothing stands in it yet */
     do {
-        char letter = tornado__pack_peek(packer);
+        char letter = tornado__format_peek(&packer->format);
         if (depth && letter == closer) {
-            packer->at++;
+            packer->format.at++;
             *packer->out++ = closer;
             closer = closers[depth--];
             first = false;
@@ -4075,21 +5809,21 @@ static bool tornado__pack(tornado__packer *packer)
         }
         if (!first) {
             if (letter != ',')
-                return tornado__pack_problem(packer, "a \",\" or the end is missing");
-            packer->at++;
+                return tornado__format_wrong(&packer->format, "a \",\" or the end is missing");
+            packer->format.at++;
             tornado__pack_two(packer, ',', ' ');
-            letter = tornado__pack_peek(packer);
+            letter = tornado__format_peek(&packer->format);
         }
         if (closer == '}') {
             if (!tornado__pack_key(packer))
                 return false;
-            letter = tornado__pack_peek(packer);
+            letter = tornado__format_peek(&packer->format);
         }
-        packer->at++;
+        packer->format.at++;
         first = letter == '{' || letter == '[';
         if (first) {
             if (depth == TORNADO__JSON_DEPTH)
-                return tornado__pack_problem(packer, "too deep");
+                return tornado__format_wrong(&packer->format, "too deep");
             if (!tornado__pack_room(packer, 0))
                 return false;
             closers[++depth] = closer;
@@ -4099,27 +5833,65 @@ static bool tornado__pack(tornado__packer *packer)
             return false;
         }
     } while (depth);
-    return !tornado__pack_peek(packer) || tornado__pack_problem(packer, "something follows the end");
+    return !tornado__format_peek(&packer->format) ||
+           tornado__format_wrong(&packer->format, "something follows the end");
+}
+
+/* Makes ready to write to a buffer. False when it has failed before. */
+static TORNADO__INLINE bool tornado__pack_begin(tornado__packer *packer, tornado_buffer *out,
+                                                const tornado__json_style *style)
+{
+    packer->buffer = out;
+    packer->out = out->data ? out->data + out->len : NULL;
+    packer->end = out->data ? out->data + out->cap : NULL;
+    packer->style = style;
+    return TORNADO__LIKELY(!out->failed) || tornado__nomem();
+}
+
+/* Gives the buffer its new length, or that from before. */
+static TORNADO__INLINE bool tornado__pack_end(tornado__packer *packer, bool ok, size_t before)
+{
+    tornado_buffer *out = packer->buffer;
+    out->failed = false;
+    out->len = ok ? (size_t)(packer->out - out->data) : before;
+    if (out->data)
+        out->data[out->len] = '\0';
+    return ok;
+}
+
+TORNADO_API bool tornado_json_encode_with(tornado_buffer *out, const tornado_value *value,
+                                          const tornado_json_options *options)
+{
+    tornado__packer packer;
+    tornado__json_style style = tornado__json_default;
+    size_t before = out->len;
+    if (options) {
+        style.utf8 = options->utf8;
+        style.indent = options->indent > 0 ? (size_t)options->indent : 0;
+        style.comma_len = options->compact || style.indent ? 1 : 2;
+        style.colon_len = options->compact ? 1 : 2;
+    }
+    return tornado__pack_begin(&packer, out, &style) &&
+           tornado__pack_end(&packer, tornado__pack_value(&packer, value), before);
+}
+
+TORNADO_API bool tornado_json_encode(tornado_buffer *out, const tornado_value *value)
+{
+    return tornado_json_encode_with(out, value, NULL);
 }
 
 TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_list args)
 {
     tornado__packer packer;
     size_t before = out->len;
-    if (out->failed)
-        return tornado__nomem();
-    packer.buffer = out;
-    packer.out = out->data ? out->data + out->len : NULL;
-    packer.end = out->data ? out->data + out->cap : NULL;
-    packer.format = packer.at = format;
-    va_copy(packer.args, args);
+    if (!tornado__pack_begin(&packer, out, &tornado__json_default))
+        return false;
+    packer.format.text = packer.format.at = format;
+    packer.format.function = "tornado_json_pack";
+    va_copy(packer.format.args, args);
     bool ok = tornado__pack(&packer);
-    va_end(packer.args);
-    out->failed = false;
-    out->len = ok ? (size_t)(packer.out - out->data) : before;
-    if (out->data)
-        out->data[out->len] = '\0';
-    return ok;
+    va_end(packer.format.args);
+    return tornado__pack_end(&packer, ok, before);
 }
 
 TORNADO_API bool tornado_json_pack(tornado_buffer *out, const char *format, ...)
@@ -4141,6 +5913,280 @@ TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, 
     char *text = ok ? tornado_arena_memdup(arena, buffer.data, buffer.len) : NULL;
     TORNADO_FREE(buffer.data);
     return text;
+}
+
+TORNADO_API const tornado_value *tornado_value_vpack(tornado_arena *arena, const char *format, va_list args)
+{
+    tornado_buffer buffer = {NULL, 0, 0, false};
+    const tornado_value *value = NULL;
+    if (tornado_json_vpack(&buffer, format, args)) {
+        tornado_bytes text = {buffer.data, buffer.len};
+        value = tornado_json_decode(arena, text);
+    }
+    TORNADO_FREE(buffer.data);
+    return value;
+}
+
+TORNADO_API const tornado_value *tornado_value_pack(tornado_arena *arena, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    const tornado_value *value = tornado_value_vpack(arena, format, args);
+    va_end(args);
+    return value;
+}
+
+/*----------------------------------------------------------------------------
+ * Taking values apart.
+ *----------------------------------------------------------------------------*/
+
+enum { TORNADO__UNPACK_NAMES = 64 };
+
+/* A list or dict of a format. */
+typedef struct tornado__unpack_level {
+    const tornado_value *value;
+    bool skip; /* it is not there, and need not be: arguments are passed over */
+    char closer;
+    size_t next;       /* index in a list */
+    tornado_bytes key; /* that is looked at, in a dict */
+    unsigned names;    /* of the dicts around it, in the unpacker's */
+} tornado__unpack_level;
+
+typedef struct tornado__unpacker {
+    tornado__format format;
+    tornado__unpack_level levels[TORNADO__JSON_DEPTH + 1]; /* the first is outside of all */
+    size_t depth;
+    tornado_bytes names[TORNADO__UNPACK_NAMES]; /* the keys named in the dicts that are open: for "!" */
+    unsigned names_count;
+} tornado__unpacker;
+
+/* Tells of a value that is not as the format says, where it is and what is wrong with it. */
+static TORNADO__NOINLINE bool tornado__unpack_wrong(tornado__unpacker *unpacker, const char *format, ...)
+    TORNADO_PRINTF(2, 3);
+static TORNADO__NOINLINE bool tornado__unpack_wrong(tornado__unpacker *unpacker, const char *format, ...)
+{
+    char path[160] = "", what[80];
+    size_t at = 0;
+    va_list args;
+    for (size_t i = 1; i <= unpacker->depth && at < sizeof path; i++) {
+        const tornado__unpack_level *level = &unpacker->levels[i];
+        int len = level->closer == ']'
+                      ? snprintf(path + at, sizeof path - at, "[%zu]", level->next)
+                      : snprintf(path + at, sizeof path - at, "%s%.*s", at ? "." : "",
+                                 (int)(level->key.len < 64 ? level->key.len : 64), level->key.data);
+        at += len > 0 ? (size_t)len : 0;
+    }
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    return tornado__fail(TORNADO_ERR_INVALID, 0, "%s: %s", path[0] ? path : "the value", what);
+}
+
+static bool tornado__unpack_wants(tornado__unpacker *unpacker, const char *what, const tornado_value *value)
+{
+    static const char *const names[] = {"null",     "a bool",   "an integer", "an integer",
+                                        "a double", "a string", "a list",     "a dict"};
+    return tornado__unpack_wrong(unpacker, "%s is wanted, not %s", what, names[tornado__value_kind(value)]);
+}
+
+/* An integer that must not be beyond the limits. */
+static bool tornado__unpack_integer(tornado__unpacker *unpacker, const tornado_value *value, int64_t least,
+                                    uint64_t most)
+{
+    if (!tornado_value_is_integer(value))
+        return tornado__unpack_wants(unpacker, "an integer", value);
+    bool negative = tornado__value_kind(value) == TORNADO_VALUE_INTEGER && value->as.integer < 0;
+    if (negative ? value->as.integer < least : value->as.bits > most)
+        return tornado__unpack_wrong(unpacker, "an integer from %lld to %llu is wanted", (long long)least,
+                                     (unsigned long long)most);
+    return true;
+}
+
+/* What a letter stands for; where there is no value, only its argument is taken. */
+static bool tornado__unpack_scalar(tornado__unpacker *unpacker, char letter, const tornado_value *value, bool skip)
+{
+    tornado__format *format = &unpacker->format;
+    void *into = NULL;
+    if (!letter || !strchr("szbiIUfon", letter))
+        return tornado__format_wrong(format, letter ? "a letter that means nothing" : "a value is missing");
+    format->at++;
+    if (letter != 'n')
+        into = va_arg(format->args, void *);
+    if (skip)
+        return true;
+    switch (letter) {
+    case 's':
+    case 'z':
+        if (!tornado_value_is_string(value))
+            return tornado__unpack_wants(unpacker, "a string", value);
+        if (letter == 's')
+            *(const char **)into = tornado_value_string(value);
+        else
+            *(tornado_bytes *)into = tornado_value_bytes(value);
+        return true;
+    case 'b':
+        if (!tornado_value_is_bool(value))
+            return tornado__unpack_wants(unpacker, "a bool", value);
+        *(bool *)into = value->as.integer != 0;
+        return true;
+    case 'i':
+        if (!tornado__unpack_integer(unpacker, value, INT_MIN, INT_MAX))
+            return false;
+        *(int *)into = (int)value->as.integer;
+        return true;
+    case 'I':
+        if (!tornado__unpack_integer(unpacker, value, INT64_MIN, INT64_MAX))
+            return false;
+        *(int64_t *)into = value->as.integer;
+        return true;
+    case 'U':
+        if (!tornado__unpack_integer(unpacker, value, 0, UINT64_MAX))
+            return false;
+        *(uint64_t *)into = value->as.bits;
+        return true;
+    case 'f':
+        if (!tornado_value_is_number(value))
+            return tornado__unpack_wants(unpacker, "a number", value);
+        *(double *)into = tornado_value_double(value, 0);
+        return true;
+    case 'o':
+        *(const tornado_value **)into = value;
+        return true;
+    default:
+        return tornado_value_is_null(value) || tornado__unpack_wants(unpacker, "null", value);
+    }
+}
+
+/* "!": whether nothing but what the format names is in the innermost list or dict. */
+static bool tornado__unpack_strictly(tornado__unpacker *unpacker)
+{
+    tornado__unpack_level *level = &unpacker->levels[unpacker->depth];
+    size_t len = tornado_value_len(level->value);
+    unpacker->format.at++;
+    if (tornado__format_peek(&unpacker->format) != level->closer)
+        return tornado__format_wrong(&unpacker->format, "something follows the \"!\"");
+    if (level->skip)
+        return true;
+    if (level->closer == ']') {
+        unpacker->depth--;
+        return level->next == len ||
+               tornado__unpack_wrong(unpacker, "a list of %zu is wanted, not of %zu", level->next, len);
+    }
+    if (unpacker->names_count > TORNADO__UNPACK_NAMES)
+        return tornado__format_wrong(&unpacker->format, "too many keys before a \"!\"");
+    for (size_t i = 0; i < len; i++) {
+        level->key = tornado_value_key_bytes(level->value, i);
+        unsigned at = level->names;
+        while (at < unpacker->names_count && !tornado_bytes_equal(unpacker->names[at], level->key))
+            at++;
+        if (at == unpacker->names_count)
+            return tornado__unpack_wrong(unpacker, "is not wanted");
+    }
+    return true;
+}
+
+/* "key:" or "key?:", and the value behind that key; *skip when it need not be there and is not. */
+static bool tornado__unpack_key(tornado__unpacker *unpacker, const tornado_value **value, bool *skip)
+{
+    tornado__unpack_level *level = &unpacker->levels[unpacker->depth];
+    tornado__format *format = &unpacker->format;
+    if (!tornado__format_key(format, &level->key.data, &level->key.len))
+        return false;
+    bool optional = tornado__format_peek(format) == '?';
+    format->at += optional;
+    if (!tornado__format_colon(format))
+        return false;
+    if (unpacker->names_count < TORNADO__UNPACK_NAMES)
+        unpacker->names[unpacker->names_count] = level->key;
+    unpacker->names_count++;
+    *value = tornado_value_get_bytes(level->value, level->key);
+    *skip = level->skip || (optional && tornado_value_is_null(*value));
+    return *skip || *value || tornado__unpack_wrong(unpacker, "is missing");
+}
+
+/* The value that comes next in the innermost list or dict. */
+static bool tornado__unpack_next(tornado__unpacker *unpacker, const tornado_value **value, bool *skip)
+{
+    tornado__unpack_level *level = &unpacker->levels[unpacker->depth];
+    if (level->closer == '}')
+        return tornado__unpack_key(unpacker, value, skip);
+    if (level->closer == 0)
+        return true;
+    *value = tornado_value_at(level->value, level->next);
+    *skip = level->skip;
+    return *skip || *value || tornado__unpack_wrong(unpacker, "is missing");
+}
+
+static bool tornado__unpack_open(tornado__unpacker *unpacker, char letter, const tornado_value *value, bool skip)
+{
+    if (unpacker->depth == TORNADO__JSON_DEPTH)
+        return tornado__format_wrong(&unpacker->format, "too deep");
+    if (!skip && tornado__value_kind(value) != (letter == '{' ? TORNADO_VALUE_DICT : TORNADO_VALUE_LIST))
+        return tornado__unpack_wants(unpacker, letter == '{' ? "a dict" : "a list", value);
+    tornado__unpack_level level = {value, skip, letter == '{' ? '}' : ']', 0, {NULL, 0}, unpacker->names_count};
+    unpacker->levels[++unpacker->depth] = level;
+    unpacker->format.at++;
+    return true;
+}
+
+static bool tornado__unpack(tornado__unpacker *unpacker, const tornado_value *value)
+{
+    tornado__format *format = &unpacker->format;
+    bool first = true, skip = false; /* nothing stands in the innermost yet */
+    do {
+        char letter = tornado__format_peek(format);
+        tornado__unpack_level *level = &unpacker->levels[unpacker->depth];
+        if (unpacker->depth && (letter == level->closer || (letter == '!'))) {
+            if (letter == '!' && !tornado__unpack_strictly(unpacker))
+                return false;
+            format->at++;
+            unpacker->names_count = level->names;
+            unpacker->depth = (size_t)(level - unpacker->levels) - 1;
+            unpacker->levels[unpacker->depth].next++;
+            first = false;
+            continue;
+        }
+        if (!first) {
+            if (letter != ',')
+                return tornado__format_wrong(format, "a \",\" or the end is missing");
+            format->at++;
+            tornado__format_peek(format);
+        }
+        if (!tornado__unpack_next(unpacker, &value, &skip))
+            return false;
+        letter = tornado__format_peek(format);
+        first = letter == '{' || letter == '[';
+        if (!(first ? tornado__unpack_open(unpacker, letter, value, skip)
+                    : tornado__unpack_scalar(unpacker, letter, value, skip)))
+            return false;
+        if (!first)
+            level->next++;
+    } while (unpacker->depth);
+    return !tornado__format_peek(format) || tornado__format_wrong(format, "something follows the end");
+}
+
+TORNADO_API bool tornado_value_vunpack(const tornado_value *value, const char *format, va_list args)
+{
+    tornado__unpacker unpacker;
+    tornado__unpack_level outside = {NULL, false, 0, 0, {NULL, 0}, 0};
+    unpacker.format.text = unpacker.format.at = format;
+    unpacker.format.function = "tornado_value_unpack";
+    unpacker.levels[0] = outside;
+    unpacker.depth = 0;
+    unpacker.names_count = 0;
+    va_copy(unpacker.format.args, args);
+    bool ok = tornado__unpack(&unpacker, value);
+    va_end(unpacker.format.args);
+    return ok;
+}
+
+TORNADO_API bool tornado_value_unpack(const tornado_value *value, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    bool ok = tornado_value_vunpack(value, format, args);
+    va_end(args);
+    return ok;
 }
 
 /*============================================================================
