@@ -1891,13 +1891,13 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #define TORNADO__LIKELY(x)   __builtin_expect(!!(x), 1)
 #define TORNADO__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-/* Small and hot, or out of the way of what is; at -Os the compiler decides. */
-#ifdef __OPTIMIZE_SIZE__
-#define TORNADO__INLINE inline
-#define TORNADO__COLD
-#else
+/* Small and hot, or out of the way of what is. At -Os the compiler decides, and without optimisation nothing is inlined. */
+#if defined __OPTIMIZE__ && !defined __OPTIMIZE_SIZE__
 #define TORNADO__INLINE inline __attribute__((always_inline))
 #define TORNADO__COLD   __attribute__((noinline))
+#else
+#define TORNADO__INLINE inline
+#define TORNADO__COLD
 #endif
 #define TORNADO__NOINLINE __attribute__((noinline))
 
