@@ -3830,9 +3830,7 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
 
 enum { TORNADO__JSON_DEPTH = 64, TORNADO__JSON_SLACK = 128 };
 enum { TORNADO__VALUE_DEPTH = 512, TORNADO__VALUE_PAD = 16 };
-enum {
-    TORNADO__DICT_SCAN = 32
-}; /* pairs of a dict that are searched one by one; those of larger ones have an index */
+enum { TORNADO__DICT_SCAN = 32 }; /* pairs of a dict that are searched one by one; larger ones have an index */
 
 /* In the low byte of a cell's head, beside the kind. */
 enum {
@@ -3934,9 +3932,9 @@ static TORNADO__INLINE int tornado__power_of_ten(int power, uint64_t *high, uint
 #define TORNADO__DOUBLE_INFINITE (UINT64_C(0x7ff) << 52)
 
 /* The powers of ten that are doubles. */
-TORNADO__UNUSED static const double tornado__tens[23] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
-                                                         1e8,  1e9,  1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-                                                         1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+TORNADO__UNUSED static const double tornado__tens[23] = {
+    1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 
 /* The bits of the double nearest to digits * 10^power. False where 128 bits do not tell. */
 static bool tornado__nearest_double(uint64_t digits, int power, uint64_t *bits)
@@ -4068,26 +4066,12 @@ static const char tornado__digit_pairs[] = "000102030405060708091011121314151617
 /* How many digits a number has. */
 static TORNADO__INLINE unsigned tornado__count_digits(uint64_t number)
 {
-    static const uint64_t tens[20] = {0,
-                                      UINT64_C(10),
-                                      UINT64_C(100),
-                                      UINT64_C(1000),
-                                      UINT64_C(10000),
-                                      UINT64_C(100000),
-                                      UINT64_C(1000000),
-                                      UINT64_C(10000000),
-                                      UINT64_C(100000000),
-                                      UINT64_C(1000000000),
-                                      UINT64_C(10000000000),
-                                      UINT64_C(100000000000),
-                                      UINT64_C(1000000000000),
-                                      UINT64_C(10000000000000),
-                                      UINT64_C(100000000000000),
-                                      UINT64_C(1000000000000000),
-                                      UINT64_C(10000000000000000),
-                                      UINT64_C(100000000000000000),
-                                      UINT64_C(1000000000000000000),
-                                      UINT64_C(10000000000000000000)};
+    static const uint64_t tens[20] = {
+        0, UINT64_C(10), UINT64_C(100), UINT64_C(1000), UINT64_C(10000), UINT64_C(100000), UINT64_C(1000000),
+        UINT64_C(10000000), UINT64_C(100000000), UINT64_C(1000000000), UINT64_C(10000000000),
+        UINT64_C(100000000000), UINT64_C(1000000000000), UINT64_C(10000000000000), UINT64_C(100000000000000),
+        UINT64_C(1000000000000000), UINT64_C(10000000000000000), UINT64_C(100000000000000000),
+        UINT64_C(1000000000000000000), UINT64_C(10000000000000000000)};
     unsigned least = (64 - (unsigned)__builtin_clzll(number | 1)) * 1233 >> 12; /* by the bits: this or one more */
     return least + (number >= tens[least]);
 }
@@ -4621,6 +4605,7 @@ static tornado_value *tornado__value_new_box(tornado_arena *arena, unsigned kind
     if (!box || tornado_value_failed(value))
         return (tornado_value *)(uintptr_t)&tornado__value_failure;
     box->arena = arena;
+    box->items = value; /* nothing is in it, but it can be asked where that begins and ends */
     value->head = kind | TORNADO__VALUE_BOXED;
     value->as.box = box;
     return value;
@@ -4646,7 +4631,7 @@ TORNADO_API bool tornado_value_failed(const tornado_value *value)
 /* The box of a list or dict that is built; NULL, with the reason noted, when it cannot take a value. */
 static tornado__box *tornado__value_box(tornado_value *into, unsigned kind, const tornado_value *value)
 {
-    static const char *const wanted[] = {"a list", "a dict"};
+    static const char wanted[][7] = {"a list", "a dict"};
     if (into && (into->head & TORNADO__VALUE_FAILED)) {
         tornado__nomem();
         return NULL;
@@ -4748,8 +4733,7 @@ typedef struct tornado__json_reader {
     char *text;          /* its copy */
     tornado_value *top;  /* of the stack: the next cell to use */
     tornado_value *low;  /* of the cells that are where they stay */
-    tornado_value
-        *open; /* the innermost list or dict that is not closed; on the stack, and it holds the next outer one */
+    tornado_value *open; /* the innermost list or dict not closed; on the stack, and it holds the next outer one */
     size_t depth;
 } tornado__json_reader;
 
@@ -5984,8 +5968,8 @@ static TORNADO__NOINLINE bool tornado__unpack_wrong(tornado__unpacker *unpacker,
 
 static bool tornado__unpack_wants(tornado__unpacker *unpacker, const char *what, const tornado_value *value)
 {
-    static const char *const names[] = {"null",     "a bool",   "an integer", "an integer",
-                                        "a double", "a string", "a list",     "a dict"};
+    static const char names[][11] = {"null",     "a bool",   "an integer", "an integer",
+                                     "a double", "a string", "a list",     "a dict"};
     return tornado__unpack_wrong(unpacker, "%s is wanted, not %s", what, names[tornado__value_kind(value)]);
 }
 
