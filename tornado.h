@@ -3024,7 +3024,7 @@ static void tornado__date_century(tornado__civil *civil, int64_t now)
 
 TORNADO_API bool tornado_parse_timestamp(const char *text, int64_t *when)
 {
-    static const char *const patterns[] = {"w, d b c h:m:s GMT", "l, d-b-y h:m:s GMT", "w b e h:m:s c"};
+    static const char patterns[][20] = {"w, d b c h:m:s GMT", "l, d-b-y h:m:s GMT", "w b e h:m:s c"};
     for (size_t i = 0; i < TORNADO__COUNT(patterns); i++) {
         tornado__civil civil = {0, 0, 0, 0, 0, 0, 0};
         const char *rest = tornado__date_match(text, patterns[i], &civil);
@@ -13028,8 +13028,8 @@ static bool tornado__cookie_all_plain(const char *text)
 
 static bool tornado__cookie_name(const char *name)
 {
-    static const char *const attributes[] = {"comment",     "domain", "expires",  "httponly", "max-age",
-                                             "partitioned", "path",   "samesite", "secure",   "version"};
+    static const char attributes[][12] = {"comment",     "domain", "expires",  "httponly", "max-age",
+                                          "partitioned", "path",   "samesite", "secure",   "version"};
     if (!*name || !tornado__cookie_all_plain(name))
         return tornado__fail(TORNADO_ERR_INVALID, 0, "a cookie cannot be named \"%.60s\"", name);
     for (size_t i = 0; i < TORNADO__COUNT(attributes); i++)
@@ -16080,8 +16080,8 @@ TORNADO_API bool tornado_check_etag_header(tornado_handler *self)
 /* Headers that describe a body, which an answer without one does not have. */
 static void tornado__clear_body_headers(tornado_handler *self)
 {
-    static const char *const names[] = {"Allow", "Content-Encoding", "Content-Language", "Content-Length",
-                                        "Content-MD5", "Content-Range", "Content-Type", "Last-Modified"};
+    static const char names[][17] = {"Allow",       "Content-Encoding", "Content-Language", "Content-Length",
+                                     "Content-MD5", "Content-Range",    "Content-Type",     "Last-Modified"};
     for (size_t i = 0; i < TORNADO__COUNT(names); i++)
         tornado_clear_header(self, names[i]);
 }
