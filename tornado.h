@@ -15164,24 +15164,36 @@ typedef struct tornado__route_subject {
     tornado_bytes host;         /* in lower case, without its port */
     tornado_bytes default_host; /* of the application; data NULL: there is none for this request */
     tornado_span *spans;        /* TORNADO__ROUTE_SPANS: where the groups of the route's path are */
+    bool failed; /* memory is short for telling what matches: no rule does, lest one gets what another guards */
 } tornado__route_subject;
 
-static bool tornado__guard_admits(const tornado__route_guard *guard, const tornado__route_subject *subject)
+static bool tornado__subject_matches(tornado__route_subject *subject, const tornado_regex *regex, tornado_bytes text,
+                                     size_t spans)
+{
+    int found = tornado_regex_fullmatch(regex, text, 0, subject->spans, spans);
+    subject->failed = subject->failed || found < 0;
+    return found == 1;
+}
+
+static bool tornado__guard_admits(const tornado__route_guard *guard, tornado__route_subject *subject)
 {
     for (; guard; guard = guard->outer) {
         tornado_bytes host = guard->default_host ? subject->default_host : subject->host;
-        if (guard->host && (!host.data || tornado_regex_fullmatch(guard->host, host, 0, NULL, 0) != 1))
+        if (guard->host && !host.data) {
+            subject->failed = subject->failed || !guard->default_host;
             return false;
-        if (guard->path && tornado_regex_fullmatch(guard->path, subject->path, 0, NULL, 0) != 1)
+        }
+        if (guard->host && !tornado__subject_matches(subject, guard->host, host, 0))
+            return false;
+        if (guard->path && !tornado__subject_matches(subject, guard->path, subject->path, 0))
             return false;
     }
     return true;
 }
 
 /* The first of the patterns that match and stand before `before`, or NULL. */
-static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const tornado__router *router,
-                                                                            const tornado__route_subject *subject,
-                                                                            const tornado__route *before)
+static TORNADO__COLD const tornado__route *
+tornado__router_find_pattern(const tornado__router *router, tornado__route_subject *subject, const tornado__route *before)
 {
     const tornado__route *heads[TORNADO__ROUTE_PREFIX_LENGTHS];
     size_t count = 0;
@@ -15191,7 +15203,7 @@ static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const to
             (heads[count] = tornado__router_slot(router, subject->path.data, len, true)))
             count++;
     }
-    while (count) { /* the first in order of all chains */
+    while (count && !subject->failed) { /* the first in order of all chains */
         size_t first = 0;
         for (size_t i = 1; i < count; i++)
             if (heads[i] < heads[first])
@@ -15200,7 +15212,7 @@ static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const to
         if (before && route > before)
             return NULL;
         size_t spans = route->regex ? tornado_regex_groups(route->regex) + 1 : 0;
-        if ((!spans || tornado_regex_fullmatch(route->regex, subject->path, 0, subject->spans, spans) == 1) &&
+        if ((!spans || tornado__subject_matches(subject, route->regex, subject->path, spans)) &&
             tornado__guard_admits(route->guard, subject))
             return route;
         heads[first] = route->next ? route->next : heads[--count];
@@ -15208,18 +15220,18 @@ static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const to
     return NULL;
 }
 
-/* The first route that matches, or NULL. */
+/* The first route that matches, or NULL; also when subject->failed. */
 static TORNADO__INLINE const tornado__route *tornado__router_find(const tornado__router *router,
-                                                                  const tornado__route_subject *subject)
+                                                                  tornado__route_subject *subject)
 {
     const tornado__route *plain =
         router->plain ? tornado__router_slot(router, subject->path.data, subject->path.len, false) : NULL;
     while (plain && TORNADO__UNLIKELY(plain->guard != NULL) && !tornado__guard_admits(plain->guard, subject))
-        plain = plain->next;
+        plain = subject->failed ? NULL : plain->next;
     if (TORNADO__LIKELY(!router->lengths))
         return plain;
     const tornado__route *pattern = tornado__router_find_pattern(router, subject, plain);
-    return pattern ? pattern : plain;
+    return pattern ? pattern : subject->failed ? NULL : plain;
 }
 
 /* Fills the tables anew. */
@@ -16212,31 +16224,11 @@ static TORNADO__INLINE void tornado__log_request(tornado_handler *self)
         tornado__log_answer(self, level);
 }
 
-static void tornado__call_on_finish(void *arg)
+static void tornado__finish(void *arg)
 {
     tornado_handler *self = arg;
-    self->cls->on_finish(self);
-}
-
-/* Lets go of a request whose handler has returned long ago, whatever on_finish does. */
-static TORNADO__COLD void tornado__finish_asynchronous(tornado_handler *self, bool ok)
-{
-    tornado_error error = tornado__thread.last;
-    const tornado_error *raised = ok ? tornado_try(tornado__call_on_finish, self) : &error;
-    if (raised)
-        error = *raised;
-    self->response->asynchronous = false;
-    tornado__message_release(self->response->message);
-    if (raised)
-        tornado__raise(&error);
-}
-
-TORNADO_API void tornado_finish(tornado_handler *self)
-{
     tornado__response *response = self->response;
     tornado__message *message = response->message;
-    if (response->finished)
-        tornado_raise(TORNADO_ERR_STATE, "finish() called twice");
     if (!message->started) {
         if (response->status == 200 && (response->method == TORNADO__GET || response->method == TORNADO__HEAD)) {
             const char *etag = tornado__response_etag(response);
@@ -16259,13 +16251,42 @@ TORNADO_API void tornado_finish(tornado_handler *self)
     message->ended = message->host->loop->now;
     response->finished = true;
     tornado__log_request(self);
-    if (TORNADO__UNLIKELY(response->asynchronous)) {
-        tornado__finish_asynchronous(self, ok);
-        return;
-    }
     if (!ok)
         tornado__raise_last();
     self->cls->on_finish(self);
+}
+
+/* Lets go of a request that nobody has a hold of any more, whatever comes of finishing it. What fails in the
+   handler's own coroutine becomes an error page, so that the request goes on; elsewhere there is no boundary that
+   would answer. */
+static TORNADO__COLD void tornado__finish_asynchronous(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    tornado__message *message = response->message;
+    const struct tornado__coroutine *co = tornado__running()->coroutine;
+    tornado_error error = {0};
+    const tornado_error *raised = tornado_try(tornado__finish, self);
+    if (raised)
+        error = *raised;
+    if (!response->finished && co && co->arg == response)
+        tornado__raise(&error);
+    if (!response->finished && message->connection)
+        tornado__iostream_shut(&message->connection->stream, &error);
+    response->finished = true;
+    response->asynchronous = false;
+    tornado__message_release(message);
+    if (error.code)
+        tornado__raise(&error);
+}
+
+TORNADO_API void tornado_finish(tornado_handler *self)
+{
+    if (self->response->finished)
+        tornado_raise(TORNADO_ERR_STATE, "finish() called twice");
+    if (TORNADO__UNLIKELY(self->response->asynchronous))
+        tornado__finish_asynchronous(self);
+    else
+        tornado__finish(self);
 }
 
 TORNADO_API void tornado_asynchronous(tornado_handler *self)
@@ -16291,10 +16312,10 @@ TORNADO_API void tornado_redirect_status(tornado_handler *self, const char *url,
 {
     if (self->response->message->started)
         tornado_raise(TORNADO_ERR_STATE, "Cannot redirect after headers have been written");
-    if (status < 300 || status > 399)
+    if (status < 300 || status > 399 || !tornado_http_reason(status))
         tornado_raise(TORNADO_ERR_INVALID, "not the status of a redirect: %d", status);
+    tornado_set_header(self, "Location", url); /* first, as it may raise */
     tornado_set_status(self, status);
-    tornado_set_header(self, "Location", url);
     tornado_finish(self);
 }
 
@@ -16308,13 +16329,19 @@ TORNADO_API TORNADO_NORETURN void tornado_raise_finish(void)
     tornado_raise(TORNADO_ERR_FINISH, "the request was finished early");
 }
 
+/* Whether a browser takes what looks like a path for "//host". */
+static bool tornado__leads_away(const char *url)
+{
+    return url[0] == '/' && (url[1] == '/' || url[1] == '\\');
+}
+
 /* Redirects GET and HEAD to the path cut to `len` bytes and `end`; others get a 404. */
 static TORNADO_NORETURN void tornado__redirect_slash(tornado_handler *self, size_t len, const char *end)
 {
     const tornado_http_request *request = self->request;
     if (self->response->method != TORNADO__GET && self->response->method != TORNADO__HEAD)
         tornado_raise_http_status(404);
-    if (request->path[1] == '/' || request->path[1] == '\\') /* "//host" would lead elsewhere */
+    if (tornado__leads_away(request->path))
         tornado_raise_http_status(403);
     tornado_redirect(self,
                      tornado_format(self, "%.*s%s%s%s", (int)len, request->path, end, *request->query ? "?" : "",
@@ -16407,9 +16434,8 @@ static void tornado__set_allow(tornado_handler *self)
         if (verb != missing)
             allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", tornado__methods[i].name);
     }
-    for (const tornado_handler_class *cls = self->cls; cls != &self->application->base; cls = cls->parent)
-        for (const tornado_method *at = cls->methods; at && at->name; at++)
-            allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", at->name);
+    for (const tornado_method *at = self->cls->methods; at && at->name; at++)
+        allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", at->name);
     tornado_set_header(self, "Allow", allow);
 }
 
@@ -16565,8 +16591,11 @@ static void tornado__redirect_get(tornado_handler *self)
             rest += len + (rest[len] == '}');
         }
     }
+    if (target && !tornado__leads_away(target->url) && tornado__leads_away(url))
+        tornado_raise_http_status(403);
+    size_t len = strcspn(url, "#");
     if (*query)
-        url = tornado_format(self, "%s%s%s", url, strchr(url, '?') ? "&" : "?", query);
+        url = tornado_format(self, "%.*s%s%s%s", (int)len, url, memchr(url, '?', len) ? "&" : "?", query, url + len);
     tornado_redirect(self, url, !target || target->permanent != TORNADO_OFF);
 }
 
@@ -16586,14 +16615,20 @@ static TORNADO__INLINE char tornado__method_of(uint64_t word)
     return TORNADO__METHODS;
 }
 
+/* The method of that name in a list, or NULL. */
+static const tornado_method *tornado__method_find(const tornado_method *methods, const char *name)
+{
+    for (; methods && methods->name; methods++)
+        if (strcmp(methods->name, name) == 0)
+            return methods;
+    return NULL;
+}
+
 /* The function for a method that is none of the seven, or NULL. */
 static TORNADO__COLD tornado__handler_fn tornado__more_methods(const tornado_handler *self)
 {
-    for (const tornado_handler_class *cls = self->cls; cls != &self->application->base; cls = cls->parent)
-        for (const tornado_method *at = cls->methods; at && at->name; at++)
-            if (strcmp(at->name, self->request->method) == 0)
-                return at->run;
-    return NULL;
+    const tornado_method *method = tornado__method_find(self->cls->methods, self->request->method);
+    return method ? method->run : NULL;
 }
 
 static TORNADO__COLD void tornado__decode_path_args(tornado_handler *self)
@@ -16762,11 +16797,17 @@ static void tornado__application_finish(tornado_http_request *request)
     tornado__route_subject subject; /* its hosts are set when a rule asks for them */
     subject.path = (tornado_bytes){request->path, message->path_len};
     subject.spans = spans;
+    subject.failed = false;
     if (TORNADO__UNLIKELY(application->router.hosts))
         tornado__subject_host(application, request, &subject);
     const tornado__route *route = tornado__router_find(&application->router, &subject);
-    if (TORNADO__UNLIKELY(!route))
+    if (TORNADO__UNLIKELY(!route)) {
+        if (subject.failed) {
+            tornado__answer_unavailable(message);
+            return;
+        }
         route = &application->fallback;
+    }
     const tornado_handler_class *cls = route->handler;
     size_t size = (sizeof(tornado__response) + cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
     char *memory = tornado__arena_alloc(&message->arena, size + TORNADO__FIRST_BODY);
@@ -16885,19 +16926,31 @@ static void tornado__class_inherit(tornado_handler_class *flat, const tornado_ha
     flat->parent = parent;
 }
 
-static bool tornado__class_copy_methods(tornado_application *application, tornado_handler_class *cls)
+/* Gives a class copies of its further methods and, behind them, those of its parent that it has none of the same name
+   for. */
+static bool tornado__class_copy_methods(tornado_application *application, tornado_handler_class *cls,
+                                        const tornado_handler_class *parent)
 {
-    size_t count = 0;
-    while (cls->methods && cls->methods[count].name)
-        count++;
-    tornado_method *methods = count ? tornado_arena_calloc(application->arena, count + 1, sizeof *methods) : NULL;
-    for (size_t i = 0; methods && i < count; i++) {
-        methods[i].run = cls->methods[i].run;
-        if (!(methods[i].name = tornado_arena_strdup(application->arena, cls->methods[i].name)))
-            return false;
-    }
+    const tornado_method *const lists[] = {cls->methods, parent->methods};
+    size_t room = 1, count = 0;
+    for (int i = 0; i < 2; i++)
+        for (const tornado_method *at = lists[i]; at && at->name; at++)
+            room++;
+    tornado_method *methods = room > 1 ? tornado_arena_calloc(application->arena, room, sizeof *methods) : NULL;
     cls->methods = methods;
-    return methods || !count;
+    if (!methods)
+        return room == 1;
+    for (int i = 0; i < 2; i++)
+        for (const tornado_method *at = lists[i]; at && at->name; at++) {
+            if (tornado__method_find(methods, at->name))
+                continue;
+            methods[count].run = at->run;
+            const char *name = tornado_arena_strdup(application->arena, at->name);
+            if (!name)
+                return false;
+            methods[count++].name = name;
+        }
+    return true;
 }
 
 /* A class with every entry filled in; made once for each original. NULL with the reason. */
@@ -16928,7 +16981,7 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
             if (known->flat.name &&
                 !(known->flat.name = tornado_arena_strdup(application->arena, known->flat.name)))
                 return NULL;
-            if (!tornado__class_copy_methods(application, &known->flat))
+            if (!tornado__class_copy_methods(application, &known->flat, flat))
                 return NULL;
             tornado__class_inherit(&known->flat, flat);
             known->next = application->classes;
