@@ -1541,9 +1541,8 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
  * Which handler a request goes to.
  *
  * A path is a pattern (see the regex section) that has to match the whole path as the client sent it, not decoded.
- * Its groups become the handler's path arguments: those with names when there are any, else all by position;
- * decoded. The first rule that matches wins. However many rules there are, only those are tried that begin like the
- * path.
+ * Its groups become the handler's path arguments, decoded: all by position, those with a name also by that. The
+ * first rule that matches wins. However many rules there are, only those are tried that begin like the path.
  *============================================================================*/
 
 typedef struct tornado_handler tornado_handler;
@@ -1698,7 +1697,7 @@ TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name);
 
 /* Sets a cookie, in place of one of that name that was set before; NULL options take all defaults. Cookies stay
    when an error discards headers. clear_cookie has the client drop one, which has to have the same domain and path;
-   clear_all_cookies all that it sent. Raise TORNADO_ERR_INVALID for what tornado_format_cookie refuses. */
+   clear_all_cookies all that it sent, except those of a name that set_cookie refuses. Raise TORNADO_ERR_INVALID for what tornado_format_cookie refuses. */
 TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
                                     const tornado_cookie *options);
 TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options);
@@ -12843,9 +12842,11 @@ static bool tornado__arguments_sort(tornado_arena *arena, tornado_arguments *arg
     return true;
 }
 
-static bool tornado__arguments_index(tornado_arena *arena, tornado_arguments *arguments)
+/* Sees to an index when there are many pairs, and `least` times as many as it has. Lookups go through the rest. */
+static bool tornado__arguments_index(tornado_arena *arena, tornado_arguments *arguments, size_t least)
 {
-    return arguments->count < TORNADO__INDEX_FROM || tornado__arguments_sort(arena, arguments);
+    return arguments->count < TORNADO__INDEX_FROM || arguments->count <= arguments->ordered * least ||
+           tornado__arguments_sort(arena, arguments);
 }
 
 /* The first place in the index that is not before a name and number. */
@@ -12931,8 +12932,7 @@ TORNADO_API bool tornado_arguments_add(tornado_arena *arena, tornado_arguments *
         !tornado__arguments_reserve(arena, &longer, 1, TORNADO_NONE, "arguments"))
         return false;
     tornado__arguments_push(&longer, copied_name, copied_value);
-    /* The index is made anew whenever the list is twice as long, and lookups go through the rest. */
-    if ((longer.count & (longer.count - 1)) == 0 && !tornado__arguments_index(arena, &longer))
+    if (!tornado__arguments_index(arena, &longer, 2))
         return false;
     *arguments = longer;
     return true;
@@ -13004,7 +13004,7 @@ TORNADO_API bool tornado_parse_qs(tornado_arena *arena, tornado_arguments *argum
             value = (tornado_bytes){name.data + name.len, 0};
         tornado__arguments_push(&longer, name, value);
     }
-    if (!out || !tornado__arguments_index(arena, &longer))
+    if (!out || !tornado__arguments_index(arena, &longer, 2))
         return false;
     *arguments = longer;
     return true;
@@ -13154,7 +13154,7 @@ TORNADO_API bool tornado_parse_cookie(tornado_arena *arena, tornado_arguments *c
             name = tornado__put_bytes(&out, name);
         tornado__arguments_push(&longer, name, tornado__put_cookie(&out, value));
     }
-    if (!out || !tornado__arguments_index(arena, &longer))
+    if (!out || !tornado__arguments_index(arena, &longer, 2))
         return false;
     *cookies = longer;
     return true;
@@ -13403,7 +13403,7 @@ TORNADO_API char *tornado_parse_header(tornado_arena *arena, tornado_arguments *
                 tornado__put_parameter(&longer, &out, name, tornado__strip_ascii(value), star);
         }
     }
-    if (!tornado__arguments_index(arena, &longer))
+    if (!tornado__arguments_index(arena, &longer, 2))
         return NULL;
     *parameters = longer;
     return key;
@@ -15646,16 +15646,11 @@ struct tornado_application {
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
-/* What was read of a request's arguments and cookies. */
+/* What was read of a request's arguments and cookies, and the cookies to set: their names and the header's values. */
 typedef struct tornado__form {
-    tornado_arguments query, body, cookies;
+    tornado_arguments query, body, cookies, set_cookies;
     bool has_query, has_body, has_cookies;
 } tornado__form;
-
-typedef struct tornado__set_cookie {
-    struct tornado__set_cookie *next;
-    const char *name, *value; /* value: of the header */
-} tornado__set_cookie;
 
 typedef struct tornado__flat_class {
     struct tornado__flat_class *next;
@@ -15683,8 +15678,7 @@ typedef struct tornado__response {
     const char *etag; /* set by set_etag_header */
     char *body;
     size_t body_len, body_capacity;
-    struct tornado__form *form;      /* arguments and cookies, once they are asked for */
-    struct tornado__set_cookie *set_cookies;
+    struct tornado__form *form;      /* arguments and cookies, once they are asked for or set */
     const tornado_regex *path;       /* the rule's; NULL: it has no groups */
     const tornado_bytes *path_sent;  /* its groups, as they were sent */
     const char **path_args;          /* decoded */
@@ -16078,6 +16072,8 @@ TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
            (line = tornado_http_headers_find(&self->request->headers, "Cookie", line)) != NULL)
         if (!tornado_parse_cookie(self->arena, &form->cookies, (tornado_bytes){line->value, line->value_len}, NULL))
             tornado__raise_unread();
+    if (!form->has_cookies && !tornado__arguments_index(self->arena, &form->cookies, 1))
+        tornado__raise_last();
     form->has_cookies = true;
     return &form->cookies;
 }
@@ -16184,19 +16180,14 @@ TORNADO_API const char *tornado_get_cookie(tornado_handler *self, const char *na
 TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
                                     const tornado_cookie *options)
 {
-    tornado__set_cookie **at = &self->response->set_cookies;
     tornado__check_unfinished(self, "set_cookie");
+    tornado_arguments *set = &tornado__form_of(self)->set_cookies;
     const char *header = tornado_format_cookie(self->arena, name, value, options);
-    if (!header)
+    const tornado_argument *known = header ? tornado_arguments_get(set, name) : NULL;
+    if (known)
+        set->items[known - set->items].value = tornado_bytes_of(header);
+    else if (!header || !tornado_arguments_add(self->arena, set, name, header))
         tornado__raise_last();
-    while (*at && strcmp((*at)->name, name) != 0)
-        at = &(*at)->next;
-    if (!*at) {
-        tornado__set_cookie *cookie = tornado_alloc(self, sizeof *cookie);
-        cookie->name = tornado_format(self, "%s", name);
-        *at = cookie;
-    }
-    (*at)->value = header;
 }
 
 TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options)
@@ -16210,8 +16201,11 @@ TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, c
 TORNADO_API void tornado_clear_all_cookies(tornado_handler *self, const tornado_cookie *options)
 {
     const tornado_arguments *cookies = tornado_cookies(self);
-    for (size_t i = 0; i < cookies->count; i++)
-        tornado_clear_cookie(self, cookies->items[i].name.data, options);
+    for (size_t i = 0; i < cookies->count; i++) {
+        const char *name = cookies->items[i].name.data;
+        if (tornado__cookie_name(name) && tornado_arguments_get(cookies, name) == &cookies->items[i])
+            tornado_clear_cookie(self, name, options);
+    }
 }
 
 TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name)
@@ -16260,15 +16254,13 @@ static void tornado__response_send_failed(tornado__response *response)
 /* The headers with a line for each cookie that was set. */
 static TORNADO__COLD tornado_http_headers tornado__with_cookies(const tornado__response *response)
 {
+    const tornado_arguments *set = &response->form->set_cookies;
     size_t count = response->headers_count;
-    for (const tornado__set_cookie *at = response->set_cookies; at; at = at->next)
-        count++;
-    tornado_http_header *items = tornado_alloc(response->self, count * sizeof *items);
-    if (response->headers_count)
-        memcpy(items, response->headers, response->headers_count * sizeof *items);
-    count = response->headers_count;
-    for (const tornado__set_cookie *at = response->set_cookies; at; at = at->next)
-        items[count++] = (tornado_http_header){"Set-Cookie", at->value, 10, (uint32_t)strlen(at->value)};
+    tornado_http_header *items = tornado_alloc(response->self, (count + set->count) * sizeof *items);
+    if (count)
+        memcpy(items, response->headers, count * sizeof *items);
+    for (const tornado_argument *at = set->items; at < set->items + set->count; at++)
+        items[count++] = (tornado_http_header){"Set-Cookie", at->value.data, 10, (uint32_t)at->value.len};
     return (tornado_http_headers){items, count};
 }
 
@@ -16287,7 +16279,7 @@ static void tornado__response_send(tornado__response *response, int64_t length)
                               .content_length = response->with_length ? response->content_length : length};
     bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
     tornado__chunk *chunk = NULL;
-    if (TORNADO__UNLIKELY(response->set_cookies && !message->started))
+    if (TORNADO__UNLIKELY(response->form && response->form->set_cookies.count && !message->started))
         answer.headers = tornado__with_cookies(response);
     if (!message->started &&
         !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))
@@ -16583,6 +16575,20 @@ static int tornado__error_status(int status)
     return 500;
 }
 
+static void tornado__call_clear(void *arg)
+{
+    tornado_clear(arg);
+}
+
+/* Discards what there is. That set_default_headers fails once more, maybe as it did before, must not cost the client
+   its answer. */
+static void tornado__clear_for_error(tornado_handler *self, const tornado_error *error)
+{
+    const tornado_error *failed = tornado_try(tornado__call_clear, self);
+    if (failed && !(error && strcmp(failed->message, error->message) == 0))
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, failed, "Uncaught exception in set_default_headers");
+}
+
 static void tornado__send_error(tornado_handler *self, int status, const tornado_error *error)
 {
     tornado__response *response = self->response;
@@ -16594,7 +16600,9 @@ static void tornado__send_error(tornado_handler *self, int status, const tornado
         return;
     }
     response->sending_error = true;
-    tornado_clear(self);
+    tornado__clear_for_error(self, error);
+    if (response->finished)
+        return;
     tornado_set_status_reason(self, status, tornado_http_reason(status) ? NULL : "Unknown");
     if (status == 405)
         tornado__set_allow(self);

@@ -129,6 +129,20 @@ TEST(web_path_arguments_with_names)
     tornado_application_free(s.app);
 }
 
+static void mixed_get(tornado_handler *self)
+{
+    tornado_writef(self, "%s %s %s %s", tornado_path_arg(self, 0), tornado_path_arg(self, 1), tornado_path_arg(self, 2),
+                   tornado_path_kwarg(self, "name"));
+}
+
+TEST(web_path_arguments_with_names_are_there_by_position_too)
+{
+    static const tornado_handler_class cls = {.get = mixed_get};
+    site s = serve("/(.)(?P<name>.)(.)", &cls, NULL);
+    CHECK_STR(ask(&s, "GET", "/abc", "").body.data, "a b c b");
+    tornado_application_free(s.app);
+}
+
 TEST(web_path_arguments_that_are_not_utf8_are_400_before_prepare)
 {
     static const char *const targets[] = {"/a/%ff",    "/%c3/b",            "/a/\xff", "/%ed%a0%80/b",
