@@ -1541,9 +1541,8 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
  * Which handler a request goes to.
  *
  * A path is a pattern (see the regex section) that has to match the whole path as the client sent it, not decoded.
- * Its groups become the handler's path arguments: those with names when there are any, else all by position;
- * decoded. The first rule that matches wins. However many rules there are, only those are tried that begin like the
- * path.
+ * Its groups become the handler's path arguments, decoded: all by position, those with a name also by that. The
+ * first rule that matches wins. However many rules there are, only those are tried that begin like the path.
  *============================================================================*/
 
 typedef struct tornado_handler tornado_handler;
@@ -1698,7 +1697,7 @@ TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name);
 
 /* Sets a cookie, in place of one of that name that was set before; NULL options take all defaults. Cookies stay
    when an error discards headers. clear_cookie has the client drop one, which has to have the same domain and path;
-   clear_all_cookies all that it sent. Raise TORNADO_ERR_INVALID for what tornado_format_cookie refuses. */
+   clear_all_cookies all that it sent, except those of a name that set_cookie refuses. Raise TORNADO_ERR_INVALID for what tornado_format_cookie refuses. */
 TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
                                     const tornado_cookie *options);
 TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options);
@@ -3788,26 +3787,27 @@ TORNADO_API char *tornado_url_escape(tornado_arena *arena, const char *text, boo
     return escaped;
 }
 
+/* Writes a percent-encoded text decoded, with a NUL behind it, and moves *out past that. */
+static tornado_bytes tornado__put_unescaped(char **out, tornado_bytes text, bool plus)
+{
+    char *at = *out;
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.data[i];
+        int value = c == '%' && text.len - i > 2 ? tornado__hex_byte(text.data + i + 1) : -1;
+        if (value >= 0)
+            i += 2;
+        *at++ = value >= 0 ? (char)value : c == '+' && plus ? ' ' : c;
+    }
+    *at = '\0';
+    tornado_bytes unescaped = {*out, (size_t)(at - *out)};
+    *out = at + 1;
+    return unescaped;
+}
+
 TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_bytes text, bool plus)
 {
     char *out = tornado__escape_alloc(arena, text.len);
-    tornado_bytes result = {out, 0};
-    if (!out)
-        return result;
-    for (size_t at = 0; at < text.len; at++) {
-        char c = text.data[at];
-        int value = c == '%' && text.len - at > 2 ? tornado__hex_byte(text.data + at + 1) : -1;
-        if (value >= 0) {
-            c = (char)value;
-            at += 2;
-        } else if (c == '+' && plus) {
-            c = ' ';
-        }
-        *out++ = c;
-    }
-    *out = '\0';
-    result.len = (size_t)(out - result.data);
-    return result;
+    return out ? tornado__put_unescaped(&out, text, plus) : (tornado_bytes){NULL, 0};
 }
 
 /*============================================================================
@@ -6182,6 +6182,9 @@ TORNADO_API bool tornado_value_unpack(const tornado_value *value, const char *fo
  * for texts of ordinary size. The other machine follows all ways side by side, in order of preference, a byte at a
  * time; it needs memory for the program only, and can go on when more text comes. Both find what Python finds.
  *
+ * A stack may be small, and patterns nest: so neither parsing nor compiling recurses. What is under way is kept in
+ * arrays.
+ *
  * Python leaves a loop after a round that consumed nothing. What has to be known for that, whether something was
  * consumed since the round began, is in the program: a loop's body that may match nothing is compiled twice, and
  * consuming leads from the one copy into the other.
@@ -6192,6 +6195,7 @@ enum {
     TORNADO__RE_PATTERN_MAX = 65536, /* bytes */
     TORNADO__RE_DEPTH_MAX = 100,
     TORNADO__RE_GROUPS_MAX = 255,
+    TORNADO__RE_FIRST_MAX = 200, /* instructions that are looked at for what something begins with */
     TORNADO__RE_BITS_MAX = 1 << 21,  /* of the backtracker */
     TORNADO__RE_BITS_LOCAL = 4096,
     TORNADO__RE_JOBS_LOCAL = 32,
@@ -6247,6 +6251,7 @@ struct tornado_regex {
     tornado__re_set *sets;
     uint32_t start, after_prefix, code_count, checks;
     unsigned groups;
+    bool straight; /* it has no SPLIT */
     bool bytes, first_known; /* first: a match that begins at a byte outside it cannot be */
     tornado__re_set first;
     size_t prefix_len;
@@ -6254,11 +6259,28 @@ struct tornado_regex {
     const char *names[];     /* of groups 1, 2..., then their text */
 };
 
+/* A group whose parenthesis is open, or the whole pattern. */
+typedef struct tornado__re_open {
+    const char *at;                      /* its parenthesis */
+    unsigned group, flags;               /* flags: to go back to behind it */
+    bool capturing;
+    tornado__re_node *choice, *sequence; /* the ways before, when there are any; the one under way */
+} tornado__re_open;
+
+/* A node that is being emitted, from its last child to the first. It goes on at `same` when it has consumed nothing,
+   else at `moved`; what of it is emitted already begins at the others. */
+typedef struct tornado__re_task {
+    const tornado__re_node *node, *child;
+    uint32_t same, moved, after_same, after_moved, kept;
+    int step, copies, rounds;
+} tornado__re_task;
+
 typedef struct tornado__re_compiler {
     const char *pattern, *at, *end;
     unsigned flags;
     bool bytes;
-    int depth;
+    int depth, deepest;
+    tornado__re_open open[TORNADO__RE_DEPTH_MAX + 1];
     tornado_arena *arena;
     unsigned groups;
     const char *names[TORNADO__RE_GROUPS_MAX + 1];
@@ -6268,6 +6290,8 @@ typedef struct tornado__re_compiler {
     int code_count, code_capacity;
     tornado__re_set *sets;
     int sets_count, sets_capacity;
+    tornado__re_task *tasks;
+    int tasks_count;
     int nodes_left; /* that may still be emitted, as many emit nothing */
     uint32_t start;
 } tornado__re_compiler;
@@ -6554,8 +6578,6 @@ static tornado__re_node *tornado__re_backslash(tornado__re_compiler *c)
     return tornado__re_char(c, tornado__re_escape(c, false));
 }
 
-static tornado__re_node *tornado__re_choice(tornado__re_compiler *c);
-
 /* A name in "(?P<name>". */
 static const char *tornado__re_name(tornado__re_compiler *c)
 {
@@ -6631,25 +6653,45 @@ static void tornado__re_refuse(tornado__re_compiler *c, const char *open)
                                       : "atomic and conditional groups" TORNADO__RE_REFUSED);
 }
 
-/* What stands behind "(". NULL: nothing that matches, a comment or flags. */
-static tornado__re_node *tornado__re_group(tornado__re_compiler *c, bool at_start)
+static void tornado__re_open_group(tornado__re_compiler *c, const char *at, unsigned flags, bool capturing,
+                                   const char *name)
 {
-    const char *open = c->at - 1;
-    unsigned flags = c->flags, group = 0;
-    const char *name = NULL;
-    bool capturing = true;
-    if (tornado__re_take(c, '?')) {
-        capturing = false;
+    if (capturing) {
+        if (c->groups == TORNADO__RE_GROUPS_MAX)
+            tornado_raise(TORNADO_ERR_LIMIT, "a pattern of more than %d groups", TORNADO__RE_GROUPS_MAX);
+        c->names[++c->groups] = name;
+    }
+    if (c->depth == TORNADO__RE_DEPTH_MAX)
+        tornado_raise(TORNADO_ERR_LIMIT, "a pattern of more than %d levels of groups", TORNADO__RE_DEPTH_MAX);
+    tornado__re_open *open = &c->open[++c->depth];
+    open->at = at;
+    open->flags = flags;
+    open->capturing = capturing;
+    open->group = capturing ? c->groups : 0;
+    open->choice = NULL;
+    open->sequence = tornado__re_node_new(c, TORNADO__RE_SEQUENCE);
+    if (c->depth > c->deepest)
+        c->deepest = c->depth;
+}
+
+/* What stands behind "(": the beginning of a group, or a comment or flags, which match nothing. */
+static void tornado__re_parenthesis(tornado__re_compiler *c)
+{
+    const char *open = c->at - 1, *name = NULL;
+    unsigned flags = c->flags;
+    bool capturing = !tornado__re_take(c, '?');
+    if (!capturing) {
         tornado__re_refuse(c, open);
         if (tornado__re_take(c, '#')) {
             while (tornado__re_more(c) && *c->at != ')')
                 c->at++;
             if (!tornado__re_take(c, ')'))
                 tornado__re_fail(c, open, "missing ), unterminated comment");
-            return NULL;
+            return;
         }
         if (c->end - c->at == 1 && (*c->at == 'P' || *c->at == '<'))
             tornado__re_fail(c, c->end, "unexpected end of pattern");
+        bool at_start = c->depth == 0 && !c->open[0].choice && !c->open[0].sequence->last;
         if (c->end - c->at >= 2 && c->at[0] == 'P' && c->at[1] == '<') {
             c->at += 2;
             name = tornado__re_name(c);
@@ -6657,27 +6699,51 @@ static tornado__re_node *tornado__re_group(tornado__re_compiler *c, bool at_star
         } else if (!tornado__re_more(c)) {
             tornado__re_fail(c, c->at, "unexpected end of pattern");
         } else if (!tornado__re_take(c, ':') && !tornado__re_flags(c, open, at_start)) {
-            return NULL;
+            return;
         }
     }
-    if (capturing) {
-        if (c->groups == TORNADO__RE_GROUPS_MAX)
-            tornado_raise(TORNADO_ERR_LIMIT, "a pattern of more than %d groups", TORNADO__RE_GROUPS_MAX);
-        group = ++c->groups;
-        c->names[group] = name;
+    tornado__re_open_group(c, open, flags, capturing, name);
+}
+
+/* All ways of what is open, of which the last ends here. */
+static tornado__re_node *tornado__re_ways_of(const tornado__re_open *open)
+{
+    tornado__re_node *way = open->sequence, *choice = open->choice;
+    for (const tornado__re_node *item = way->last; item; item = item->before)
+        way->nullable = way->nullable && item->nullable;
+    if (!choice)
+        return way;
+    choice->nullable = choice->nullable || way->nullable;
+    way->before = choice->last;
+    choice->last = way;
+    return choice;
+}
+
+/* What stands behind "|" is one more way. */
+static void tornado__re_next_way(tornado__re_compiler *c)
+{
+    tornado__re_open *open = &c->open[c->depth];
+    tornado__re_node *ways = tornado__re_ways_of(open);
+    if (!open->choice) {
+        open->choice = tornado__re_node_new(c, TORNADO__RE_CHOICE);
+        open->choice->nullable = ways->nullable;
+        open->choice->last = ways;
     }
-    if (++c->depth > TORNADO__RE_DEPTH_MAX)
-        tornado_raise(TORNADO_ERR_LIMIT, "a pattern of more than %d levels of groups", TORNADO__RE_DEPTH_MAX);
-    tornado__re_node *inner = tornado__re_choice(c);
-    c->depth--;
-    if (!tornado__re_take(c, ')'))
-        tornado__re_fail(c, open, "missing ), unterminated subpattern");
-    c->flags = flags;
-    /* one that does not capture is a node of its own, too: it may be repeated where its content may not */
-    tornado__re_node *node = tornado__re_node_new(c, capturing ? TORNADO__RE_GROUP : TORNADO__RE_SEQUENCE);
-    node->group = group;
+    open->sequence = tornado__re_node_new(c, TORNADO__RE_SEQUENCE);
+}
+
+/* The innermost group, which ends here. One that does not capture is a node of its own, too: it may be repeated where
+   its content may not. */
+static tornado__re_node *tornado__re_close_group(tornado__re_compiler *c)
+{
+    const tornado__re_open *open = &c->open[c->depth--];
+    tornado__re_node *inner = tornado__re_ways_of(open);
+    tornado__re_node *node =
+        tornado__re_node_new(c, open->capturing ? TORNADO__RE_GROUP : TORNADO__RE_SEQUENCE);
+    node->group = open->group;
     node->last = inner;
     node->nullable = inner->nullable;
+    c->flags = open->flags;
     return node;
 }
 
@@ -6746,12 +6812,10 @@ static tornado__re_node *tornado__re_repeat(tornado__re_compiler *c, tornado__re
     return node;
 }
 
-/* One item of a sequence, without its quantifier. NULL: it matches nothing, not even emptiness. */
-static tornado__re_node *tornado__re_item(tornado__re_compiler *c, bool at_start)
+/* One item of a sequence that is no group, without its quantifier. */
+static tornado__re_node *tornado__re_item(tornado__re_compiler *c)
 {
     static const tornado__re_range newline[] = {{'\n', '\n'}};
-    if (tornado__re_take(c, '('))
-        return tornado__re_group(c, at_start);
     if (tornado__re_take(c, '['))
         return tornado__re_brackets(c);
     if (tornado__re_take(c, '\\'))
@@ -6786,44 +6850,37 @@ static bool tornado__re_skip(tornado__re_compiler *c)
     return true;
 }
 
-static tornado__re_node *tornado__re_sequence(tornado__re_compiler *c, bool first)
+static tornado__re_node *tornado__re_parse(tornado__re_compiler *c)
 {
-    tornado__re_node *sequence = tornado__re_node_new(c, TORNADO__RE_SEQUENCE);
-    while (tornado__re_more(c) && *c->at != '|' && *c->at != ')') {
+    c->open[0].sequence = tornado__re_node_new(c, TORNADO__RE_SEQUENCE);
+    while (tornado__re_more(c)) {
         const char *at = c->at;
+        tornado__re_node *item = NULL, *sequence = c->open[c->depth].sequence;
         int min, max;
         if (tornado__re_skip(c))
             continue;
-        if (tornado__re_quantifier(c, &min, &max)) {
+        if (tornado__re_take(c, '|')) {
+            tornado__re_next_way(c);
+        } else if (tornado__re_take(c, '(')) {
+            tornado__re_parenthesis(c);
+        } else if (tornado__re_take(c, ')')) {
+            if (c->depth == 0)
+                tornado__re_fail(c, at, "unbalanced parenthesis");
+            item = tornado__re_close_group(c);
+            sequence = c->open[c->depth].sequence;
+        } else if (tornado__re_quantifier(c, &min, &max)) {
             sequence->last = tornado__re_repeat(c, sequence->last, at, min, max);
-            continue;
+        } else {
+            item = tornado__re_item(c);
         }
-        tornado__re_node *item = tornado__re_item(c, first && !sequence->last);
-        if (!item)
-            continue;
-        item->before = sequence->last;
-        sequence->last = item;
-    }
-    for (tornado__re_node *item = sequence->last; item; item = item->before)
-        sequence->nullable = sequence->nullable && item->nullable;
-    return sequence;
-}
-
-static tornado__re_node *tornado__re_choice(tornado__re_compiler *c)
-{
-    tornado__re_node *first = tornado__re_sequence(c, c->depth == 0), *choice = NULL;
-    while (tornado__re_take(c, '|')) {
-        if (!choice) {
-            choice = tornado__re_node_new(c, TORNADO__RE_CHOICE);
-            choice->nullable = first->nullable;
-            choice->last = first;
+        if (item) {
+            item->before = sequence->last;
+            sequence->last = item;
         }
-        tornado__re_node *way = tornado__re_sequence(c, false);
-        choice->nullable = choice->nullable || way->nullable;
-        way->before = choice->last;
-        choice->last = way;
     }
-    return choice ? choice : first;
+    if (c->depth > 0)
+        tornado__re_fail(c, c->open[c->depth].at, "missing ), unterminated subpattern");
+    return tornado__re_ways_of(&c->open[0]);
 }
 
 /* ---- compiling ---- */
@@ -6940,40 +6997,47 @@ static uint32_t tornado__re_emit_class(tornado__re_compiler *c, const tornado__r
     return ways;
 }
 
-/* Collects the bytes with which what begins at `at` can go on. False: that cannot be told. */
+/* Collects the bytes with which what begins at `at` can go on. False: that cannot be told within `budget`
+   instructions, at most TORNADO__RE_FIRST_MAX. */
 static bool tornado__re_first(const tornado__re_code *code, const tornado__re_set *sets, uint32_t at,
-                              tornado__re_set *first, bool *matches, int *budget)
+                              tornado__re_set *first, bool *matches, int budget)
 {
-    for (;;) {
-        const tornado__re_code *step = &code[at];
-        if (--*budget < 0)
+    uint32_t ways[TORNADO__RE_FIRST_MAX + 1]; /* not yet gone */
+    int count = 0;
+    ways[count++] = at;
+    while (count) {
+        const tornado__re_code *step = &code[ways[--count]];
+        if (--budget < 0)
             return false;
         switch (step->op) {
         case TORNADO__RE_BYTE:
             for (unsigned byte = step->low; byte <= step->high; byte++)
                 first->bits[byte >> 6] |= UINT64_C(1) << (byte & 63);
-            return true;
+            break;
         case TORNADO__RE_SET:
         case TORNADO__RE_RUN:
             for (int i = 0; i < 4; i++)
                 first->bits[i] |= sets[step->other].bits[i];
-            if (step->op == TORNADO__RE_SET)
-                return true;
+            if (step->op == TORNADO__RE_RUN)
+                ways[count++] = step->next;
             break;
         case TORNADO__RE_SPLIT:
-            if (step->next == UINT32_MAX || !tornado__re_first(code, sets, step->other, first, matches, budget))
-                return false; /* the head of a loop under construction, or too much */
+            if (step->next == UINT32_MAX)
+                return false; /* the head of a loop under construction */
+            ways[count++] = step->next;
+            ways[count++] = step->other;
             break;
         case TORNADO__RE_SAVE:
+            ways[count++] = step->next;
             break;
         case TORNADO__RE_MATCH:
             *matches = true;
-            return true;
+            break;
         default:
             return false;
         }
-        at = step->next;
     }
+    return true;
 }
 
 /* A loop over single bytes none of which what follows begins with: no way back is needed. UINT32_MAX: it is none.
@@ -6982,18 +7046,14 @@ static uint32_t tornado__re_emit_run(tornado__re_compiler *c, const tornado__re_
 {
     tornado__re_set set, first = {{0, 0, 0, 0}};
     bool matches = false;
-    int budget = 64;
     if (repeat->last->kind != TORNADO__RE_CLASS || !tornado__re_class_bytes(c, repeat->last, &set) ||
-        !tornado__re_first(c->code, c->sets, next, &first, &matches, &budget) || (matches && repeat->lazy))
+        !tornado__re_first(c->code, c->sets, next, &first, &matches, 64) || (matches && repeat->lazy))
         return UINT32_MAX;
     for (int i = 0; i < 4; i++)
         if (set.bits[i] & first.bits[i])
             return UINT32_MAX;
     return tornado__re_emit(c, TORNADO__RE_RUN, next, tornado__re_set_of(c, &set));
 }
-
-static uint32_t tornado__re_emit_node(tornado__re_compiler *c, const tornado__re_node *node, uint32_t same,
-                                      uint32_t moved);
 
 /* Goes into `body` or past it, whichever the repeat prefers. */
 static uint32_t tornado__re_emit_choice(tornado__re_compiler *c, const tornado__re_node *repeat, uint32_t body,
@@ -7002,108 +7062,192 @@ static uint32_t tornado__re_emit_choice(tornado__re_compiler *c, const tornado__
     return tornado__re_emit(c, TORNADO__RE_SPLIT, repeat->lazy ? past : body, repeat->lazy ? body : past);
 }
 
-/* The endless end of a repeat, as it is entered when something was consumed before. */
-static uint32_t tornado__re_emit_loop(tornado__re_compiler *c, const tornado__re_node *repeat, uint32_t next,
-                                      uint32_t *body)
+static void tornado__re_begin(tornado__re_compiler *c, const tornado__re_node *node, uint32_t same, uint32_t moved)
 {
-    uint32_t loop = tornado__re_emit(c, TORNADO__RE_SPLIT, UINT32_MAX, UINT32_MAX);
-    *body = tornado__re_emit_node(c, repeat->last, next, loop);
-    c->code[loop].next = repeat->lazy ? next : *body;
-    c->code[loop].other = repeat->lazy ? *body : next;
-    return loop;
-}
-
-static uint32_t tornado__re_emit_repeat(tornado__re_compiler *c, const tornado__re_node *node, uint32_t same,
-                                        uint32_t moved)
-{
-    const tornado__re_node *child = node->last;
-    int copies = node->min;
-    uint32_t after_same = same, after_moved = moved, body;
-    if (node->max < 0) {
-        uint32_t run = tornado__re_emit_run(c, node, moved);
-        if (run != UINT32_MAX) {
-            after_moved = run;
-            body = UINT32_MAX;
-        } else {
-            after_moved = tornado__re_emit_loop(c, node, moved, &body);
-        }
-        if (copies > 0 && !child->nullable && body != UINT32_MAX) {
-            after_same = after_moved = body; /* the loop's body is its last obligatory round */
-            copies--;
-        } else if (same == moved) {
-            after_same = after_moved;
-        } else {
-            after_same = tornado__re_emit_choice(c, node, tornado__re_emit_node(c, child, same, after_moved), same);
-        }
-    }
-    for (int i = node->min; i < node->max; i++) { /* optional rounds, each inside the one before */
-        uint32_t inner = after_moved;
-        after_moved = tornado__re_emit_choice(c, node, tornado__re_emit_node(c, child, moved, inner), moved);
-        if (same == moved)
-            after_same = after_moved;
-        else if (i == node->max - 1)
-            after_same = tornado__re_emit_choice(c, node, tornado__re_emit_node(c, child, same, inner), same);
-    }
-    for (int i = 0; i < copies; i++) {
-        uint32_t entry = tornado__re_emit_node(c, child, after_same, after_moved);
-        if (after_same == after_moved)
-            after_moved = entry;
-        else if (i < copies - 1)
-            after_moved = tornado__re_emit_node(c, child, after_moved, after_moved);
-        after_same = entry;
-    }
-    return after_same;
-}
-
-/* Emits a node and returns where it begins. It goes on at `same` when it has consumed nothing, else at `moved`. */
-static uint32_t tornado__re_emit_node(tornado__re_compiler *c, const tornado__re_node *node, uint32_t same,
-                                      uint32_t moved)
-{
-    if (!node->nullable)
-        same = moved;
     if (--c->nodes_left < 0)
         tornado_raise(TORNADO_ERR_LIMIT, "the pattern is too large");
-    switch (node->kind) {
-    case TORNADO__RE_CLASS:
-        return tornado__re_emit_class(c, node, moved);
-    case TORNADO__RE_ASSERTION:
-        return tornado__re_emit(c, TORNADO__RE_ASSERT, same, node->assertion);
-    case TORNADO__RE_GROUP: {
-        uint32_t end = tornado__re_emit(c, TORNADO__RE_SAVE, same, 2 * node->group + 1);
-        uint32_t end_moved =
-            same == moved ? end : tornado__re_emit(c, TORNADO__RE_SAVE, moved, 2 * node->group + 1);
-        uint32_t body = tornado__re_emit_node(c, node->last, end, end_moved);
-        return tornado__re_emit(c, TORNADO__RE_SAVE, body, 2 * node->group);
+    c->tasks[c->tasks_count++] = (tornado__re_task){
+        .node = node, .child = node->last, .same = node->nullable ? same : moved, .moved = moved};
+}
+
+/* The functions below go on with a task; `entry` is where the part that was emitted last begins. They return where the
+   node begins; or have this emit another part, and go on with the next step when that is done. */
+static uint32_t tornado__re_part(tornado__re_compiler *c, tornado__re_task *task, int step, uint32_t same,
+                                 uint32_t moved)
+{
+    task->step = step;
+    tornado__re_begin(c, task->child, same, moved);
+    return UINT32_MAX;
+}
+
+static uint32_t tornado__re_emit_group(tornado__re_compiler *c, tornado__re_task *task, uint32_t entry)
+{
+    unsigned slot = 2 * task->node->group;
+    if (task->step > 0)
+        return tornado__re_emit(c, TORNADO__RE_SAVE, entry, slot);
+    uint32_t end = tornado__re_emit(c, TORNADO__RE_SAVE, task->same, slot + 1), end_moved = end;
+    if (task->same != task->moved)
+        end_moved = tornado__re_emit(c, TORNADO__RE_SAVE, task->moved, slot + 1);
+    return tornado__re_part(c, task, 1, end, end_moved);
+}
+
+static uint32_t tornado__re_emit_sequence(tornado__re_compiler *c, tornado__re_task *task, uint32_t entry)
+{
+    bool alike = task->same == task->moved;
+    if (task->step == 1 && !alike && task->child->before) {
+        task->kept = entry;
+        return tornado__re_part(c, task, 2, task->moved, task->moved);
     }
-    case TORNADO__RE_SEQUENCE:
-        for (const tornado__re_node *child = node->last; child; child = child->before) {
-            uint32_t entry = tornado__re_emit_node(c, child, same, moved);
-            if (same == moved)
-                moved = entry;
-            else if (child->before)
-                moved = tornado__re_emit_node(c, child, moved, moved);
-            same = entry;
+    if (task->step > 0) {
+        task->same = task->step == 1 ? entry : task->kept;
+        task->moved = task->step == 2 || alike ? entry : task->moved;
+        task->child = task->child->before;
+    }
+    return task->child ? tornado__re_part(c, task, 1, task->same, task->moved) : task->same;
+}
+
+static uint32_t tornado__re_emit_ways(tornado__re_compiler *c, tornado__re_task *task, uint32_t entry)
+{
+    if (task->step == 0) {
+        task->kept = UINT32_MAX;
+    } else {
+        task->kept = tornado__re_emit_way(c, entry, task->kept);
+        task->child = task->child->before;
+    }
+    return task->child ? tornado__re_part(c, task, 1, task->same, task->moved) : task->kept;
+}
+
+enum {
+    TORNADO__RE_BEGIN,
+    TORNADO__RE_ENDLESS,
+    TORNADO__RE_BODY,
+    TORNADO__RE_ENTER,
+    TORNADO__RE_ENTRY,
+    TORNADO__RE_ROUNDS,
+    TORNADO__RE_ROUND,
+    TORNADO__RE_FIRST_ROUND,
+    TORNADO__RE_COPIES,
+    TORNADO__RE_COPY,
+    TORNADO__RE_MOVED_COPY
+};
+
+/* The end of a repeat without a limit is a loop; of one with a limit, optional rounds, each inside the one before. In
+   front of that stand the obligatory copies. */
+static uint32_t tornado__re_emit_repeat(tornado__re_compiler *c, tornado__re_task *task, uint32_t entry)
+{
+    const tornado__re_node *node = task->node;
+    bool alike = task->same == task->moved;
+    for (;;)
+        switch (task->step) {
+        case TORNADO__RE_BEGIN:
+            task->after_same = task->same;
+            task->after_moved = task->moved;
+            task->copies = node->min;
+            task->rounds = node->max - node->min;
+            task->step = node->max < 0 ? TORNADO__RE_ENDLESS : TORNADO__RE_ROUNDS;
+            break;
+        case TORNADO__RE_ENDLESS:
+            task->after_moved = tornado__re_emit_run(c, node, task->moved);
+            task->step = TORNADO__RE_ENTER;
+            if (task->after_moved != UINT32_MAX)
+                break;
+            task->after_moved = tornado__re_emit(c, TORNADO__RE_SPLIT, UINT32_MAX, UINT32_MAX);
+            return tornado__re_part(c, task, TORNADO__RE_BODY, task->moved, task->after_moved);
+        case TORNADO__RE_BODY:
+            c->code[task->after_moved].next = node->lazy ? task->moved : entry;
+            c->code[task->after_moved].other = node->lazy ? entry : task->moved;
+            task->step = TORNADO__RE_ENTER;
+            if (task->copies > 0 && !task->child->nullable) { /* it is the last obligatory copy, too */
+                task->after_same = task->after_moved = entry;
+                task->copies--;
+                task->step = TORNADO__RE_COPIES;
+            }
+            break;
+        case TORNADO__RE_ENTER:
+            if (!alike)
+                return tornado__re_part(c, task, TORNADO__RE_ENTRY, task->same, task->after_moved);
+            task->after_same = task->after_moved;
+            task->step = TORNADO__RE_COPIES;
+            break;
+        case TORNADO__RE_ENTRY:
+            task->after_same = tornado__re_emit_choice(c, node, entry, task->same);
+            task->step = TORNADO__RE_COPIES;
+            break;
+        case TORNADO__RE_ROUNDS:
+            task->kept = task->after_moved;
+            if (task->rounds-- > 0)
+                return tornado__re_part(c, task, TORNADO__RE_ROUND, task->moved, task->kept);
+            task->step = TORNADO__RE_COPIES;
+            break;
+        case TORNADO__RE_ROUND:
+            task->after_moved = tornado__re_emit_choice(c, node, entry, task->moved);
+            if (alike)
+                task->after_same = task->after_moved;
+            else if (task->rounds == 0)
+                return tornado__re_part(c, task, TORNADO__RE_FIRST_ROUND, task->same, task->kept);
+            task->step = TORNADO__RE_ROUNDS;
+            break;
+        case TORNADO__RE_FIRST_ROUND:
+            task->after_same = tornado__re_emit_choice(c, node, entry, task->same);
+            task->step = TORNADO__RE_COPIES;
+            break;
+        case TORNADO__RE_COPIES:
+            if (task->copies-- > 0)
+                return tornado__re_part(c, task, TORNADO__RE_COPY, task->after_same, task->after_moved);
+            return task->after_same;
+        case TORNADO__RE_COPY:
+            task->kept = entry;
+            if (task->after_same != task->after_moved && task->copies > 0)
+                return tornado__re_part(c, task, TORNADO__RE_MOVED_COPY, task->after_moved, task->after_moved);
+            if (task->after_same == task->after_moved)
+                task->after_moved = entry;
+            task->after_same = entry;
+            task->step = TORNADO__RE_COPIES;
+            break;
+        default:
+            task->after_moved = entry;
+            task->after_same = task->kept;
+            task->step = TORNADO__RE_COPIES;
         }
-        return same;
-    case TORNADO__RE_CHOICE: {
-        uint32_t ways = UINT32_MAX;
-        for (const tornado__re_node *child = node->last; child; child = child->before)
-            ways = tornado__re_emit_way(c, tornado__re_emit_node(c, child, same, moved), ways);
-        return ways;
-    }
+}
+
+static uint32_t tornado__re_emit_more(tornado__re_compiler *c, tornado__re_task *task, uint32_t entry)
+{
+    switch (task->node->kind) {
+    case TORNADO__RE_CLASS:
+        return tornado__re_emit_class(c, task->node, task->moved);
+    case TORNADO__RE_ASSERTION:
+        return tornado__re_emit(c, TORNADO__RE_ASSERT, task->same, task->node->assertion);
+    case TORNADO__RE_GROUP:
+        return tornado__re_emit_group(c, task, entry);
+    case TORNADO__RE_SEQUENCE:
+        return tornado__re_emit_sequence(c, task, entry);
+    case TORNADO__RE_CHOICE:
+        return tornado__re_emit_ways(c, task, entry);
     default:
-        return tornado__re_emit_repeat(c, node, same, moved);
+        return tornado__re_emit_repeat(c, task, entry);
     }
+}
+
+/* Emits a tree that goes on at `next` and returns where it begins. */
+static uint32_t tornado__re_emit_tree(tornado__re_compiler *c, const tornado__re_node *tree, uint32_t next)
+{
+    size_t most = 4 * ((size_t)c->deepest + 1); /* on each level a group, its choice, a sequence, and a repeat */
+    uint32_t entry = UINT32_MAX;
+    c->tasks = tornado__re_alloc(c, most * sizeof *c->tasks);
+    tornado__re_begin(c, tree, next, next);
+    while (c->tasks_count) {
+        entry = tornado__re_emit_more(c, &c->tasks[c->tasks_count - 1], entry);
+        c->tasks_count -= entry != UINT32_MAX;
+    }
+    return entry;
 }
 
 static void tornado__re_compile(void *arg)
 {
     tornado__re_compiler *c = arg;
-    tornado__re_node *tree = tornado__re_choice(c);
-    if (tornado__re_more(c))
-        tornado__re_fail(c, c->at, "unbalanced parenthesis");
-    uint32_t match = tornado__re_emit(c, TORNADO__RE_MATCH, 0, 0);
-    c->start = tornado__re_emit_node(c, tree, match, match);
+    const tornado__re_node *tree = tornado__re_parse(c);
+    c->start = tornado__re_emit_tree(c, tree, tornado__re_emit(c, TORNADO__RE_MATCH, 0, 0));
     if ((uint64_t)c->code_count * (c->groups + 1) > 1 << 20)
         tornado_raise(TORNADO_ERR_LIMIT, "the pattern is too large");
 }
@@ -7128,10 +7272,10 @@ static uint32_t tornado__re_number(tornado__re_code *code, uint32_t count, uint3
 static void tornado__re_find_prefix(tornado_regex *regex)
 {
     bool matches = false;
-    int budget = 200;
     const tornado__re_code *code = regex->code;
     uint32_t at = regex->start;
-    regex->first_known = tornado__re_first(code, regex->sets, at, &regex->first, &matches, &budget) && !matches;
+    regex->first_known =
+        tornado__re_first(code, regex->sets, at, &regex->first, &matches, TORNADO__RE_FIRST_MAX) && !matches;
     while (regex->prefix_len < sizeof regex->prefix && code[at].op == TORNADO__RE_BYTE && !code[at].check &&
            code[at].low == code[at].high) {
         regex->prefix[regex->prefix_len++] = (char)code[at].low;
@@ -7170,6 +7314,9 @@ static tornado_regex *tornado__re_pack(const tornado__re_compiler *c)
     regex->start = c->start;
     regex->code_count = (uint32_t)c->code_count;
     regex->checks = tornado__re_number(regex->code, regex->code_count, regex->start);
+    regex->straight = true;
+    for (uint32_t i = 0; i < regex->code_count; i++)
+        regex->straight = regex->straight && regex->code[i].op != TORNADO__RE_SPLIT;
     tornado__re_find_prefix(regex);
     return regex;
 }
@@ -7336,14 +7483,15 @@ static TORNADO__INLINE bool tornado__re_visit(tornado__re_machine *m, uint32_t c
     return false;
 }
 
-/* Follows one way from an instruction and a place until it matches or fails. 1, 0, or -1: memory is short. */
-static int tornado__re_follow(tornado__re_machine *m, uint32_t pc, size_t at)
+/* Follows one way from an instruction and a place until it matches or fails. 1, 0, or -1: memory is short. `straight`:
+   there is no other way before the first SPLIT, so that until then nothing need be marked. */
+static int tornado__re_follow(tornado__re_machine *m, uint32_t pc, size_t at, bool straight)
 {
     const tornado_regex *regex = m->regex;
     const char *text = m->text;
     for (;;) {
         const tornado__re_code *step = &regex->code[pc];
-        if (step->check && tornado__re_visit(m, step->check, at))
+        if (step->check && !straight && tornado__re_visit(m, step->check, at))
             return 0;
         switch (step->op) {
         case TORNADO__RE_BYTE:
@@ -7357,11 +7505,14 @@ static int tornado__re_follow(tornado__re_machine *m, uint32_t pc, size_t at)
             at++;
             break;
         case TORNADO__RE_RUN:
-            while (at < m->len && tornado__re_in(&regex->sets[step->other], (unsigned char)text[at]))
-                if (tornado__re_visit(m, step->check, ++at))
+            while (at < m->len && tornado__re_in(&regex->sets[step->other], (unsigned char)text[at])) {
+                at++;
+                if (!straight && tornado__re_visit(m, step->check, at))
                     return 0;
+            }
             break;
         case TORNADO__RE_SPLIT:
+            straight = false;
             if (!tornado__re_push(m, step->other, false, (ptrdiff_t)at))
                 return -1;
             break;
@@ -7406,13 +7557,13 @@ static int tornado__re_backtrack(tornado__re_machine *m)
             continue;
         m->slots[0] = (ptrdiff_t)begin;
         m->jobs_count = 0;
-        found = tornado__re_follow(m, regex->after_prefix, begin + prefix);
+        found = tornado__re_follow(m, regex->after_prefix, begin + prefix, m->how != TORNADO__RE_SEARCH);
         while (found == 0 && m->jobs_count) {
             tornado__re_job job = m->jobs[--m->jobs_count];
             if (job.restore)
                 m->slots[job.at] = job.place;
             else
-                found = tornado__re_follow(m, job.at, (size_t)job.place);
+                found = tornado__re_follow(m, job.at, (size_t)job.place, false);
         }
         if (m->how != TORNADO__RE_SEARCH)
             break;
@@ -7644,12 +7795,13 @@ static int tornado__re_run(const tornado_regex *regex, tornado_bytes text, size_
         return -1;
     }
     size_t places = m.len - m.pos + 1, bits = 0;
-    bool fits = places <= TORNADO__RE_BITS_MAX / (regex->checks + 1) &&
-                places <= 2 * TORNADO__RE_BITS_MAX / regex->code_count;
+    bool straight = regex->straight && how != TORNADO__RE_SEARCH;
+    bool fits = straight || (places <= TORNADO__RE_BITS_MAX / (regex->checks + 1) &&
+                             places <= 2 * TORNADO__RE_BITS_MAX / regex->code_count);
     int found = -1;
     m.visited = NULL;
     if (fits) {
-        bits = (regex->checks * places + 63) / 64 * sizeof *m.visited;
+        bits = straight ? 0 : (regex->checks * places + 63) / 64 * sizeof *m.visited;
         m.visited = bits <= sizeof local_bits ? local_bits : TORNADO_MALLOC(bits);
     }
     if (m.visited) {
@@ -12674,9 +12826,11 @@ static bool tornado__arguments_sort(tornado_arena *arena, tornado_arguments *arg
     return true;
 }
 
-static bool tornado__arguments_index(tornado_arena *arena, tornado_arguments *arguments)
+/* Sees to an index when there are many pairs, and `least` times as many as it has. Lookups go through the rest. */
+static bool tornado__arguments_index(tornado_arena *arena, tornado_arguments *arguments, size_t least)
 {
-    return arguments->count < TORNADO__INDEX_FROM || tornado__arguments_sort(arena, arguments);
+    return arguments->count < TORNADO__INDEX_FROM || arguments->count <= arguments->ordered * least ||
+           tornado__arguments_sort(arena, arguments);
 }
 
 /* The first place in the index that is not before a name and number. */
@@ -12762,8 +12916,7 @@ TORNADO_API bool tornado_arguments_add(tornado_arena *arena, tornado_arguments *
         !tornado__arguments_reserve(arena, &longer, 1, TORNADO_NONE, "arguments"))
         return false;
     tornado__arguments_push(&longer, copied_name, copied_value);
-    /* The index is made anew whenever the list is twice as long, and lookups go through the rest. */
-    if ((longer.count & (longer.count - 1)) == 0 && !tornado__arguments_index(arena, &longer))
+    if (!tornado__arguments_index(arena, &longer, 2))
         return false;
     *arguments = longer;
     return true;
@@ -12799,23 +12952,6 @@ static tornado_bytes tornado__put_bytes(char **out, tornado_bytes bytes)
     return copy;
 }
 
-/* The same, of a text that is percent-encoded. */
-static tornado_bytes tornado__put_decoded(char **out, tornado_bytes text, bool plus)
-{
-    char *at = *out;
-    for (size_t i = 0; i < text.len; i++) {
-        char c = text.data[i];
-        int value = c == '%' && text.len - i > 2 ? tornado__hex_byte(text.data + i + 1) : -1;
-        if (value >= 0)
-            i += 2;
-        *at++ = value >= 0 ? (char)value : c == '+' && plus ? ' ' : c;
-    }
-    *at = '\0';
-    tornado_bytes decoded = {*out, (size_t)(at - *out)};
-    *out = at + 1;
-    return decoded;
-}
-
 static bool tornado__qs_strict(tornado_bytes query)
 {
     while (query.data) {
@@ -12845,14 +12981,14 @@ TORNADO_API bool tornado_parse_qs(tornado_arena *arena, tornado_arguments *argum
         tornado_bytes value = tornado__cut(&query, '&'), field = value, name = tornado__cut(&value, '=');
         if (field.len == 0 || (options->drop_blank && value.len == 0))
             continue;
-        name = tornado__put_decoded(&out, name, true);
+        name = tornado__put_unescaped(&out, name, true);
         if (value.data)
-            value = tornado__put_decoded(&out, value, true);
+            value = tornado__put_unescaped(&out, value, true);
         else
             value = (tornado_bytes){name.data + name.len, 0};
         tornado__arguments_push(&longer, name, value);
     }
-    if (!out || !tornado__arguments_index(arena, &longer))
+    if (!out || !tornado__arguments_index(arena, &longer, 2))
         return false;
     *arguments = longer;
     return true;
@@ -13002,7 +13138,7 @@ TORNADO_API bool tornado_parse_cookie(tornado_arena *arena, tornado_arguments *c
             name = tornado__put_bytes(&out, name);
         tornado__arguments_push(&longer, name, tornado__put_cookie(&out, value));
     }
-    if (!out || !tornado__arguments_index(arena, &longer))
+    if (!out || !tornado__arguments_index(arena, &longer, 2))
         return false;
     *cookies = longer;
     return true;
@@ -13200,7 +13336,7 @@ static tornado_bytes tornado__put_extended(char **out, tornado_bytes value)
     }
     if (!text.data)
         return none;
-    tornado_bytes decoded = tornado__put_decoded(out, text, false);
+    tornado_bytes decoded = tornado__put_unescaped(out, text, false);
     if (!utf8)
         decoded.len = tornado__latin1_expand(start, decoded.len);
     *out = start + decoded.len + 1;
@@ -13251,7 +13387,7 @@ TORNADO_API char *tornado_parse_header(tornado_arena *arena, tornado_arguments *
                 tornado__put_parameter(&longer, &out, name, tornado__strip_ascii(value), star);
         }
     }
-    if (!tornado__arguments_index(arena, &longer))
+    if (!tornado__arguments_index(arena, &longer, 2))
         return NULL;
     *parameters = longer;
     return key;
@@ -15148,24 +15284,36 @@ typedef struct tornado__route_subject {
     tornado_bytes host;         /* in lower case, without its port */
     tornado_bytes default_host; /* of the application; data NULL: there is none for this request */
     tornado_span *spans;        /* TORNADO__ROUTE_SPANS: where the groups of the route's path are */
+    bool failed; /* memory is short for telling what matches: no rule does, lest one gets what another guards */
 } tornado__route_subject;
 
-static bool tornado__guard_admits(const tornado__route_guard *guard, const tornado__route_subject *subject)
+static bool tornado__subject_matches(tornado__route_subject *subject, const tornado_regex *regex, tornado_bytes text,
+                                     size_t spans)
+{
+    int found = tornado_regex_fullmatch(regex, text, 0, subject->spans, spans);
+    subject->failed = subject->failed || found < 0;
+    return found == 1;
+}
+
+static bool tornado__guard_admits(const tornado__route_guard *guard, tornado__route_subject *subject)
 {
     for (; guard; guard = guard->outer) {
         tornado_bytes host = guard->default_host ? subject->default_host : subject->host;
-        if (guard->host && (!host.data || tornado_regex_fullmatch(guard->host, host, 0, NULL, 0) != 1))
+        if (guard->host && !host.data) {
+            subject->failed = subject->failed || !guard->default_host;
             return false;
-        if (guard->path && tornado_regex_fullmatch(guard->path, subject->path, 0, NULL, 0) != 1)
+        }
+        if (guard->host && !tornado__subject_matches(subject, guard->host, host, 0))
+            return false;
+        if (guard->path && !tornado__subject_matches(subject, guard->path, subject->path, 0))
             return false;
     }
     return true;
 }
 
 /* The first of the patterns that match and stand before `before`, or NULL. */
-static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const tornado__router *router,
-                                                                            const tornado__route_subject *subject,
-                                                                            const tornado__route *before)
+static TORNADO__COLD const tornado__route *
+tornado__router_find_pattern(const tornado__router *router, tornado__route_subject *subject, const tornado__route *before)
 {
     const tornado__route *heads[TORNADO__ROUTE_PREFIX_LENGTHS];
     size_t count = 0;
@@ -15175,7 +15323,7 @@ static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const to
             (heads[count] = tornado__router_slot(router, subject->path.data, len, true)))
             count++;
     }
-    while (count) { /* the first in order of all chains */
+    while (count && !subject->failed) { /* the first in order of all chains */
         size_t first = 0;
         for (size_t i = 1; i < count; i++)
             if (heads[i] < heads[first])
@@ -15184,7 +15332,7 @@ static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const to
         if (before && route > before)
             return NULL;
         size_t spans = route->regex ? tornado_regex_groups(route->regex) + 1 : 0;
-        if ((!spans || tornado_regex_fullmatch(route->regex, subject->path, 0, subject->spans, spans) == 1) &&
+        if ((!spans || tornado__subject_matches(subject, route->regex, subject->path, spans)) &&
             tornado__guard_admits(route->guard, subject))
             return route;
         heads[first] = route->next ? route->next : heads[--count];
@@ -15192,18 +15340,18 @@ static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const to
     return NULL;
 }
 
-/* The first route that matches, or NULL. */
+/* The first route that matches, or NULL; also when subject->failed. */
 static TORNADO__INLINE const tornado__route *tornado__router_find(const tornado__router *router,
-                                                                  const tornado__route_subject *subject)
+                                                                  tornado__route_subject *subject)
 {
     const tornado__route *plain =
         router->plain ? tornado__router_slot(router, subject->path.data, subject->path.len, false) : NULL;
     while (plain && TORNADO__UNLIKELY(plain->guard != NULL) && !tornado__guard_admits(plain->guard, subject))
-        plain = plain->next;
+        plain = subject->failed ? NULL : plain->next;
     if (TORNADO__LIKELY(!router->lengths))
         return plain;
     const tornado__route *pattern = tornado__router_find_pattern(router, subject, plain);
-    return pattern ? pattern : plain;
+    return pattern ? pattern : subject->failed ? NULL : plain;
 }
 
 /* Fills the tables anew. */
@@ -15482,16 +15630,11 @@ struct tornado_application {
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
-/* What was read of a request's arguments and cookies. */
+/* What was read of a request's arguments and cookies, and the cookies to set: their names and the header's values. */
 typedef struct tornado__form {
-    tornado_arguments query, body, cookies;
+    tornado_arguments query, body, cookies, set_cookies;
     bool has_query, has_body, has_cookies;
 } tornado__form;
-
-typedef struct tornado__set_cookie {
-    struct tornado__set_cookie *next;
-    const char *name, *value; /* value: of the header */
-} tornado__set_cookie;
 
 typedef struct tornado__flat_class {
     struct tornado__flat_class *next;
@@ -15519,8 +15662,7 @@ typedef struct tornado__response {
     const char *etag; /* set by set_etag_header */
     char *body;
     size_t body_len, body_capacity;
-    struct tornado__form *form;      /* arguments and cookies, once they are asked for */
-    struct tornado__set_cookie *set_cookies;
+    struct tornado__form *form;      /* arguments and cookies, once they are asked for or set */
     const tornado_regex *path;       /* the rule's; NULL: it has no groups */
     const tornado_bytes *path_sent;  /* its groups, as they were sent */
     const char **path_args;          /* decoded */
@@ -15914,6 +16056,8 @@ TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
            (line = tornado_http_headers_find(&self->request->headers, "Cookie", line)) != NULL)
         if (!tornado_parse_cookie(self->arena, &form->cookies, (tornado_bytes){line->value, line->value_len}, NULL))
             tornado__raise_unread();
+    if (!form->has_cookies && !tornado__arguments_index(self->arena, &form->cookies, 1))
+        tornado__raise_last();
     form->has_cookies = true;
     return &form->cookies;
 }
@@ -16020,19 +16164,14 @@ TORNADO_API const char *tornado_get_cookie(tornado_handler *self, const char *na
 TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
                                     const tornado_cookie *options)
 {
-    tornado__set_cookie **at = &self->response->set_cookies;
     tornado__check_unfinished(self, "set_cookie");
+    tornado_arguments *set = &tornado__form_of(self)->set_cookies;
     const char *header = tornado_format_cookie(self->arena, name, value, options);
-    if (!header)
+    const tornado_argument *known = header ? tornado_arguments_get(set, name) : NULL;
+    if (known)
+        set->items[known - set->items].value = tornado_bytes_of(header);
+    else if (!header || !tornado_arguments_add(self->arena, set, name, header))
         tornado__raise_last();
-    while (*at && strcmp((*at)->name, name) != 0)
-        at = &(*at)->next;
-    if (!*at) {
-        tornado__set_cookie *cookie = tornado_alloc(self, sizeof *cookie);
-        cookie->name = tornado_format(self, "%s", name);
-        *at = cookie;
-    }
-    (*at)->value = header;
 }
 
 TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options)
@@ -16046,8 +16185,11 @@ TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, c
 TORNADO_API void tornado_clear_all_cookies(tornado_handler *self, const tornado_cookie *options)
 {
     const tornado_arguments *cookies = tornado_cookies(self);
-    for (size_t i = 0; i < cookies->count; i++)
-        tornado_clear_cookie(self, cookies->items[i].name.data, options);
+    for (size_t i = 0; i < cookies->count; i++) {
+        const char *name = cookies->items[i].name.data;
+        if (tornado__cookie_name(name) && tornado_arguments_get(cookies, name) == &cookies->items[i])
+            tornado_clear_cookie(self, name, options);
+    }
 }
 
 TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *name)
@@ -16096,15 +16238,13 @@ static void tornado__response_send_failed(tornado__response *response)
 /* The headers with a line for each cookie that was set. */
 static TORNADO__COLD tornado_http_headers tornado__with_cookies(const tornado__response *response)
 {
+    const tornado_arguments *set = &response->form->set_cookies;
     size_t count = response->headers_count;
-    for (const tornado__set_cookie *at = response->set_cookies; at; at = at->next)
-        count++;
-    tornado_http_header *items = tornado_alloc(response->self, count * sizeof *items);
-    if (response->headers_count)
-        memcpy(items, response->headers, response->headers_count * sizeof *items);
-    count = response->headers_count;
-    for (const tornado__set_cookie *at = response->set_cookies; at; at = at->next)
-        items[count++] = (tornado_http_header){"Set-Cookie", at->value, 10, (uint32_t)strlen(at->value)};
+    tornado_http_header *items = tornado_alloc(response->self, (count + set->count) * sizeof *items);
+    if (count)
+        memcpy(items, response->headers, count * sizeof *items);
+    for (const tornado_argument *at = set->items; at < set->items + set->count; at++)
+        items[count++] = (tornado_http_header){"Set-Cookie", at->value.data, 10, (uint32_t)at->value.len};
     return (tornado_http_headers){items, count};
 }
 
@@ -16123,7 +16263,7 @@ static void tornado__response_send(tornado__response *response, int64_t length)
                               .content_length = response->with_length ? response->content_length : length};
     bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
     tornado__chunk *chunk = NULL;
-    if (TORNADO__UNLIKELY(response->set_cookies && !message->started))
+    if (TORNADO__UNLIKELY(response->form && response->form->set_cookies.count && !message->started))
         answer.headers = tornado__with_cookies(response);
     if (!message->started &&
         !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))
@@ -16196,31 +16336,11 @@ static TORNADO__INLINE void tornado__log_request(tornado_handler *self)
         tornado__log_answer(self, level);
 }
 
-static void tornado__call_on_finish(void *arg)
+static void tornado__finish(void *arg)
 {
     tornado_handler *self = arg;
-    self->cls->on_finish(self);
-}
-
-/* Lets go of a request whose handler has returned long ago, whatever on_finish does. */
-static TORNADO__COLD void tornado__finish_asynchronous(tornado_handler *self, bool ok)
-{
-    tornado_error error = tornado__thread.last;
-    const tornado_error *raised = ok ? tornado_try(tornado__call_on_finish, self) : &error;
-    if (raised)
-        error = *raised;
-    self->response->asynchronous = false;
-    tornado__message_release(self->response->message);
-    if (raised)
-        tornado__raise(&error);
-}
-
-TORNADO_API void tornado_finish(tornado_handler *self)
-{
     tornado__response *response = self->response;
     tornado__message *message = response->message;
-    if (response->finished)
-        tornado_raise(TORNADO_ERR_STATE, "finish() called twice");
     if (!message->started) {
         if (response->status == 200 && (response->method == TORNADO__GET || response->method == TORNADO__HEAD)) {
             const char *etag = tornado__response_etag(response);
@@ -16243,13 +16363,42 @@ TORNADO_API void tornado_finish(tornado_handler *self)
     message->ended = message->host->loop->now;
     response->finished = true;
     tornado__log_request(self);
-    if (TORNADO__UNLIKELY(response->asynchronous)) {
-        tornado__finish_asynchronous(self, ok);
-        return;
-    }
     if (!ok)
         tornado__raise_last();
     self->cls->on_finish(self);
+}
+
+/* Lets go of a request that nobody has a hold of any more, whatever comes of finishing it. What fails in the
+   handler's own coroutine becomes an error page, so that the request goes on; elsewhere there is no boundary that
+   would answer. */
+static TORNADO__COLD void tornado__finish_asynchronous(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    tornado__message *message = response->message;
+    const struct tornado__coroutine *co = tornado__running()->coroutine;
+    tornado_error error = {0};
+    const tornado_error *raised = tornado_try(tornado__finish, self);
+    if (raised)
+        error = *raised;
+    if (!response->finished && co && co->arg == response)
+        tornado__raise(&error);
+    if (!response->finished && message->connection)
+        tornado__iostream_shut(&message->connection->stream, &error);
+    response->finished = true;
+    response->asynchronous = false;
+    tornado__message_release(message);
+    if (error.code)
+        tornado__raise(&error);
+}
+
+TORNADO_API void tornado_finish(tornado_handler *self)
+{
+    if (self->response->finished)
+        tornado_raise(TORNADO_ERR_STATE, "finish() called twice");
+    if (TORNADO__UNLIKELY(self->response->asynchronous))
+        tornado__finish_asynchronous(self);
+    else
+        tornado__finish(self);
 }
 
 TORNADO_API void tornado_asynchronous(tornado_handler *self)
@@ -16275,10 +16424,10 @@ TORNADO_API void tornado_redirect_status(tornado_handler *self, const char *url,
 {
     if (self->response->message->started)
         tornado_raise(TORNADO_ERR_STATE, "Cannot redirect after headers have been written");
-    if (status < 300 || status > 399)
+    if (status < 300 || status > 399 || !tornado_http_reason(status))
         tornado_raise(TORNADO_ERR_INVALID, "not the status of a redirect: %d", status);
+    tornado_set_header(self, "Location", url); /* first, as it may raise */
     tornado_set_status(self, status);
-    tornado_set_header(self, "Location", url);
     tornado_finish(self);
 }
 
@@ -16292,13 +16441,19 @@ TORNADO_API TORNADO_NORETURN void tornado_raise_finish(void)
     tornado_raise(TORNADO_ERR_FINISH, "the request was finished early");
 }
 
+/* Whether a browser takes what looks like a path for "//host". */
+static bool tornado__leads_away(const char *url)
+{
+    return url[0] == '/' && (url[1] == '/' || url[1] == '\\');
+}
+
 /* Redirects GET and HEAD to the path cut to `len` bytes and `end`; others get a 404. */
 static TORNADO_NORETURN void tornado__redirect_slash(tornado_handler *self, size_t len, const char *end)
 {
     const tornado_http_request *request = self->request;
     if (self->response->method != TORNADO__GET && self->response->method != TORNADO__HEAD)
         tornado_raise_http_status(404);
-    if (request->path[1] == '/' || request->path[1] == '\\') /* "//host" would lead elsewhere */
+    if (tornado__leads_away(request->path))
         tornado_raise_http_status(403);
     tornado_redirect(self,
                      tornado_format(self, "%.*s%s%s%s", (int)len, request->path, end, *request->query ? "?" : "",
@@ -16391,9 +16546,8 @@ static void tornado__set_allow(tornado_handler *self)
         if (verb != missing)
             allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", tornado__methods[i].name);
     }
-    for (const tornado_handler_class *cls = self->cls; cls != &self->application->base; cls = cls->parent)
-        for (const tornado_method *at = cls->methods; at && at->name; at++)
-            allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", at->name);
+    for (const tornado_method *at = self->cls->methods; at && at->name; at++)
+        allow = tornado_format(self, "%s%s%s", allow, *allow ? ", " : "", at->name);
     tornado_set_header(self, "Allow", allow);
 }
 
@@ -16403,6 +16557,20 @@ static int tornado__error_status(int status)
         return status;
     tornado_gen_log(TORNADO_LOG_ERROR, "Bad HTTP status code: %d", status);
     return 500;
+}
+
+static void tornado__call_clear(void *arg)
+{
+    tornado_clear(arg);
+}
+
+/* Discards what there is. That set_default_headers fails once more, maybe as it did before, must not cost the client
+   its answer. */
+static void tornado__clear_for_error(tornado_handler *self, const tornado_error *error)
+{
+    const tornado_error *failed = tornado_try(tornado__call_clear, self);
+    if (failed && !(error && strcmp(failed->message, error->message) == 0))
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, failed, "Uncaught exception in set_default_headers");
 }
 
 static void tornado__send_error(tornado_handler *self, int status, const tornado_error *error)
@@ -16416,7 +16584,9 @@ static void tornado__send_error(tornado_handler *self, int status, const tornado
         return;
     }
     response->sending_error = true;
-    tornado_clear(self);
+    tornado__clear_for_error(self, error);
+    if (response->finished)
+        return;
     tornado_set_status_reason(self, status, tornado_http_reason(status) ? NULL : "Unknown");
     if (status == 405)
         tornado__set_allow(self);
@@ -16549,8 +16719,11 @@ static void tornado__redirect_get(tornado_handler *self)
             rest += len + (rest[len] == '}');
         }
     }
+    if (target && !tornado__leads_away(target->url) && tornado__leads_away(url))
+        tornado_raise_http_status(403);
+    size_t len = strcspn(url, "#");
     if (*query)
-        url = tornado_format(self, "%s%s%s", url, strchr(url, '?') ? "&" : "?", query);
+        url = tornado_format(self, "%.*s%s%s%s", (int)len, url, memchr(url, '?', len) ? "&" : "?", query, url + len);
     tornado_redirect(self, url, !target || target->permanent != TORNADO_OFF);
 }
 
@@ -16570,14 +16743,20 @@ static TORNADO__INLINE char tornado__method_of(uint64_t word)
     return TORNADO__METHODS;
 }
 
+/* The method of that name in a list, or NULL. */
+static const tornado_method *tornado__method_find(const tornado_method *methods, const char *name)
+{
+    for (; methods && methods->name; methods++)
+        if (strcmp(methods->name, name) == 0)
+            return methods;
+    return NULL;
+}
+
 /* The function for a method that is none of the seven, or NULL. */
 static TORNADO__COLD tornado__handler_fn tornado__more_methods(const tornado_handler *self)
 {
-    for (const tornado_handler_class *cls = self->cls; cls != &self->application->base; cls = cls->parent)
-        for (const tornado_method *at = cls->methods; at && at->name; at++)
-            if (strcmp(at->name, self->request->method) == 0)
-                return at->run;
-    return NULL;
+    const tornado_method *method = tornado__method_find(self->cls->methods, self->request->method);
+    return method ? method->run : NULL;
 }
 
 static TORNADO__COLD void tornado__decode_path_args(tornado_handler *self)
@@ -16746,11 +16925,17 @@ static void tornado__application_finish(tornado_http_request *request)
     tornado__route_subject subject; /* its hosts are set when a rule asks for them */
     subject.path = (tornado_bytes){request->path, message->path_len};
     subject.spans = spans;
+    subject.failed = false;
     if (TORNADO__UNLIKELY(application->router.hosts))
         tornado__subject_host(application, request, &subject);
     const tornado__route *route = tornado__router_find(&application->router, &subject);
-    if (TORNADO__UNLIKELY(!route))
+    if (TORNADO__UNLIKELY(!route)) {
+        if (subject.failed) {
+            tornado__answer_unavailable(message);
+            return;
+        }
         route = &application->fallback;
+    }
     const tornado_handler_class *cls = route->handler;
     size_t size = (sizeof(tornado__response) + cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
     char *memory = tornado__arena_alloc(&message->arena, size + TORNADO__FIRST_BODY);
@@ -16869,19 +17054,31 @@ static void tornado__class_inherit(tornado_handler_class *flat, const tornado_ha
     flat->parent = parent;
 }
 
-static bool tornado__class_copy_methods(tornado_application *application, tornado_handler_class *cls)
+/* Gives a class copies of its further methods and, behind them, those of its parent that it has none of the same name
+   for. */
+static bool tornado__class_copy_methods(tornado_application *application, tornado_handler_class *cls,
+                                        const tornado_handler_class *parent)
 {
-    size_t count = 0;
-    while (cls->methods && cls->methods[count].name)
-        count++;
-    tornado_method *methods = count ? tornado_arena_calloc(application->arena, count + 1, sizeof *methods) : NULL;
-    for (size_t i = 0; methods && i < count; i++) {
-        methods[i].run = cls->methods[i].run;
-        if (!(methods[i].name = tornado_arena_strdup(application->arena, cls->methods[i].name)))
-            return false;
-    }
+    const tornado_method *const lists[] = {cls->methods, parent->methods};
+    size_t room = 1, count = 0;
+    for (int i = 0; i < 2; i++)
+        for (const tornado_method *at = lists[i]; at && at->name; at++)
+            room++;
+    tornado_method *methods = room > 1 ? tornado_arena_calloc(application->arena, room, sizeof *methods) : NULL;
     cls->methods = methods;
-    return methods || !count;
+    if (!methods)
+        return room == 1;
+    for (int i = 0; i < 2; i++)
+        for (const tornado_method *at = lists[i]; at && at->name; at++) {
+            if (tornado__method_find(methods, at->name))
+                continue;
+            methods[count].run = at->run;
+            const char *name = tornado_arena_strdup(application->arena, at->name);
+            if (!name)
+                return false;
+            methods[count++].name = name;
+        }
+    return true;
 }
 
 /* A class with every entry filled in; made once for each original. NULL with the reason. */
@@ -16912,7 +17109,7 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
             if (known->flat.name &&
                 !(known->flat.name = tornado_arena_strdup(application->arena, known->flat.name)))
                 return NULL;
-            if (!tornado__class_copy_methods(application, &known->flat))
+            if (!tornado__class_copy_methods(application, &known->flat, flat))
                 return NULL;
             tornado__class_inherit(&known->flat, flat);
             known->next = application->classes;

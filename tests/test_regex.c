@@ -681,7 +681,7 @@ TEST_LIMIT(regex_walk_is_linear_in_the_text, 60)
 }
 
 /* In one go, through the public functions, whichever machine they choose. */
-TEST_LIMIT(regex_hostile_patterns_end, 30)
+TEST_LIMIT(regex_hostile_patterns_end, 60)
 {
     for (size_t i = 0; i < sizeof hostile / sizeof *hostile; i++) {
         tornado_regex *regex = regex_of(hostile[i].pattern, 0);
@@ -701,6 +701,48 @@ TEST_LIMIT(regex_hostile_patterns_end, 30)
 }
 
 /* ---- memory ---- */
+
+static void *compile_pattern(void *pattern)
+{
+    if (pattern)
+        tornado_regex_free(tornado_regex_new(pattern, 0));
+    return NULL;
+}
+
+/* How many bytes of its stack a thread touches that compiles a pattern; NULL: that does nothing. */
+static size_t stack_used(char *pattern)
+{
+    static char stack[512 * 1024] __attribute__((aligned(4096)));
+    pthread_t thread;
+    pthread_attr_t attributes;
+    memset(stack, 0x5a, sizeof stack);
+    CHECK(pthread_attr_init(&attributes) == 0);
+    CHECK(pthread_attr_setstack(&attributes, stack, sizeof stack) == 0);
+    CHECK(pthread_create(&thread, &attributes, compile_pattern, pattern) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    pthread_attr_destroy(&attributes);
+    size_t untouched = 0;
+    while (untouched < sizeof stack && stack[untouched] == 0x5a)
+        untouched++;
+    return sizeof stack - untouched;
+}
+
+/* Stacks of coroutines may have 64 KiB, in which a handler stands before it compiles anything. */
+TEST(regex_compiling_needs_little_stack)
+{
+    static char deep[5000], wide[5000], counted[5000];
+    strcpy(deep, pattern_of("((?:", "a", "|b)*?|[^c])*", 50));
+    strcpy(wide, pattern_of("(?:[^a]?", "", ")?", 99));
+    strcpy(counted, pattern_of("(?:a?", "", "){0,2}", 99));
+    char *const rows[] = {deep, wide, counted, "(((((((((a|b|c)|d)|e)|f)|g)|h)|i)|j)|k)*l",
+                          "a||||||||||||||||||||||||||||||||||||||||||||||||||||||||b*", "(((((((((", "[\\w-z]"};
+    size_t idle = stack_used(NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t used = stack_used(rows[i]) - idle;
+        if (used > (instrumented() ? 64 : 16) * 1024)
+            FAIL("%.60s takes %zu bytes of stack", rows[i], used);
+    }
+}
 
 /* With 17 groups: more than fits the stack. */
 static const char many_groups[] =
@@ -759,6 +801,26 @@ static void match_short(void)
     CHECK_INT(tornado_regex_fullmatch(regex, tornado_bytes_of("/story/12345/edit"), 0, spans, 3), 1);
     CHECK_INT(tornado_regex_search(regex, tornado_bytes_of("http://a/story/1/b"), 0, spans, 3), 1);
     CHECK_INT(test_allocs() - allocs, 0);
+}
+
+/* Where there is only one way nothing is noted, however long the text is. */
+TEST(regex_one_way_needs_no_memory)
+{
+    size_t len = 1 << 20;
+    char *text = malloc(len);
+    tornado_span spans[3];
+    tornado_regex *regex = regex_of("/([a-z]+)/([^/]*)/edit", TORNADO_REGEX_BYTES);
+    memset(text, 'a', len);
+    text[0] = text[len / 2] = '/';
+    memcpy(text + len - 5, "/edit", 5);
+    long allocs = test_allocs();
+    CHECK_INT(tornado_regex_fullmatch(regex, (tornado_bytes){text, len}, 0, spans, 3), 1);
+    CHECK_INT(spans[1].end, len / 2);
+    CHECK_INT(spans[2].end, len - 5);
+    CHECK_INT(tornado_regex_fullmatch(regex, (tornado_bytes){text, len - 1}, 0, spans, 3), 0);
+    CHECK_INT(test_allocs() - allocs, 0);
+    tornado_regex_free(regex);
+    free(text);
 }
 
 TEST(regex_short_texts_need_no_memory)

@@ -241,21 +241,86 @@ TEST(web_a_raise_in_any_function_is_logged_and_answered_500)
     }
 }
 
-TEST(web_a_raise_in_set_default_headers_ends_the_request_and_no_other)
+/* Though it raises again when the headers are set anew for the page. */
+TEST(web_a_raise_in_set_default_headers_is_logged_once_and_answered_500)
 {
     site s = serve(&step_class, NULL);
     client c = client_open(s.port);
-    answer a;
     log_keep();
     raise_in = "set_default_headers";
-    client_send(&c, GET("/"));
-    CHECK(!client_answer(&c, &a) || a.status == 500);
+    answer a = client_ask(&c, GET("/"));
+    CHECK_INT(a.status, 500);
+    CHECK_BODY(a, PAGE("500: Internal Server Error"));
     settle();
-    CHECK(logged("secret of set_default_headers") >= 1);
-    client_close(&c);
+    CHECK_STR(traced(), "<set_default_headers<log_exception><set_default_headers<write_error><on_finish>");
+    CHECK_INT(logged("secret of set_default_headers"), 1);
     raise_in = NULL;
-    CHECK_INT(ask_once(s.port, GET("/")).status, 200);
+    CHECK_INT(client_ask(&c, GET("/")).status, 200);
     settle();
+    client_close(&c);
+    tornado_application_free(s.app);
+}
+
+static int default_headers_calls;
+
+static void default_headers_twice(tornado_handler *self)
+{
+    (void)self;
+    if (++default_headers_calls % 2 == 0)
+        tornado_raise(TORNADO_ERR_LIMIT, "not again");
+}
+
+static void default_headers_finish(tornado_handler *self)
+{
+    if (++default_headers_calls % 2 == 0)
+        tornado_finish(self);
+}
+
+static void raising_post(tornado_handler *self)
+{
+    (void)self;
+    tornado_raise_http_error(418, "first");
+}
+
+TEST(web_set_default_headers_may_fail_or_finish_when_an_error_calls_it)
+{
+    static const tornado_handler_class raises = {.set_default_headers = default_headers_twice, .post = raising_post},
+                                       finishes = {.set_default_headers = default_headers_finish,
+                                                   .post = raising_post};
+    log_keep();
+    CHECK_INT(ask(&raises, POST("/")).status, 418);
+    CHECK_INT(logged("first"), 1);
+    CHECK_INT(logged("Uncaught exception in set_default_headers"), 1);
+    log_keep();
+    CHECK_INT(ask(&finishes, POST("/")).status, 200);
+    CHECK_INT(logged("\n"), 2); /* the message and the access log */
+}
+
+static const char *raising_decode(tornado_handler *self, tornado_bytes value, const char *name)
+{
+    (void)self;
+    (void)value;
+    tornado_raise(TORNADO_ERR_PARSE, "secret of decoding %s", name ? name : "a path");
+}
+
+static void decoding_get(tornado_handler *self)
+{
+    tornado_write(self, tornado_get_argument(self, "a", "none"));
+}
+
+TEST(web_a_raise_in_decode_argument_is_logged_and_answered_500)
+{
+    static const tornado_handler_class cls = {.get = decoding_get, .decode_argument = raising_decode};
+    site s = serve_rules((tornado_rule[]){{.path = "/", .handler = &cls}, {.path = "/p/(.*)", .handler = &cls}, {0}},
+                         NULL);
+    client c = client_open(s.port);
+    log_keep();
+    CHECK_INT(client_ask(&c, GET("/p/x")).status, 500);
+    CHECK_INT(logged("secret of decoding a path"), 1);
+    CHECK_INT(client_ask(&c, GET("/?a=1")).status, 500);
+    CHECK_INT(logged("secret of decoding a"), 2);
+    CHECK_BODY(client_ask(&c, GET("/")), "none");
+    client_close(&c);
     tornado_application_free(s.app);
 }
 
@@ -1085,19 +1150,57 @@ TEST(web_a_handler_can_close_the_connection)
 
 static void bodiless_get(tornado_handler *self)
 {
-    tornado_set_status(self, 204);
+    tornado_set_status(self, atoi(self->request->query));
     tornado_set_header(self, "Content-Language", "en");
+    tornado_set_header(self, "Content-Encoding", "br");
     tornado_set_header(self, "Last-Modified", "now");
+    tornado_set_header(self, "Allow", "GET");
+    tornado_set_header(self, "Etag", "\"x\"");
     tornado_set_header(self, "X-Kept", "1");
 }
 
-TEST(web_204_has_no_headers_that_describe_a_body)
+TEST(web_204_304_and_1xx_have_no_headers_that_describe_a_body)
 {
     static const tornado_handler_class cls = {.get = bodiless_get};
-    answer a = ask(&cls, GET("/"));
-    CHECK_INT(a.status, 204);
-    CHECK(!strstr(a.head, "\r\nContent-") && !strstr(a.head, "\r\nLast-Modified") && !strstr(a.head, "\r\nEtag"));
-    CHECK_STR(head_value(a.head, "X-Kept"), "1");
+    static const int statuses[] = {204, 304, 101};
+    for (size_t i = 0; i < 3; i++) {
+        char request[100];
+        snprintf(request, sizeof request, "GET /?%d HTTP/1.1\r\nHost: a\r\n\r\n", statuses[i]);
+        answer a = ask(&cls, request);
+        CHECK_INT(a.status, statuses[i]);
+        CHECK(!strstr(a.head, "\r\nContent-") && !strstr(a.head, "\r\nTransfer-"));
+        CHECK(!strstr(a.head, "\r\nLast-Modified") && !strstr(a.head, "\r\nAllow"));
+        CHECK_STR(head_value(a.head, "X-Kept"), "1");
+        CHECK_STR(head_value(a.head, "Etag"), "\"x\"");
+    }
+}
+
+static void sized_get(tornado_handler *self)
+{
+    for (int i = atoi(self->request->query); i > 0; i--)
+        tornado_write(self, "0123456789");
+}
+
+/* Small ones are sent with the head, large ones behind it. */
+TEST(web_an_answer_to_head_has_the_length_of_gets_and_no_body)
+{
+    static const tornado_handler_class cls = {.get = sized_get, .head = sized_get};
+    static const char *const requests[][2] = {{GET("/?0"), HEAD("/?0")}, {GET("/?2"), HEAD("/?2")},
+                                              {GET("/?5000"), HEAD("/?5000")}};
+    site s = serve(&cls, NULL);
+    client c = client_open(s.port);
+    for (size_t i = 0; i < 3; i++) {
+        answer got = client_ask(&c, requests[i][0]), head = client_ask(&c, requests[i][1]);
+        char length[20];
+        snprintf(length, sizeof length, "%zu", got.body.len);
+        CHECK_STR(head_value(head.head, "Content-Length"), length);
+        char etag[100];
+        snprintf(etag, sizeof etag, "%s", head_value(got.head, "Etag"));
+        CHECK_STR(head_value(head.head, "Etag"), etag);
+    }
+    CHECK_INT(client_ask(&c, GET("/none")).status, 404); /* nothing of a body came in between */
+    client_close(&c);
+    tornado_application_free(s.app);
 }
 
 static void bodiful_get(tornado_handler *self)
@@ -2009,6 +2112,21 @@ TEST(web_log_function_replaces_the_line)
     CHECK_STR(log_text, "");
 }
 
+static void raising_log_function(tornado_handler *self)
+{
+    tornado_raise(TORNADO_ERR_PARSE, "raised for %s", self->request->uri);
+}
+
+TEST(web_a_raise_in_log_function_is_logged_and_the_answer_stays)
+{
+    tornado_settings settings = {.log_function = raising_log_function};
+    log_keep();
+    CHECK_BODY(ask_with(&hello_class, &settings, GET("/?a")), "hello");
+    CHECK_INT(ask_with(&hello_class, &settings, GET("/none")).status, 404);
+    CHECK_INT(logged("raised for /?a"), 1);
+    CHECK_INT(logged("raised for /none"), 1);
+}
+
 /*----------------------------------------------------------------------------
  * Clients that leave.
  *----------------------------------------------------------------------------*/
@@ -2114,6 +2232,24 @@ TEST(web_on_connection_close_may_outlive_the_handler)
     gate_open();
     settle();
     CHECK_STR(traced(), "kept");
+    tornado_application_free(s.app);
+}
+
+TEST(web_on_connection_close_works_on_later_requests_of_a_connection)
+{
+    site s = serve_rules((tornado_rule[]){{.path = "/", .handler = &leaving_class},
+                                          {.path = "/hello", .handler = &hello_class}, {0}}, NULL);
+    client c = client_open(s.port);
+    gate = tornado_future_new();
+    for (int i = 0; i < 3; i++)
+        CHECK_BODY(client_ask(&c, GET("/hello")), "hello");
+    client_send(&c, GET("/?plain"));
+    UNTIL(strstr(trace, "waits "));
+    client_close(&c);
+    UNTIL(strstr(trace, "waited "));
+    gate_open();
+    settle();
+    CHECK_STR(traced(), "waits closed waited ends finished ");
     tornado_application_free(s.app);
 }
 

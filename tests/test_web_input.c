@@ -145,6 +145,58 @@ TEST(web_ten_thousand_arguments_are_read_and_more_are_400)
     tornado_application_free(s.app);
 }
 
+static void giant(tornado_handler *self)
+{
+    const tornado_arguments *form = tornado_body_arguments(self);
+    const char *value = tornado_get_argument(self, "a", "-");
+    CHECK_INT(form->items[0].name.len, 4 << 20);
+    CHECK(tornado_get_argument(self, form->items[0].name.data, NULL) != NULL);
+    tornado_writef(self, "%zu %zu", form->count, strlen(value));
+}
+
+/* Names of megabytes, as they are and encoded, beside a value of as many. */
+TEST(web_arguments_with_names_of_megabytes_are_read)
+{
+    enum { SIZE = 4 << 20 };
+    static const tornado_handler_class cls = {.post = giant};
+    static const char *const units[] = {"n", "%6e", "%", "+", "%0"};
+    site s = serve(&cls);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        size_t unit = strlen(units[i]), count = unit == 3 ? SIZE : SIZE / unit, len = count * unit;
+        char *request = malloc(len + SIZE + 300), *at = request;
+        client c = client_open(s.port);
+        answer a;
+        at += sprintf(at, "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+                          "Content-Length: %zu\r\n\r\n", len + SIZE + 4);
+        for (size_t k = 0; k < len; k++)
+            *at++ = units[i][k % unit];
+        at += sprintf(at, "=&a=");
+        memset(at, 'v', SIZE);
+        client_send_bytes(&c, request, (size_t)(at - request) + SIZE);
+        CHECK(client_answer(&c, &a));
+        CHECK_INT(a.status, 200);
+        CHECK_MEM(a.body.data, a.body.len, "2 4194304", 9);
+        client_close(&c);
+        free(request);
+    }
+    tornado_application_free(s.app);
+}
+
+/* Bytes that are no text, in a name, do not keep other arguments from being read. */
+TEST(web_arguments_with_names_that_are_not_utf8_are_like_others)
+{
+    static const char *const names[] = {"%ff", "%00", "a%00b", "%c3", "\xff", "%", "%ed%a0%80", "", "%0d%0aX:"};
+    site s = serve(&argument_class);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char target[100];
+        snprintf(target, sizeof target, "/?%s=1&a=2&%s=%%ff", names[i], names[i]);
+        answer a = ask(&s, target, NULL, "");
+        CHECK_INT(a.status, 200);
+        CHECK_STR(a.body.data, "2|2|-|2");
+    }
+    tornado_application_free(s.app);
+}
+
 static const char *shout(tornado_handler *self, tornado_bytes value, const char *name)
 {
     (void)value;
@@ -239,14 +291,123 @@ TEST(web_cookies_are_set_once_each_and_survive_errors)
     tornado_application_free(s.app);
 }
 
+/* Writes how many cookies there are, and the first bytes of one. */
+static void count_cookies(tornado_handler *self)
+{
+    tornado_writef(self, "%zu %.9s", tornado_cookies(self)->count, tornado_get_cookie(self, "a", "-"));
+}
+
+TEST(web_cookies_of_any_shape_are_read_or_refused)
+{
+    static const struct {
+        const char *first, *unit;
+        int count;
+        const char *last, *want; /* want NULL: 400 */
+    } rows[] = {
+        {"", ";", 60000, "a=1", "1 1"},
+        {"", "x;", 9999, "a=1", "10000 1"},
+        {"", "x;", 10000, "a=1", NULL},
+        {"", "=;", 9999, "a=1", "1 1"},
+        {"a=", "=", 60000, "", "1 ========="},
+        {"a=\"", "\\", 60000, "\"", "1 \\\\\\\\\\\\\\\\\\"},
+        {"a=\"", "\\101", 15000, "\"", "1 AAAAAAAAA"},
+        {"a=\"", "\\\"", 30000, "", "1 \"\"\"\"\"\"\"\"\""},
+        {"a=1;", "n", 60000, "", "2 1"},
+        {"a=1; ", "\"", 60000, "=\"", "2 1"},
+        {"a=1; b", " \t", 20000, "=2; a = 3 ", "3 3"},
+        {"a=1; \xff=\xfe; \xc3", "\xff", 1, "", "3 1"},
+        {"a=1; __proto__=x; $Version=1; Path=/; a", ".", 1, "=2", "5 1"},
+    };
+    static const tornado_handler_class cls = {.get = count_cookies};
+    site s = serve(&cls);
+    log_keep();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char *line = malloc(70000), *at = line + sprintf(line, "Cookie: %s", rows[i].first);
+        for (int k = 0; k < rows[i].count; k++)
+            at = stpcpy(at, rows[i].unit);
+        sprintf(at, "%s\r\n", rows[i].last);
+        answer a = ask(&s, "/", NULL, line);
+        if (a.status != (rows[i].want ? 200 : 400) || (rows[i].want && strcmp(a.body.data, rows[i].want) != 0))
+            FAIL("row %zu: %d %s", i, a.status, a.body.data);
+        free(line);
+    }
+    CHECK_INT(logged("more than 10000"), 1);
+    tornado_application_free(s.app);
+}
+
+/* As many lines as a head may have, with as many cookies as may be: sorting all anew for each line takes 10 MB. */
+TEST(web_cookies_in_many_lines_need_little_memory)
+{
+    static char lines[65000];
+    static const tornado_handler_class cls = {.get = count_cookies};
+    char *at = lines;
+    for (int i = 0; i < 200; i++) {
+        at += sprintf(at, "Cookie: a=%d", i);
+        for (int k = 0; k < 49; k++)
+            at += sprintf(at, ";n%d", i);
+        at += sprintf(at, "\r\n");
+    }
+    site s = serve(&cls);
+    CHECK_STR(ask(&s, "/", NULL, "").body.data, "0 -");
+    long allocs = test_allocs();
+    CHECK_STR(ask(&s, "/", NULL, lines).body.data, "10000 199");
+    CHECK(test_allocs() - allocs < 200);
+    tornado_application_free(s.app);
+}
+
+static void clear_cookies(tornado_handler *self)
+{
+    tornado_set_cookie(self, "mine", "1", NULL);
+    tornado_set_cookie(self, "ok", "2", NULL);
+    tornado_clear_all_cookies(self, NULL);
+    tornado_write(self, "bye");
+}
+
+/* Whoever can plant a cookie of an odd name must not keep others from logging out. */
+TEST(web_clear_all_cookies_passes_over_names_that_cannot_be_set)
+{
+    static const tornado_handler_class cls = {.get = clear_cookies};
+    site s = serve(&cls);
+    answer a = ask(&s, "/", NULL, "Cookie: a b=1; path=x; ok=1; \"q\"=2; other=1; ok=3; ,=4; \xc3\xa9=5; 6; Secure\r\n");
+    CHECK_INT(a.status, 200);
+    const char *lines = cookie_lines(a.head);
+    CHECK(strncmp(lines, "mine=1; Path=/\nok=\"\"; expires=", 30) == 0);
+    CHECK(strstr(lines, "\nother=\"\"; expires=") != NULL);
+    int count = 0;
+    for (const char *at = lines; (at = strchr(at, '\n')) != NULL; at++)
+        count++;
+    CHECK_INT(count, 3);
+    tornado_application_free(s.app);
+}
+
+static void clear_one_cookie(tornado_handler *self)
+{
+    tornado_clear_cookie(self, "a", &(tornado_cookie){"d.example", "/p", INT64_MAX, 9, 9, true, true, "None", true});
+}
+
+TEST(web_clear_cookie_takes_all_attributes_but_when_it_ends)
+{
+    static const tornado_handler_class cls = {.get = clear_one_cookie};
+    site s = serve(&cls);
+    const char *lines = cookie_lines(ask(&s, "/", NULL, "").head), *date = strstr(lines, "expires=");
+    char rest[100];
+    int64_t when;
+    CHECK(strncmp(lines, "a=\"\"; Domain=d.example; expires=", 32) == 0);
+    CHECK_STR(date + 8 + 29, "; HttpOnly; Path=/p; Secure; SameSite=None; Partitioned\n");
+    snprintf(rest, sizeof rest, "%.29s", date + 8);
+    CHECK(tornado_parse_timestamp(rest, &when) && when < (int64_t)tornado_time() - 86400);
+    tornado_application_free(s.app);
+}
+
 static void bad_cookie(void *self) { tornado_set_cookie(self, "a b", "1", NULL); }
 static void split_cookie(void *self) { tornado_set_cookie(self, "a\r\nX: 1", "1", NULL); }
 static void bad_path(void *self) { tornado_set_cookie(self, "a", "1", &(tornado_cookie){.path = "/;x"}); }
+static void bad_samesite(void *self) { tornado_set_cookie(self, "a", "1", &(tornado_cookie){.samesite = "Lax\x7f"}); }
 static void bad_domain(void *self) { tornado_set_cookie(self, "a", "1", &(tornado_cookie){.domain = "a\r\nb"}); }
 
 static void bad_cookies(tornado_handler *self)
 {
-    static const tornado_callback bad[] = {bad_cookie, split_cookie, bad_path, bad_domain};
+    static const tornado_callback bad[] = {bad_cookie, split_cookie, bad_path, bad_samesite, bad_domain};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(is_error(tornado_try(bad[i], self), TORNADO_ERR_INVALID));
     tornado_set_cookie(self, "odd", "a\r\nb;c", NULL); /* a value may be anything: it is quoted */

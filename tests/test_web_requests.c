@@ -129,6 +129,20 @@ TEST(web_path_arguments_with_names)
     tornado_application_free(s.app);
 }
 
+static void mixed_get(tornado_handler *self)
+{
+    tornado_writef(self, "%s %s %s %s", tornado_path_arg(self, 0), tornado_path_arg(self, 1), tornado_path_arg(self, 2),
+                   tornado_path_kwarg(self, "name"));
+}
+
+TEST(web_path_arguments_with_names_are_there_by_position_too)
+{
+    static const tornado_handler_class cls = {.get = mixed_get};
+    site s = serve("/(.)(?P<name>.)(.)", &cls, NULL);
+    CHECK_STR(ask(&s, "GET", "/abc", "").body.data, "a b c b");
+    tornado_application_free(s.app);
+}
+
 TEST(web_path_arguments_that_are_not_utf8_are_400_before_prepare)
 {
     static const char *const targets[] = {"/a/%ff",    "/%c3/b",            "/a/\xff", "/%ed%a0%80/b",
@@ -243,6 +257,35 @@ TEST(web_redirect_refuses_control_characters_and_what_is_no_status_of_a_redirect
         CHECK_STR(traced(), "");
         tornado_application_free(s.app);
     }
+}
+
+static void redirect_try_split(void *arg)
+{
+    tornado_redirect(arg, "/a\r\nX: y", true);
+}
+
+static void redirect_try_unnamed(void *arg)
+{
+    tornado_redirect_status(arg, "/a", 310);
+}
+
+static void refused_redirect_get(tornado_handler *self)
+{
+    CHECK(is_error(tornado_try(redirect_try_split, self), TORNADO_ERR_INVALID));
+    CHECK(is_error(tornado_try(redirect_try_unnamed, self), TORNADO_ERR_INVALID));
+    CHECK_INT(tornado_get_status(self), 200);
+    tornado_write(self, "as before");
+}
+
+TEST(web_redirect_that_is_refused_changes_nothing)
+{
+    static const tornado_handler_class cls = {.get = refused_redirect_get};
+    site s = serve("/", &cls, NULL);
+    answer a = ask(&s, "GET", "/", "");
+    CHECK_INT(a.status, 200);
+    CHECK(!head_value(a.head, "Location"));
+    CHECK_STR(a.body.data, "as before");
+    tornado_application_free(s.app);
 }
 
 static void try_redirect(void *arg)
@@ -773,6 +816,18 @@ static void end_by_redirect(void *arg)
     tornado_redirect(arg, "/elsewhere", false);
 }
 
+static void end_without_body(void *arg)
+{
+    tornado_set_status(arg, 204);
+    tornado_finish(arg); /* but something was written */
+}
+
+static void end_with_wrong_length(void *arg)
+{
+    tornado_set_header(arg, "Content-Length", "100");
+    tornado_finish(arg);
+}
+
 TEST(web_asynchronous_ends_with_an_error_page_or_a_redirect)
 {
     for (int i = 0; i < 4; i++) { /* the second time without a client */
@@ -796,6 +851,27 @@ TEST(web_asynchronous_ends_with_an_error_page_or_a_redirect)
             CHECK_INT(client_ask(&c, GET("/none")).status, 404);
             client_close(&c);
         }
+        tornado_application_free(s.app);
+    }
+}
+
+/* After tornado_finish nobody may touch the handler any more, whatever came of it: so the request ends also when it
+   fails. */
+TEST(web_asynchronous_that_cannot_be_finished_ends_too)
+{
+    static const tornado_callback ends[] = {end_without_body, end_with_wrong_length};
+    static const tornado_handler_class cls = {.get = pending_get};
+    for (size_t i = 0; i < 2; i++) {
+        client c;
+        answer a;
+        site s = pend(&cls, &c, GET("/"));
+        long before = test_live();
+        tornado_try(ends[i], pending);
+        CHECK(!client_answer(&c, &a) || a.status == 500);
+        client_close(&c);
+        UNTIL(tornado_httpserver_connections(s.server) == 0);
+        loop_turns(3);
+        CHECK(test_live() <= before);
         tornado_application_free(s.app);
     }
 }
@@ -902,6 +978,42 @@ TEST(web_methods_beyond_the_seven_run_and_are_inherited)
     tornado_application_free(s.app);
 }
 
+/* How often a word stands in a list with commas. */
+static int listed(const char *list, const char *word)
+{
+    int count = 0;
+    size_t len = strlen(word);
+    for (const char *at = list; *at; at += strcspn(at, ","), at += strspn(at, ", "))
+        count += strcspn(at, ", ") == len && memcmp(at, word, len) == 0;
+    return count;
+}
+
+TEST(web_allow_tells_each_method_once)
+{
+    static const struct {
+        const char *path, *words[12];
+    } rows[] = {{"/", {"GET", "PROPFIND", "MKCOL", "VERSION-CONTROL", "M-SEARCH"}},
+                {"/child", {"GET", "PUT", "PROPFIND", "MKCOL", "VERSION-CONTROL", "M-SEARCH", "LOCK"}},
+                {"/grandchild", {"GET", "PUT", "PROPFIND", "MKCOL", "VERSION-CONTROL", "M-SEARCH", "LOCK"}},
+                {"/plain", {"GET", "POST"}}};
+    site s = serve_rules(dav_rules);
+    log_keep();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        answer a = ask(&s, "PATCH", rows[i].path, "Content-Length: 0\r\n");
+        const char *allow = head_value(a.head, "Allow");
+        int commas = 0, words = 0;
+        CHECK_INT(a.status, 405);
+        CHECK(allow != NULL);
+        for (const char *at = allow; (at = strchr(at, ',')) != NULL; at++)
+            commas++;
+        for (; rows[i].words[words]; words++)
+            if (listed(allow, rows[i].words[words]) != 1)
+                FAIL("%s allows \"%s\", where %s is not once", rows[i].path, allow, rows[i].words[words]);
+        CHECK_INT(commas, words - 1);
+    }
+    tornado_application_free(s.app);
+}
+
 TEST(web_methods_are_copied_with_their_names)
 {
     char name[] = "PURGE";
@@ -982,6 +1094,80 @@ TEST(web_error_handler_may_be_a_parent)
     tornado_application_free(s.app);
 }
 
+TEST(web_redirect_handler_puts_path_arguments_and_the_query_into_its_url)
+{
+    static const struct {
+        const char *path, *url, *target, *location;
+    } rows[] = {
+        {"/old", "/new", "/old", "/new"},
+        {"/old", "/new", "/old?a=1&b", "/new?a=1&b"},
+        {"/old", "/new?x=y", "/old?a=1", "/new?x=y&a=1"},
+        {"/old", "/new?x=y", "/old", "/new?x=y"},
+        {"/old", "/new", "/old?", "/new"},
+        {"/old", "http://other.example/", "/old?q", "http://other.example/?q"},
+        {"/old", "/new#part", "/old", "/new#part"},
+        {"/old", "/new#part", "/old?a=1", "/new?a=1#part"},
+        {"/old", "/new?x#part?", "/old?a=1", "/new?x&a=1#part?"},
+        {"/(.*)/(.*)/(.*)", "/{0}{1}/{2}", "/pics/x/y", "/picsx/y"},
+        {"/(.*)/(.*)", "/{1}-{0}-{1}", "/a/b", "/b-a-b"},
+        {"/(.*)", "/n/{0}", "/%2F+%20%c3%a9?q=%20", "/n/%2F+%20%c3%a9?q=%20"},
+        {"/(.*)", "/n/{0}", "/", "/n/"},
+        {"/(a)?b", "/n/{0}", "/b", "/n/"},
+        {"/(a)?b", "/n/{0}{1}{7}{name}{}", "/ab", "/n/a"},
+        {"/(?P<name>.*)/(?P<id>\\d)", "/{id}/{name}", "/x%2Fy/7", "/7/x%2Fy"},
+        {"/(?P<name>.*)", "/{nam}{names}", "/x", "/"},
+        {"/(.*)", "/{{0}}{{{0}}}", "/x", "/{0}{x}"},
+        {"/old", "/{{}}", "/old", "/{}"},
+        {"/old", "/{0}", "/old", "/"},
+        {"/(.)(.)(.)(.)(.)(.)(.)(.)(.)(.)(.)", "/{10}{1}", "/abcdefghijk", "/kb"},
+    };
+    static const char *const methods[] = {"GET", "HEAD"};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tornado_redirect_target target = {.url = rows[i].url};
+        site s = serve(rows[i].path, &tornado_redirect_handler, &target);
+        log_keep();
+        for (size_t k = 0; k < 2; k++) {
+            answer a = ask(&s, methods[k], rows[i].target, "");
+            const char *location = head_value(a.head, "Location");
+            if (a.status != 301 || !location || strcmp(location, rows[i].location) != 0)
+                FAIL("%s to %s sends %s to %d %s", rows[i].path, rows[i].url, rows[i].target, a.status,
+                     location ? location : "");
+        }
+        tornado_application_free(s.app);
+    }
+}
+
+/* "/{0}" must not become "//evil.example", which is another host; a url that names one itself may. */
+TEST(web_redirect_handler_never_leads_to_a_host_that_a_client_chose)
+{
+    static const struct {
+        const char *path, *url, *target;
+        int status;
+    } rows[] = {
+        {"/old/(.*)", "/{0}", "/old//evil.example", 403},
+        {"/old/(.*)", "/{0}", "/old/\\evil.example", 403},
+        {"/old/(.*)", "/{0}", "/old//evil.example/x?y", 403},
+        {"/old(.*)", "{0}", "/old//evil.example", 403},
+        {"/old/(.*)/(.*)", "/{0}{1}", "/old///evil.example", 403},
+        {"/old/(?P<rest>.*)", "/{rest}", "/old//evil.example", 403},
+        {"/old/(.*)", "/{0}", "/old/%2fevil.example", 301},
+        {"/old/(.*)", "/{0}", "/old/x//evil.example", 301},
+        {"/old/(.*)", "/new/{0}", "/old//evil.example", 301},
+        {"/old/(.*)", "//cdn.example/{0}", "/old//x", 301},
+        {"/old", "//cdn.example", "/old", 301},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tornado_redirect_target target = {.url = rows[i].url};
+        site s = serve(rows[i].path, &tornado_redirect_handler, &target);
+        log_keep();
+        answer a = ask(&s, "GET", rows[i].target, "");
+        if (a.status != rows[i].status)
+            FAIL("%s to %s sends %s to %d", rows[i].path, rows[i].url, rows[i].target, a.status);
+        CHECK_INT(head_value(a.head, "Location") != NULL, rows[i].status == 301);
+        tornado_application_free(s.app);
+    }
+}
+
 TEST(web_redirect_handler_is_permanent_or_not_and_for_get_and_head_alone)
 {
     static const tornado_switch switches[] = {TORNADO_DEFAULT, TORNADO_ON, TORNADO_OFF};
@@ -1001,3 +1187,199 @@ TEST(web_redirect_handler_is_permanent_or_not_and_for_get_and_head_alone)
 /*----------------------------------------------------------------------------
  * Memory.
  *----------------------------------------------------------------------------*/
+
+static int later_begun, later_ended;
+
+static void later_write(void *arg)
+{
+    tornado_writef(arg, "%0500d", 1);
+}
+
+static void later_finish(void *arg)
+{
+    tornado_finish(arg);
+}
+
+static void later_timer(void *arg)
+{
+    later_ended++;
+    tornado_try(later_write, arg);
+    tornado_try(later_finish, arg);
+}
+
+static void later_get(tornado_handler *self)
+{
+    tornado_asynchronous(self);
+    if (!tornado_ioloop_call_later(tornado_ioloop_current(), 0.0001, later_timer, self))
+        tornado_raise_error(tornado_last_error());
+    later_begun++;
+}
+
+static void *later_coroutine(void *arg)
+{
+    tornado_error error = {0};
+    (void)!tornado_wait(tornado_sleep(0.0001));
+    const tornado_error *failed = tornado_try(later_write, arg);
+    if (failed)
+        error = *failed;
+    if (!error.code && tornado_wait(tornado_moment()))
+        error.code = 1;
+    later_ended++;
+    tornado_try(later_finish, arg);
+    return NULL;
+}
+
+static void spawned_get(tornado_handler *self)
+{
+    tornado_asynchronous(self);
+    tornado_future *future = tornado_spawn(later_coroutine, self);
+    if (tornado_future_done(future))
+        tornado_await(future); /* it could not be started */
+    else
+        later_begun++, tornado_future_release(future);
+}
+
+static void named_get(tornado_handler *self)
+{
+    const char *name = tornado_path_kwarg(self, "name");
+    tornado_writef(self, "%s %s", name, tornado_reverse_url(self, "named", &name, 1));
+}
+
+static void slashed_get(tornado_handler *self)
+{
+    tornado_addslash(self);
+    tornado_removeslash(self);
+}
+
+static void early_get(tornado_handler *self)
+{
+    tornado_set_status(self, 401);
+    tornado_write(self, "early");
+    tornado_raise_finish();
+}
+
+static const int short_status = 410;
+static const tornado_redirect_target short_target = {.url = "/{0}/{{{1}}}"};
+static const tornado_handler_class later_class = {.get = later_get}, spawned_class = {.get = spawned_get},
+                                   named_class = {.get = named_get}, slashed_class = {.get = slashed_get},
+                                   early_class = {.get = early_get};
+static const tornado_rule short_rules[] = {
+    {.path = "/later", .handler = &later_class},
+    {.path = "/spawned", .handler = &spawned_class},
+    {.path = "/named/(?P<name>.*)", .handler = &named_class, .name = "named"},
+    {.path = "/slashed", .handler = &slashed_class},
+    {.path = "/early", .handler = &early_class},
+    {.path = "/dav", .handler = &dav_class},
+    {.path = "/error", .handler = &tornado_error_handler, .data = (void *)(uintptr_t)&short_status},
+    {.path = "/r/(.*)/(.*)", .handler = &tornado_redirect_handler, .data = (void *)(uintptr_t)&short_target},
+    {0}};
+
+static const char *const short_requests[] = {
+    GET("/later"), GET("/spawned"), GET("/named/a%20b"), GET("/slashed"), GET("/early"),
+    "PROPFIND /dav HTTP/1.1\r\nHost: a\r\n\r\n", "LOCK /dav HTTP/1.1\r\nHost: a\r\n\r\n", GET("/error"),
+    GET("/r/a/b?q"), "GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"};
+#define SHORT_STATUSES "200 200 200 301 401 200 405 410 301 404 "
+
+/* What has come over a connection, read without allocating. */
+static char short_got[65536];
+static size_t short_len;
+
+static void short_read(int fd, unsigned events, void *arg)
+{
+    ssize_t got;
+    (void)events;
+    while ((got = recv(fd, short_got + short_len, sizeof short_got - 1 - short_len, 0)) > 0)
+        short_len += (size_t)got;
+    if (got == 0 || (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+        tornado_ioloop_stop(arg);
+}
+
+/* The statuses of all answers to some requests, the last of which closes, while the n-th allocation fails if n is
+   not 0. Whether there was such a one. */
+static bool short_ask(int port, const char *requests, long n, char statuses[100])
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    int fd = connect_loopback(port);
+    set_nonblocking(fd);
+    CHECK_INT(send(fd, requests, strlen(requests), MSG_NOSIGNAL), strlen(requests));
+    CHECK(tornado_ioloop_add_handler(loop, fd, short_read, loop, TORNADO_IOLOOP_READ));
+    short_len = 0;
+    long allocs = test_allocs();
+    test_fail_alloc(n);
+    CHECK(tornado_ioloop_start(loop));
+    bool hit = n && test_allocs() - allocs >= n;
+    test_fail_alloc(0);
+    CHECK(tornado_ioloop_remove_handler(loop, fd));
+    close(fd);
+    short_got[short_len] = statuses[0] = '\0';
+    for (const char *at = short_got; (at = strstr(at, "HTTP/1.1 ")) != NULL && strlen(statuses) < 90; at += 9)
+        snprintf(statuses + strlen(statuses), 5, "%.3s ", at + 9);
+    return hit;
+}
+
+/* Serves rules and asks again and again, each time with a new loop, in which nothing is kept for reuse, while the
+   1st, 2nd, 3rd... allocation fails. Each answer has its status or is an error of the server, and next time all
+   are right. */
+static void check_short(const tornado_rule *rules, const char *requests, const char *right)
+{
+    bool hit = true;
+    tornado_ioloop_clear_current();
+    log_keep();
+    for (long n = 1; hit; n++) {
+        char statuses[100];
+        long live = test_live();
+        tornado_ioloop *loop = tornado_ioloop_current();
+        site s = serve_rules(rules);
+        later_begun = later_ended = 0;
+        hit = short_ask(s.port, requests, n, statuses);
+        for (size_t i = 0; i < strlen(statuses) / 4; i++)
+            if (memcmp(statuses + 4 * i, right + 4 * i, 4) != 0 && statuses[4 * i] != '5')
+                FAIL("when allocation %ld fails the answers are %s", n, statuses);
+        if (!hit)
+            CHECK_STR(statuses, right);
+        short_ask(s.port, requests, 0, statuses);
+        if (strcmp(statuses, right) != 0)
+            FAIL("after allocation %ld failed the answers are %s", n, statuses);
+        UNTIL(tornado_ioloop_coroutines(loop) == 0 && tornado_httpserver_connections(s.server) == 0 &&
+              later_begun == later_ended);
+        tornado_application_free(s.app);
+        tornado_ioloop_close(loop, false);
+        tornado_ioloop_clear_current();
+        if (test_live() != live)
+            FAIL("%ld blocks are left after allocation %ld failed", test_live() - live, n);
+        log_text[0] = trace[0] = '\0';
+    }
+}
+
+TEST_LIMIT(web_requests_whichever_allocation_fails_are_answered_right_or_refused, 60)
+{
+    static char requests[4000];
+    for (size_t i = 0; i < sizeof short_requests / sizeof *short_requests; i++)
+        strcat(requests, short_requests[i]);
+    check_short(short_rules, requests, SHORT_STATUSES);
+}
+
+/* Else a request could get past the rule that guards its path. */
+TEST_LIMIT(web_a_request_never_goes_to_a_later_rule_because_memory_is_short, 60)
+{
+    static const tornado_rule long_inner[] = {{.path = "/in/.*", .handler = &text_class}, {0}};
+    static const tornado_rule long_rules[] = {{.path = "/long/((?:a|b|ab)*)/(\\w+)*", .handler = &text_class},
+                                              {.path = "/in/((?:a|b|ab)*)/(\\w+)*", .rules = long_inner},
+                                              {.handler = &tornado_error_handler,
+                                               .data = (void *)(uintptr_t)&short_status}, {0}};
+    static char requests[8100];
+    for (int nested = 0; nested < 2; nested++) {
+        size_t len = (size_t)sprintf(requests, nested ? "GET /in/" : "GET /long/");
+        memset(requests + len, 'a', 7900); /* long enough for matching to need memory */
+        strcpy(requests + len + 7900, "/x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        check_short(long_rules, requests, "200 ");
+    }
+    /* a host in lower case needs memory, too, when little is left of the request's */
+    static const tornado_rule host_rules[] = {{.handler = &text_class, .host = "h*"},
+                                              {.handler = &tornado_error_handler,
+                                               .data = (void *)(uintptr_t)&short_status}, {0}};
+    strcpy(requests, "GET / HTTP/1.1\r\nConnection: close\r\nHost: ");
+    memset(requests + strlen(requests), 'H', 7900);
+    strcpy(requests + strlen("GET / HTTP/1.1\r\nConnection: close\r\nHost: ") + 7900, "\r\n\r\n");
+    check_short(host_rules, requests, "200 ");
+}
