@@ -299,7 +299,8 @@ TEST(examples_form_redirects_and_remembers_the_name)
 {
     process p = example_start("form");
     answer a = ask_once(p.port, "POST / HTTP/1.1\r\nHost: localhost\r\n"
-                                "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 14\r\n\r\nname=Ben+%3Cb>");
+                                "Content-Type: application/x-www-form-urlencoded\r\n"
+                                "Content-Length: 14\r\n\r\nname=Ben+%3Cb>");
     CHECK_INT(a.status, 302);
     CHECK_STR(head_value(a.head, "Location"), "/");
     CHECK(strstr(head_value(a.head, "Set-Cookie"), "name=\"Ben <b>\"; expires=") != NULL);
@@ -636,68 +637,89 @@ TEST(examples_say_that_it_is_no_port)
 }
 
 /*----------------------------------------------------------------------------
- * The README.
+ * README.md and the manual: each piece of code in them is in a file that is compiled.
  *----------------------------------------------------------------------------*/
 
-TEST(examples_in_the_readme_are_the_files_text)
+/* Only what the compiler sees of it: without comments, white space, and the directories of includes. In place. */
+static char *code_only(char *text)
+{
+    char *out = text;
+    for (const char *at = text; *at;) {
+        if (strncmp(at, "//", 2) == 0 && (at == text || at[-1] != ':')) {
+            at += strcspn(at, "\n");
+        } else if (strncmp(at, "/*", 2) == 0) {
+            const char *end = strstr(at, "*/");
+            at = end ? end + 2 : at + strlen(at);
+        } else if (strncmp(at, "../", 3) == 0) {
+            at += 3;
+        } else if (strchr(" \n", *at)) {
+            at++;
+        } else {
+            *out++ = *at++;
+        }
+    }
+    *out = '\0';
+    return text;
+}
+
+/* Fails unless `code` is in a file that is compiled. It is changed. */
+static void check_compiled(const char *where, char *code)
+{
+    char shown[256];
+    snprintf(shown, sizeof shown, "%s", code);
+    code_only(code);
+    for (size_t i = 0; i <= EXAMPLES; i++) {
+        char path[128];
+        snprintf(path, sizeof path, "examples/%s.c", i < EXAMPLES ? examples[i] : "");
+        char *source = code_only(file_text(i < EXAMPLES ? path : "tests/include/manual.c"));
+        bool found = strstr(source, code) != NULL;
+        free(source);
+        if (found)
+            return;
+    }
+    FAIL("%s shows what is in no file that is compiled:\n%s", where, shown);
+}
+
+TEST(examples_the_readme_shows_code_that_is_compiled)
 {
     if (access("README.md", R_OK) != 0)
         SKIP("not started in the project's directory");
-    char *readme = file_text("README.md");
+    char *readme = file_text("README.md"), *at = readme, *end = readme;
     int found = 0;
-    for (char *at = readme; (at = strstr(at, "<!-- examples/")) != NULL;) {
-        char path[128];
-        CHECK(sscanf(at, "<!-- %127s -->\n```c\n", path) == 1);
-        char *code = strstr(at, "```c\n"), *end = code ? strstr(code + 5, "\n```") : NULL, *source = file_text(path);
-        CHECK(end != NULL);
-        end[1] = '\0';
-        if (!strstr(source, code + 5))
-            FAIL("%s does not have what README.md shows of it", path);
-        free(source);
-        at = end + 2;
-        found++;
+    for (; (at = strstr(end, "\n```c\n")) != NULL; found++) {
+        at += 6;
+        CHECK((end = strstr(at, "\n```\n")) != NULL);
+        *end++ = '\0';
+        check_compiled("README.md", at);
     }
     CHECK(found > 0);
     free(readme);
 }
 
-/* A piece of the manual's code, from the line `begin` to the first that is "}", without its indentation. */
-static char *manual_code(const char *manual, const char *begin)
+/* The manual is the header's first comment; its code is indented by seven spaces or more. */
+TEST(examples_the_manual_shows_code_that_is_compiled)
 {
-    char line[256];
-    snprintf(line, sizeof line, "\n       %s\n", begin);
-    const char *at = strstr(manual, line), *end = at ? strstr(at, "\n       }\n") : NULL;
-    if (!end)
-        FAIL("the manual does not have %s", begin);
-    char *code = calloc(1, (size_t)(end - at) + 4), *out = code;
-    for (at++; at < end + 9; at = strchr(at, '\n') + 1) {
-        const char *text = *at == '\n' ? at : at + 7;
-        size_t len = strcspn(text, "\n") + 1;
-        memcpy(out, text, len);
-        out += len;
-    }
-    return code;
-}
-
-TEST(examples_the_manual_shows_code_of_them)
-{
-    static const struct {
-        const char *begin, *file;
-    } shown[] = {{"static void get(tornado_handler *self)", "examples/hello.c"},
-                 {"static void *slow_square(void *arg)", "examples/wait_twice.c"},
-                 {"static void squares(tornado_handler *self)", "examples/wait_twice.c"}};
     if (access("tornado.h", R_OK) != 0)
         SKIP("not started in the project's directory");
+    char *manual = calloc(1, 65536), code[4096] = "";
     FILE *file = fopen("tornado.h", "r");
-    char *manual = calloc(1, 65536);
     CHECK(file && fread(manual, 1, 65535, file) > 0);
     fclose(file);
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-        char *code = manual_code(manual, shown[i].begin), *source = file_text(shown[i].file);
-        if (!strstr(source, code))
-            FAIL("%s does not have what the manual shows of it:\n%s", shown[i].file, code);
-        free(code);
-        free(source);
+    int found = 0;
+    size_t len = 0;
+    for (const char *line = manual; strncmp(line, "*/", 2) != 0; line = strchr(line, '\n') + 1) {
+        size_t size = strcspn(line, "\n") + 1;
+        CHECK(line[size - 1] == '\n');
+        if (strncmp(line, "       ", 7) == 0 && strncmp(line, "       cc ", 10) != 0) {
+            CHECK(len + size < sizeof code);
+            memcpy(code + len, line, size);
+            code[len += size] = '\0';
+        } else if (len > 0) { /* a blank line may stand in a piece of code: then its parts are looked for */
+            check_compiled("the manual", code);
+            len = 0;
+            found++;
+        }
     }
+    CHECK(found > 5);
     free(manual);
 }
