@@ -164,7 +164,7 @@ $(ENVIRONMENTS:%=test-%): test-%:
 #-------------------------------------------------------------------------------------------------------------------
 
 STRICT = -O2 -pthread -Wall -Wextra -Wpedantic -Wshadow -Werror
-STRICT_C = implementation user static
+STRICT_C = implementation user static manual
 
 # compiler/standard/file
 STRICT_BUILDS = g++/c++11/public clang++/c++11/public $(foreach cc,gcc clang, \

@@ -37,7 +37,7 @@
    if it blocked. Everything that takes time returns a future at once, and tornado_await waits for one. To wait for
    two things at once, start both, put them together, and wait for that:
 
-       static void get(tornado_handler *self)
+       static void twice(tornado_handler *self)
        {
            tornado_future *both[] = {tornado_sleep(0.3), tornado_sleep(0.3)};
            tornado_await(tornado_multi(both, 2));        // 0.3 seconds, not 0.6
@@ -78,8 +78,39 @@
            return;
        }
 
-   Examples to build on, each one file: examples/hello.c, wait_twice.c, json.c, form.c,
-   long_poll.c, echo.c.
+   ROUTES AND ARGUMENTS
+
+   A rule's path is a pattern, in Python's syntax, for the whole path; its groups are the handler's path arguments:
+   tornado_path_arg(self, 0). The first rule that matches wins, and a thousand rules cost a request no more than
+   ten. A rule may have data for its handler (self->data), a name for tornado_reverse_url, a pattern for the host,
+   or further rules instead of a handler:
+
+       tornado_rule rules[] = {{.path = "/books", .handler = &all},
+                               {.path = "/books/([1-9][0-9]*)", .handler = &one, .name = "book"},
+                               {0}};
+
+   What a client sent besides: tornado_get_argument and tornado_require_argument for the query and forms,
+   tornado_get_cookie, tornado_get_header, self->request->body. Arguments are UTF-8, else the answer is a 400. What
+   goes into HTML you escape, with tornado_xhtml_escape.
+
+   JSON
+
+   Formats say the shape, arguments what is in it; the value section has the letters. JSON is read into a value,
+   which can be asked (tornado_value_get and so on) or taken apart at once. When it is not as the format says, the
+   message tells what is wrong and where, and may go to the client:
+
+       const tornado_value *json = tornado_json_decode(self->arena, self->request->body);
+       if (!json || !tornado_value_unpack(json, "{title:z, author:z, year:i!}", &title, &author, &b.year))
+           tornado_raise_http_error(400, "%s", tornado_last_error()->message);
+
+   And the other way:
+
+       tornado_write_json(self, "{total:i, offset:i, books:o}", shelf.count, offset, page);
+
+   EXAMPLES
+
+   Each is one file, to build on: examples/hello.c, json.c, books.c (a JSON API), form.c (a form that redirects),
+   wait_twice.c, long_poll.c, echo.c (a TCP server).
 
    MAP
 
@@ -94,7 +125,7 @@
     log         three streams, pretty lines, a hook
     codec       hexadecimal, UTF-8, random bytes
     escape      HTML and URL escaping
-    value       JSON: the writer
+    value       JSON: read, built, asked, taken apart, written
     regex       patterns in Python's syntax, in linear time
     ioloop      pollers, callbacks, timers, descriptors, signals, orderly shutdown
     future      results to come

@@ -1,4 +1,4 @@
-/* Answers in JSON: / tells about the request, anything else is an error in JSON, too.
+/* Answers with what it knows of the request, in JSON; see books.c for more.
    cc -O2 -o json examples/json.c && ./json [port] */
 #define TORNADO_IMPLEMENTATION
 #include "../tornado.h"
@@ -9,23 +9,7 @@ static void get(tornado_handler *self)
                        self->request->host, tornado_get_header(self, "User-Agent"), tornado_time(), 1, 2, true);
 }
 
-/* The error pages of every class that has this one as its parent. */
-static void write_error(tornado_handler *self, int status, const tornado_error *error)
-{
-    (void)error; /* what was raised is for the log, not for the client */
-    tornado_write_json(self, "{status:i, error:s}", status, tornado_http_reason(status));
-}
-
-static const tornado_handler_class base = {.name = "base", .write_error = write_error};
-static const tornado_handler_class hello = {.parent = &base, .name = "hello", .get = get};
-
-static void not_found(tornado_handler *self)
-{
-    (void)self;
-    tornado_raise_http_status(404);
-}
-
-static const tornado_handler_class unknown = {.parent = &base, .name = "unknown", .prepare = not_found};
+static const tornado_handler_class hello = {.name = "hello", .get = get};
 
 int main(int argc, char **argv)
 {
@@ -36,8 +20,7 @@ int main(int argc, char **argv)
         return 1;
     }
     tornado_rule rules[] = {{.path = "/", .handler = &hello}, {0}};
-    tornado_settings settings = {.default_handler_class = &unknown};
-    tornado_application *app = tornado_application_new(rules, &settings);
+    tornado_application *app = tornado_application_new(rules, NULL);
     tornado_httpserver *server = app ? tornado_application_listen(app, (int)port, NULL) : NULL;
     if (!server)
         return 1; /* the reason is in the log */

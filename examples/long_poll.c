@@ -1,4 +1,6 @@
 /* Long polling: GET /next waits until somebody posts a message to /say, then answers with it; any number may wait.
+   Who asks for /next?after=NUMBER, with the number of the last answer, misses nothing: a message that came between
+   two requests is answered at once.
    cc -O2 -o long_poll examples/long_poll.c && ./long_poll [port]
    curl http://127.0.0.1:8888/next &    curl -d hello http://127.0.0.1:8888/say */
 #define TORNADO_IMPLEMENTATION
@@ -14,7 +16,9 @@ typedef struct board {
 static void next_get(tornado_handler *self)
 {
     board *b = self->data;
-    if (tornado_wait(tornado_with_timeout(60, tornado_future_retain(b->next)))) {
+    const char *after = tornado_get_query_argument(self, "after", NULL);
+    bool behind = after && strtoul(after, NULL, 10) < b->count;
+    if (!behind && tornado_wait(tornado_with_timeout(60, tornado_future_retain(b->next)))) {
         tornado_set_status(self, 204); /* nothing was said in time: the client asks again */
         return;
     }
@@ -64,5 +68,6 @@ int main(int argc, char **argv)
     tornado_application_free(app);
     tornado_future_release(b.next);
     tornado_ioloop_close(loop, false);
+    tornado_ioloop_clear_current();
     return 0;
 }

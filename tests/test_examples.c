@@ -8,7 +8,7 @@
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #define PAUSE     0.3 /* of examples/wait_twice.c */
 
-static const char *const examples[] = {"hello", "wait_twice", "json", "echo", "long_poll", "form"};
+static const char *const examples[] = {"hello", "wait_twice", "json", "books", "echo", "long_poll", "form"};
 #define EXAMPLES (sizeof examples / sizeof examples[0])
 
 typedef struct process {
@@ -112,6 +112,18 @@ static void check_refused(const char *name, const char *port, bool nobody, const
     CHECK_INT(status, 1);
 }
 
+static char *file_text(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    if (!file)
+        FAIL("%s cannot be read", path);
+    char *text = calloc(1, 1 << 20);
+    size_t len = fread(text, 1, (1 << 20) - 1, file);
+    fclose(file);
+    CHECK(len > 0);
+    return text;
+}
+
 /*----------------------------------------------------------------------------
  * What they answer.
  *----------------------------------------------------------------------------*/
@@ -134,16 +146,145 @@ TEST(examples_json_answers_in_json)
     answer a = ask_once(p.port, "GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: \"me\"\r\n\r\n");
     CHECK_INT(a.status, 200);
     CHECK_STR(head_value(a.head, "Content-Type"), "application/json; charset=UTF-8");
-    static const char begin[] = "{\"greeting\": \"Gr\\u00fc\\u00dfe\", \"host\": \"localhost\", \"user_agent\": \"\\\"me\\\"\", "
-                                "\"time\": ",
+    static const char begin[] = "{\"greeting\": \"Gr\\u00fc\\u00dfe\", \"host\": \"localhost\", "
+                                "\"user_agent\": \"\\\"me\\\"\", \"time\": ",
                       end[] = ", \"numbers\": [1, 2], \"ok\": true}";
     CHECK(a.body.len > sizeof begin + sizeof end);
     CHECK_MEM(a.body.data, sizeof begin - 1, begin, sizeof begin - 1);
     CHECK_STR(a.body.data + a.body.len - (sizeof end - 1), end);
-    a = ask_once(p.port, GET("/none"));
-    CHECK_INT(a.status, 404);
-    CHECK_STR(head_value(a.head, "Content-Type"), "application/json; charset=UTF-8");
-    CHECK_STR(a.body.data, "{\"status\": 404, \"error\": \"Not Found\"}");
+    example_stop(&p, SIGTERM);
+}
+
+/* A request with a body, which may be NULL; the answer lives until the next one. */
+static answer ask_with(int port, const char *method, const char *path, const char *body)
+{
+    static char request[65536];
+    body = body ? body : "";
+    int len = snprintf(request, sizeof request, "%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n%s",
+                       method, path, strlen(body), body);
+    CHECK(len > 0 && (size_t)len < sizeof request);
+    return ask_once(port, request);
+}
+
+#define EMMA_BODY "{\"title\": \"Emma\", \"author\": \"Jane Austen\", \"year\": 1815}"
+#define EMMA      "{\"id\": 1, \"title\": \"Emma\", \"author\": \"Jane Austen\", \"year\": 1815}"
+#define GORIOT    "{\"id\": 2, \"title\": \"P\\u00e8re Goriot\", \"author\": \"Balzac\", \"year\": 1835}"
+
+TEST(examples_books_are_added_listed_replaced_and_deleted)
+{
+    static const struct {
+        const char *method, *path, *body;
+        int status;
+        const char *location, *answer;
+    } steps[] = {
+        {"GET", "/books", NULL, 200, NULL, "{\"total\": 0, \"offset\": 0, \"books\": []}"},
+        {"POST", "/books", EMMA_BODY, 201, "/books/1", EMMA},
+        {"POST", "/books", "{\"year\":1835,\"author\":\"Balzac\",\"title\":\"P\xc3\xa8re Goriot\"}", 201, "/books/2",
+         GORIOT},
+        {"GET", "/books/2", NULL, 200, NULL, GORIOT},
+        {"GET", "/books", NULL, 200, NULL, "{\"total\": 2, \"offset\": 0, \"books\": [" EMMA ", " GORIOT "]}"},
+        {"GET", "/books?limit=1", NULL, 200, NULL, "{\"total\": 2, \"offset\": 0, \"books\": [" EMMA "]}"},
+        {"GET", "/books?offset=1&limit=5", NULL, 200, NULL, "{\"total\": 2, \"offset\": 1, \"books\": [" GORIOT "]}"},
+        {"GET", "/books?offset=2", NULL, 200, NULL, "{\"total\": 2, \"offset\": 2, \"books\": []}"},
+        {"PUT", "/books/2", "{\"title\": \"x\", \"author\": \"y\", \"year\": -8}", 200, NULL,
+         "{\"id\": 2, \"title\": \"x\", \"author\": \"y\", \"year\": -8}"},
+        {"DELETE", "/books/1", NULL, 204, NULL, ""},
+        {"GET", "/books/1", NULL, 404, NULL, "{\"status\": 404, \"error\": \"there is no book 1\"}"},
+        {"POST", "/books", EMMA_BODY, 201, "/books/3", NULL}, /* the id of what was deleted is not given again */
+    };
+    process p = example_start("books");
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        answer a = ask_with(p.port, steps[i].method, steps[i].path, steps[i].body);
+        const char *location = head_value(a.head, "Location");
+        if (a.status != steps[i].status || (steps[i].answer && strcmp(a.body.data, steps[i].answer) != 0))
+            FAIL("step %zu, %s %s: %d %s", i, steps[i].method, steps[i].path, a.status, a.body.data);
+        CHECK_STR(location ? location : "", steps[i].location ? steps[i].location : "");
+    }
+    example_stop(&p, SIGTERM);
+}
+
+#define WITH_TITLE(title) "{\"title\": " title ", \"author\": \"x\", \"year\": 1}"
+#define X201              X50 X50 X50 X50 "x"
+#define X50               "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+
+TEST(examples_books_say_in_json_what_is_wrong_with_a_request)
+{
+    static const struct {
+        const char *method, *path, *body;
+        int status;
+        const char *error;
+    } cases[] = {
+        {"POST", "/books", "", 400, "a value is wanted, at line 1 column 1 (byte 0)"},
+        {"POST", "/books", "{\"title\": \"Emma\", }", 400,
+         "a key in double quotes is wanted, at line 1 column 19 (byte 18)"},
+        {"POST", "/books", "[]", 400, "the value: a dict is wanted, not a list"},
+        {"POST", "/books", "{}", 400, "title: is missing"},
+        {"POST", "/books", WITH_TITLE("1"), 400, "title: a string is wanted, not an integer"},
+        {"POST", "/books", WITH_TITLE("null"), 400, "title: a string is wanted, not null"},
+        {"POST", "/books", WITH_TITLE("\"\""), 400, "title: 1 to 200 bytes without NUL are wanted"},
+        {"POST", "/books", WITH_TITLE("\"a\\u0000b\""), 400, "title: 1 to 200 bytes without NUL are wanted"},
+        {"POST", "/books", WITH_TITLE("\"" X201 "\""), 400, "title: 1 to 200 bytes without NUL are wanted"},
+        {"POST", "/books", "{\"title\": \"x\", \"author\": \"y\", \"year\": 18.5}", 400,
+         "year: an integer is wanted, not a double"},
+        {"POST", "/books", "{\"title\": \"x\", \"author\": \"y\", \"year\": 1, \"id\": 7}", 400, "id: is not wanted"},
+        {"PUT", "/books/1", "nothing", 400, "a value is wanted, at line 1 column 1 (byte 0)"},
+        {"PUT", "/books/2", EMMA_BODY, 404, "there is no book 2"},
+        {"DELETE", "/books/2", NULL, 404, "there is no book 2"},
+        {"GET", "/books/99999999999999999999", NULL, 404, "there is no book 99999999999999999999"},
+        {"GET", "/books/x", NULL, 404, "there is nothing at /books/x"},
+        {"GET", "/", NULL, 404, "there is nothing at /"},
+        {"PATCH", "/books/1", EMMA_BODY, 405, "Method Not Allowed"},
+        {"DELETE", "/books", NULL, 405, "Method Not Allowed"},
+        {"GET", "/books?limit=0", NULL, 400, "limit: an integer from 1 to 100 is wanted"},
+        {"GET", "/books?limit=101", NULL, 400, "limit: an integer from 1 to 100 is wanted"},
+        {"GET", "/books?limit=", NULL, 400, "limit: an integer from 1 to 100 is wanted"},
+        {"GET", "/books?limit=5x", NULL, 400, "limit: an integer from 1 to 100 is wanted"},
+        {"GET", "/books?offset=99999999999999999999", NULL, 400, "offset: an integer from 0 to 1000 is wanted"},
+        {"GET", "/books?offset=-1", NULL, 400, "offset: an integer from 0 to 1000 is wanted"},
+    };
+    process p = example_start("books");
+    CHECK_INT(ask_with(p.port, "POST", "/books", EMMA_BODY).status, 201);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char want[512];
+        answer a = ask_with(p.port, cases[i].method, cases[i].path, cases[i].body);
+        snprintf(want, sizeof want, "{\"status\": %d, \"error\": \"%s\"}", cases[i].status, cases[i].error);
+        if (a.status != cases[i].status || strcmp(a.body.data, want) != 0)
+            FAIL("%s %s %s: %d %s", cases[i].method, cases[i].path, cases[i].body, a.status, a.body.data);
+        CHECK_STR(head_value(a.head, "Content-Type"), "application/json; charset=UTF-8");
+    }
+    CHECK_STR(ask_once(p.port, GET("/books/1")).body.data, EMMA); /* which none of that has changed */
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_books_refuse_what_is_too_deep_or_too_large)
+{
+    static char body[20000];
+    process p = example_start("books");
+    memset(body, '[', 10000);
+    answer a = ask_with(p.port, "POST", "/books", body);
+    CHECK_INT(a.status, 400);
+    CHECK(strstr(a.body.data, "more than 512 lists and dicts in each other") != NULL);
+    memset(body, ' ', sizeof body - 1);
+    CHECK_INT(ask_with(p.port, "POST", "/books", body).status, 413);
+    CHECK_STR(ask_once(p.port, GET("/books")).body.data, "{\"total\": 0, \"offset\": 0, \"books\": []}");
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_books_keep_no_more_than_a_thousand)
+{
+    process p = example_start("books");
+    client c = client_open(p.port);
+    char request[256];
+    snprintf(request, sizeof request, "POST /books HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n%s",
+             strlen(EMMA_BODY), EMMA_BODY);
+    for (int i = 0; i < 1000; i++)
+        CHECK_INT(client_ask(&c, request).status, 201);
+    answer a = client_ask(&c, request);
+    CHECK_INT(a.status, 507);
+    CHECK_STR(a.body.data, "{\"status\": 507, \"error\": \"the shelf is full\"}");
+    CHECK_INT(client_ask(&c, "DELETE /books/500 HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 204);
+    CHECK_STR(head_value(client_ask(&c, request).head, "Location"), "/books/1001");
+    client_close(&c);
     example_stop(&p, SIGTERM);
 }
 
@@ -157,14 +298,65 @@ TEST(examples_wait_twice_waits_for_coroutines_of_its_own)
 TEST(examples_form_redirects_and_remembers_the_name)
 {
     process p = example_start("form");
-    answer a = ask_once(p.port, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    answer a = ask_once(p.port, "POST / HTTP/1.1\r\nHost: localhost\r\n"
+                                "Content-Type: application/x-www-form-urlencoded\r\n"
                                 "Content-Length: 14\r\n\r\nname=Ben+%3Cb>");
     CHECK_INT(a.status, 302);
     CHECK_STR(head_value(a.head, "Location"), "/");
     CHECK(strstr(head_value(a.head, "Set-Cookie"), "name=\"Ben <b>\"; expires=") != NULL);
     a = ask_once(p.port, "GET / HTTP/1.1\r\nHost: localhost\r\nCookie: name=\"Ben <b>\"\r\n\r\n");
-    CHECK(strstr(a.body.data, "<li>Ben &lt;b&gt;</li>") != NULL && strstr(a.body.data, "value=\"Ben &lt;b&gt;\"") != NULL);
-    CHECK_INT(ask_once(p.port, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").status, 400);
+    CHECK(strstr(a.body.data, "<li>Ben &lt;b&gt;</li>") != NULL);
+    CHECK(strstr(a.body.data, "value=\"Ben &lt;b&gt;\"") != NULL);
+    example_stop(&p, SIGTERM);
+}
+
+/* 40 characters of 3 bytes each, as a form sends them. */
+#define KANJI_40 KANJI_10 KANJI_10 KANJI_10 KANJI_10
+#define KANJI_10 "%E6%BC%A2%E6%BC%A2%E6%BC%A2%E6%BC%A2%E6%BC%A2%E6%BC%A2%E6%BC%A2%E6%BC%A2%E6%BC%A2%E6%BC%A2"
+
+TEST(examples_form_says_what_is_wrong_with_a_name)
+{
+    static const struct {
+        const char *form;
+        int status;
+        const char *says;
+    } cases[] = {{"", 400, "Missing argument name"},
+                 {"name=", 400, "A name has 1 to 40 characters."},
+                 {"name=+%0a+", 400, "A name has 1 to 40 characters."},
+                 {"name=%ff", 400, "Invalid unicode in name"},
+                 {"name=" KANJI_40, 302, ""},
+                 {"name=" KANJI_40 "x", 400, "A name has 1 to 40 characters."}};
+    process p = example_start("form");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char request[1024];
+        snprintf(request, sizeof request, "POST / HTTP/1.1\r\nHost: localhost\r\n"
+                 "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %zu\r\n\r\n%s",
+                 strlen(cases[i].form), cases[i].form);
+        answer a = ask_once(p.port, request);
+        if (a.status != cases[i].status || !strstr(a.body.data, cases[i].says))
+            FAIL("%s: %d %s", cases[i].form, a.status, a.body.data);
+    }
+    answer a = ask_once(p.port, GET("/"));
+    char *first = strstr(a.body.data, "<li>");
+    CHECK(first != NULL && strstr(first + 1, "<li>") == NULL); /* the one good name signed, once */
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_long_poll_answers_at_once_who_is_behind)
+{
+    process p = example_start("long_poll");
+    CHECK_INT(ask_with(p.port, "POST", "/say", "one").status, 200);
+    CHECK_INT(ask_with(p.port, "POST", "/say", "two").status, 200);
+    CHECK_STR(ask_once(p.port, GET("/next?after=1")).body.data, "{\"number\": 2, \"message\": \"two\"}");
+    client c = client_open(p.port); /* one that is not behind waits */
+    client_send(&c, GET("/next?after=2"));
+    CHECK_INT(ask_once(p.port, GET("/")).status, 404);
+    CHECK_INT(c.len, 0);
+    CHECK_INT(ask_with(p.port, "POST", "/say", "three").status, 200);
+    answer a;
+    CHECK(client_answer(&c, &a));
+    CHECK_STR(a.body.data, "{\"number\": 3, \"message\": \"three\"}");
+    client_close(&c);
     example_stop(&p, SIGTERM);
 }
 
@@ -230,8 +422,39 @@ TEST(examples_answer_curl)
     const test_output *out = test_run("curl -s -w ' %%{http_code} %%{num_connects}\\n' http://127.0.0.1:%d/ "
                                       "http://127.0.0.1:%d/", p.port, p.port);
     CHECK_STR(out->text, "Hello, world 200 1\nHello, world 200 0\n");
-    CHECK_STR(test_run("curl -sI http://127.0.0.1:%d/ | head -n 1", p.port)->text, "HTTP/1.1 405 Method Not Allowed\r\n");
+    CHECK_STR(test_run("curl -sI http://127.0.0.1:%d/ | head -n 1", p.port)->text,
+              "HTTP/1.1 405 Method Not Allowed\r\n");
     example_stop(&p, SIGTERM);
+}
+
+/* Runs the curl commands that an example's first comment shows, one after the other, and checks the statuses. */
+static void check_commands(const char *name, const char *statuses)
+{
+    char path[128], got[256] = "";
+    snprintf(path, sizeof path, "examples/%s.c", name);
+    if (access(path, R_OK) != 0)
+        SKIP("not started in the project's directory");
+    process p = example_start(name);
+    char *source = file_text(path);
+    for (char *at = source; (at = strstr(at, "\n   curl ")) != NULL; at++) {
+        char *port = strstr(at, ":8888"), *end = at + 1 + strcspn(at + 1, "\n");
+        CHECK(port != NULL && port < end);
+        end -= strncmp(end - 3, " */", 3) == 0 ? 3 : 0;
+        const test_output *out = test_run("curl() { command curl -s -o /dev/null -w '%%{http_code} ' \"$@\"; };"
+                                          "%.*s:%d%.*s",
+                                          (int)(port - at), at, p.port, (int)(end - (port + 5)), port + 5);
+        strcat(got, out->text);
+    }
+    free(source);
+    CHECK_STR(got, statuses);
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_answer_the_commands_that_they_show)
+{
+    TEST_NEED("curl");
+    check_commands("books", "201 200 200 204 ");
+    check_commands("form", "302 ");
 }
 
 /*----------------------------------------------------------------------------
@@ -414,80 +637,89 @@ TEST(examples_say_that_it_is_no_port)
 }
 
 /*----------------------------------------------------------------------------
- * The README.
+ * README.md and the manual: each piece of code in them is in a file that is compiled.
  *----------------------------------------------------------------------------*/
 
-static char *file_text(const char *path)
+/* Only what the compiler sees of it: without comments, white space, and the directories of includes. In place. */
+static char *code_only(char *text)
 {
-    FILE *file = fopen(path, "r");
-    if (!file)
-        FAIL("%s cannot be read", path);
-    char *text = calloc(1, 1 << 20);
-    size_t len = fread(text, 1, (1 << 20) - 1, file);
-    fclose(file);
-    CHECK(len > 0);
+    char *out = text;
+    for (const char *at = text; *at;) {
+        if (strncmp(at, "//", 2) == 0 && (at == text || at[-1] != ':')) {
+            at += strcspn(at, "\n");
+        } else if (strncmp(at, "/*", 2) == 0) {
+            const char *end = strstr(at, "*/");
+            at = end ? end + 2 : at + strlen(at);
+        } else if (strncmp(at, "../", 3) == 0) {
+            at += 3;
+        } else if (strchr(" \n", *at)) {
+            at++;
+        } else {
+            *out++ = *at++;
+        }
+    }
+    *out = '\0';
     return text;
 }
 
-TEST(examples_in_the_readme_are_the_files_text)
+/* Fails unless `code` is in a file that is compiled. It is changed. */
+static void check_compiled(const char *where, char *code)
+{
+    char shown[256];
+    snprintf(shown, sizeof shown, "%s", code);
+    code_only(code);
+    for (size_t i = 0; i <= EXAMPLES; i++) {
+        char path[128];
+        snprintf(path, sizeof path, "examples/%s.c", i < EXAMPLES ? examples[i] : "");
+        char *source = code_only(file_text(i < EXAMPLES ? path : "tests/include/manual.c"));
+        bool found = strstr(source, code) != NULL;
+        free(source);
+        if (found)
+            return;
+    }
+    FAIL("%s shows what is in no file that is compiled:\n%s", where, shown);
+}
+
+TEST(examples_the_readme_shows_code_that_is_compiled)
 {
     if (access("README.md", R_OK) != 0)
         SKIP("not started in the project's directory");
-    char *readme = file_text("README.md");
+    char *readme = file_text("README.md"), *at = readme, *end = readme;
     int found = 0;
-    for (char *at = readme; (at = strstr(at, "<!-- examples/")) != NULL;) {
-        char path[128];
-        CHECK(sscanf(at, "<!-- %127s -->\n```c\n", path) == 1);
-        char *code = strstr(at, "```c\n"), *end = code ? strstr(code + 5, "\n```") : NULL, *source = file_text(path);
-        CHECK(end != NULL);
-        end[1] = '\0';
-        if (!strstr(source, code + 5))
-            FAIL("%s does not have what README.md shows of it", path);
-        free(source);
-        at = end + 2;
-        found++;
+    for (; (at = strstr(end, "\n```c\n")) != NULL; found++) {
+        at += 6;
+        CHECK((end = strstr(at, "\n```\n")) != NULL);
+        *end++ = '\0';
+        check_compiled("README.md", at);
     }
     CHECK(found > 0);
     free(readme);
 }
 
-/* A piece of the manual's code, from the line `begin` to the first that is "}", without its indentation. */
-static char *manual_code(const char *manual, const char *begin)
+/* The manual is the header's first comment; its code is indented by seven spaces or more. */
+TEST(examples_the_manual_shows_code_that_is_compiled)
 {
-    char line[256];
-    snprintf(line, sizeof line, "\n       %s\n", begin);
-    const char *at = strstr(manual, line), *end = at ? strstr(at, "\n       }\n") : NULL;
-    if (!end)
-        FAIL("the manual does not have %s", begin);
-    char *code = calloc(1, (size_t)(end - at) + 4), *out = code;
-    for (at++; at < end + 9; at = strchr(at, '\n') + 1) {
-        const char *text = *at == '\n' ? at : at + 7;
-        size_t len = strcspn(text, "\n") + 1;
-        memcpy(out, text, len);
-        out += len;
-    }
-    return code;
-}
-
-TEST(examples_the_manual_shows_code_of_them)
-{
-    static const struct {
-        const char *begin, *file;
-    } shown[] = {{"static void get(tornado_handler *self)", "examples/hello.c"},
-                 {"static void *slow_square(void *arg)", "examples/wait_twice.c"},
-                 {"static void squares(tornado_handler *self)", "examples/wait_twice.c"}};
     if (access("tornado.h", R_OK) != 0)
         SKIP("not started in the project's directory");
+    char *manual = calloc(1, 65536), code[4096] = "";
     FILE *file = fopen("tornado.h", "r");
-    char *manual = calloc(1, 65536);
     CHECK(file && fread(manual, 1, 65535, file) > 0);
     fclose(file);
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-        char *code = manual_code(manual, shown[i].begin), *source = file_text(shown[i].file);
-        if (!strstr(source, code))
-            FAIL("%s does not have what the manual shows of it:\n%s", shown[i].file, code);
-        free(code);
-        free(source);
+    int found = 0;
+    size_t len = 0;
+    for (const char *line = manual; strncmp(line, "*/", 2) != 0; line = strchr(line, '\n') + 1) {
+        size_t size = strcspn(line, "\n") + 1;
+        CHECK(line[size - 1] == '\n');
+        if (strncmp(line, "       ", 7) == 0 && strncmp(line, "       cc ", 10) != 0) {
+            CHECK(len + size < sizeof code);
+            memcpy(code + len, line, size);
+            code[len += size] = '\0';
+        } else if (len > 0) { /* a blank line may stand in a piece of code: then its parts are looked for */
+            check_compiled("the manual", code);
+            len = 0;
+            found++;
+        }
     }
+    CHECK(found > 5);
     free(manual);
 }

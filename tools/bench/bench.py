@@ -8,6 +8,7 @@ bare epoll loop parses nothing: it is the floor.
   load          wrk, the servers in turn, run after run; CPU time is the server's, user and system
   instructions  in user mode, by callgrind: two runs of different length on one connection, their difference;
                 a repeated instruction (rep stosb) counts as often as it repeats, so libc is told to use none
+  routes        the same of tornado.h with few and with many patterns to choose from
   calls         system calls by strace: two runs of different length, their difference
   memory        what the resident set grows by per idle connection that has had one answer; what was set aside at
                 the start is not in it (nginx does that for its connections)
@@ -418,7 +419,7 @@ def figure(values):
 
 def instructions_of(server, rounds):
     """Of a whole run, with so many requests on one keep-alive connection."""
-    profile = os.path.join(BUILD, f"callgrind.{SERVERS.index(server)}.{rounds}")
+    profile = os.path.join(BUILD, f"callgrind.{server.name}.{rounds}")
     with Running(server, None, ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={profile}"]) as running:
         running.exchange(1, rounds, 1)
     with open(profile) as lines:
@@ -437,6 +438,33 @@ def measure_instructions(servers, options):
             with failing(server, "instructions"):
                 short, long = [job.result() for job in jobs[server.name]]
                 server.results["instructions"] = (long - short) / (server.rounds[1] - server.rounds[0])
+
+
+ROUTES = (10, 1000)
+ROUTES_ASKED = {"the middle one": lambda count: count // 2, "the last": lambda count: count - 1}
+
+
+def server_of_routes(count, asked):
+    path = f"/p{ROUTES_ASKED[asked](count):04}/42"
+    server = Server(f"{count} routes, {asked}", None, path=path, body=b"42")
+    server.command = lambda port: [built("routes"), str(port), str(count)]
+    return server
+
+
+def measure_routes(servers, _):
+    """Many routes should cost a request no more than few."""
+    if OURS not in servers:
+        return
+    if not shutil.which("valgrind"):
+        raise Failure("valgrind is not installed (apt-get install valgrind)")
+    progress("routes")
+    with failing(OURS, "routes"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        compile_c("routes", f"-I{ROOT}")
+        short, long = OURS.rounds
+        jobs = {(asked, count): [pool.submit(instructions_of, server_of_routes(count, asked), rounds)
+                                 for rounds in (short, long)] for asked in ROUTES_ASKED for count in ROUTES}
+        counted = {key: (job[1].result() - job[0].result()) / (long - short) for key, job in jobs.items()}
+        OURS.results["routes"] = {asked: {count: counted[asked, count] for count in ROUTES} for asked in ROUTES_ASKED}
 
 
 # Of the summary of strace: % time, seconds, usecs/call, calls, errors (or nothing), name.
@@ -677,6 +705,7 @@ def regex_table():
 STEPS = {
     "load": measure_load,
     "instructions": measure_instructions,
+    "routes": measure_routes,
     "calls": measure_calls,
     "memory": measure_memory,
     "crowd": measure_crowd,
@@ -794,6 +823,10 @@ def remarks(options):
     if size := OURS.results.get("size"):
         yield (f"tornado.h in {size['source']}: {size['bytes']:,} bytes (-Os, sections collected, stripped); the whole "
                f"implementation compiles in {size['compile_seconds_O0']:.2f} s at -O0")
+    for asked, by_count in OURS.results.get("routes", {}).items():
+        few, many = (by_count[count] for count in ROUTES)
+        yield (f"tornado.h, of {ROUTES[0]:,} patterns {asked}: {few:,.0f} instructions per request; of {ROUTES[1]:,}: "
+               f"{many:,.0f}, {many / few:.2f} times as many")
     for load, calls in OURS.results.get("calls", {}).items():
         yield f"tornado.h calls, {load}: " + ", ".join(f"{name} {each:.3f}" for name, each in calls["by_name"].items())
 
