@@ -592,8 +592,8 @@ typedef enum tornado_value_type {
    that fit 64 bits stay integers, other numbers become the nearest double. Of equal keys in a dict all are kept, and the
    last is what tornado_value_get finds. NULL when it failed: TORNADO_ERR_PARSE, and the message says what and where,
    "a value is wanted, at line 2 column 7 (byte 19)" (columns count characters from 1, bytes from 0);
-   TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most nine
-   bytes of the arena for each byte of text, also when it fails; the text is copied. */
+   TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most twelve
+   bytes of memory for each byte of text, and 16 KiB, also when it fails; the text is copied. */
 TORNADO_API const tornado_value *tornado_json_decode(tornado_arena *arena, tornado_bytes text);
 
 /* What follows asks values. A NULL is as good as a null, and what does not fit the question gives NULL, 0 or the
