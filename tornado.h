@@ -623,8 +623,8 @@ typedef enum tornado_value_type {
    that fit 64 bits stay integers, other numbers become the nearest double. Of equal keys in a dict all are kept, and the
    last is what tornado_value_get finds. NULL when it failed: TORNADO_ERR_PARSE, and the message says what and where,
    "a value is wanted, at line 2 column 7 (byte 19)" (columns count characters from 1, bytes from 0);
-   TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most nine
-   bytes of the arena for each byte of text, also when it fails; the text is copied. */
+   TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most twelve
+   bytes of memory for each byte of text, and 16 KiB, also when it fails; the text is copied. */
 TORNADO_API const tornado_value *tornado_json_decode(tornado_arena *arena, tornado_bytes text);
 
 /* What follows asks values. A NULL is as good as a null, and what does not fit the question gives NULL, 0 or the
@@ -5260,32 +5260,30 @@ typedef struct tornado__format {
     va_list args;
 } tornado__format;
 
-/* Each value and each opening bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all
-   the closing brackets and the comma that can follow before the next. */
+/* What writes takes where to write and returns where it ended, NULL when it failed. Each value and each opening bracket
+   sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing brackets and the comma that
+   can follow before the next. */
 typedef struct tornado__packer {
     tornado_buffer *buffer;
-    char *out, *end;
+    const char *end; /* of its memory */
     const tornado__json_style *style;
     tornado__format format;
 } tornado__packer;
 
-/* Makes room for `len` bytes and the slack behind them. */
-static TORNADO__NOINLINE bool tornado__pack_grow(tornado__packer *packer, size_t len)
+/* Makes room for `len` bytes and the slack behind them, wherever that then is. */
+static TORNADO__NOINLINE char *tornado__pack_grow(tornado__packer *packer, char *out, size_t len)
 {
-    packer->buffer->len = packer->out ? (size_t)(packer->out - packer->buffer->data) : packer->buffer->len;
-    packer->out = len < SIZE_MAX / 8 ? tornado__buffer_reserve(packer->buffer, len + TORNADO__JSON_SLACK)
-                                     : tornado__buffer_grow(packer->buffer, SIZE_MAX);
-    if (!packer->out)
-        return false;
+    packer->buffer->len = (size_t)(out - packer->buffer->data);
+    out = tornado__buffer_reserve(packer->buffer, len < SIZE_MAX / 2 ? len + TORNADO__JSON_SLACK : SIZE_MAX);
     packer->end = packer->buffer->data + packer->buffer->cap;
-    return true;
+    return out;
 }
 
-static TORNADO__INLINE bool tornado__pack_room(tornado__packer *packer, size_t len)
+static TORNADO__INLINE char *tornado__pack_room(tornado__packer *packer, char *out, size_t len)
 {
-    if (TORNADO__LIKELY(packer->out && len + TORNADO__JSON_SLACK < (size_t)(packer->end - packer->out)))
-        return true;
-    return tornado__pack_grow(packer, len);
+    if (TORNADO__LIKELY(len + TORNADO__JSON_SLACK < (size_t)(packer->end - out)))
+        return out;
+    return tornado__pack_grow(packer, out, len);
 }
 
 /* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '<' as it is but with a backslash behind it when
@@ -5442,169 +5440,129 @@ static size_t tornado__json_escape(char **out, const char *text, size_t len, boo
     return 1;
 }
 
-static TORNADO__NOINLINE bool tornado__pack_long_string(tornado__packer *packer, const char *text, size_t len,
-                                                        bool raw)
+/* The rest of a string, from a byte on that may be one that cannot be written as it is, and the quote behind it. */
+static TORNADO__NOINLINE char *tornado__pack_rest(tornado__packer *packer, char *out, const char *text, size_t len,
+                                                  bool raw)
 {
     for (size_t at = 0; at < len;) {
-        size_t run = tornado__json_plain(text + at, len - at, raw);
-        if (!tornado__pack_room(packer, run))
-            return false;
-        memcpy(packer->out, text + at, run);
-        packer->out += run;
-        at += run;
         /* at most 12 bytes each: four of them are within the slack */
         for (int i = 0; i < 4 && at < len && tornado__json_needs(text[at], raw); i++)
-            at += tornado__json_escape(&packer->out, text + at, len - at, packer->style->utf8);
+            at += tornado__json_escape(&out, text + at, len - at, packer->style->utf8);
+        size_t run = tornado__json_plain(text + at, len - at, raw);
+        if (!(out = tornado__pack_room(packer, out, run)))
+            return NULL;
+        memcpy(out, text + at, run);
+        out += run;
+        at += run;
     }
-    *packer->out++ = '"';
-    return true;
+    *out = '"';
+    return out + 1;
 }
 
 /* A string in its quotes. */
-static TORNADO__INLINE bool tornado__pack_string(tornado__packer *packer, const char *text, size_t len)
+static TORNADO__INLINE char *tornado__pack_string(tornado__packer *packer, char *out, const char *text, size_t len)
 {
-    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 16)))
-        return false;
-    char *out =
-        packer->out; /* a copy: what is written through it cannot change packer, so it stays in a register */
+    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 18))))
+        return NULL;
     *out++ = '"';
-#ifdef __SSE2__
-    if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(out, text, len))) {
-        out[len] = '"';
-        packer->out = out + len + 1;
-        return true;
-    }
-#endif
     size_t at = 0;
-    while (at < len && at < 4 && !tornado__json_kind(text[at])) {
-        out[at] = text[at];
-        at++;
-    }
-    if (at == len) {
-        out[len] = '"';
-        packer->out = out + len + 1;
-        return true;
-    }
-    packer->out = out;
-    return tornado__pack_long_string(packer, text, len, false);
-}
-
-static TORNADO__INLINE bool tornado__pack_raw(tornado__packer *packer, const char *text, size_t len)
-{
-    if (!tornado__pack_room(packer, len))
-        return false;
-    memcpy(packer->out, text, len);
-    packer->out += len;
-    return true;
-}
-#define TORNADO__PACK_RAW(packer, literal) tornado__pack_raw(packer, literal, sizeof(literal) - 1)
-
-static TORNADO__INLINE bool tornado__pack_integer(tornado__packer *packer, uint64_t magnitude, bool negative)
-{
-    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 24)))
-        return false;
-    packer->out = tornado__put_integer(packer->out, magnitude, negative);
-    return true;
-}
-
-static bool tornado__pack_double(tornado__packer *packer, double number)
-{
-    if (!(number - number == 0)) /* neither infinite nor NaN */
-        return tornado__fail(TORNADO_ERR_INVALID, 0, "a number that is not finite cannot be written as JSON");
-    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, TORNADO__DOUBLE_SIZE)))
-        return false;
-    packer->out = tornado__put_double(packer->out, number);
-    return true;
-}
-
 #ifdef __SSE2__
-/* The rest of a string of a value, from a byte on that cannot be written as it is, and the quote behind it. */
-static TORNADO__NOINLINE bool tornado__pack_escaped(tornado__packer *packer, const char *text, size_t len, bool raw)
-{
-    while (len > 0) {
-        /* at most 12 bytes each: four of them are within the slack */
-        for (int i = 0; i < 4 && len > 0 && tornado__json_needs(*text, raw); i++) {
-            size_t size = tornado__json_escape(&packer->out, text, len, packer->style->utf8);
-            text += size;
-            len -= size;
-        }
-        if (!tornado__pack_room(packer, len + 16))
-            return false;
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)text);
-        unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
-        size_t size = mask ? (unsigned)__builtin_ctz(mask) : 16;
-        size = size < len ? size : len;
-        _mm_storeu_si128((__m128i *)(void *)packer->out, bytes);
-        packer->out += size;
-        text += size;
-        len -= size;
-    }
-    *packer->out++ = '"';
-    return true;
-}
-
-/* A string of a value, which may be read in blocks of 16 beyond its end. When `raw`, what is beyond ASCII needs no
-   look. */
-static TORNADO__INLINE bool tornado__pack_padded(tornado__packer *packer, const char *text, size_t len, bool raw)
-{
-    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, len + 2 + 16)))
-        return false;
-    char *out = packer->out;
-    *out++ = '"';
-    for (size_t at = 0; at < len; at += 16) {
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(text + at));
-        unsigned mask = tornado__json_special(bytes, raw);
-        _mm_storeu_si128((__m128i *)(void *)(out + at), bytes);
-        if (len - at < 16)
-            mask &= (1u << (len - at)) - 1;
-        if (TORNADO__UNLIKELY(mask)) {
-            at += (unsigned)__builtin_ctz(mask);
-            packer->out = out + at;
-            return tornado__pack_escaped(packer, text + at, len - at, raw);
-        }
-    }
-    out[len] = '"';
-    packer->out = out + len + 1;
-    return true;
-}
+    if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(out, text, len)))
+        at = len;
 #endif
+    for (; at < len && at < 4 && !tornado__json_kind(text[at]); at++)
+        out[at] = text[at];
+    if (at < len)
+        return tornado__pack_rest(packer, out, text, len, false);
+    out[len] = '"';
+    return out + len + 1;
+}
 
-static TORNADO__INLINE bool tornado__pack_cell(tornado__packer *packer, const tornado_value *cell)
+static TORNADO__INLINE char *tornado__pack_raw(tornado__packer *packer, char *out, const char *text, size_t len)
+{
+    if (!(out = tornado__pack_room(packer, out, len)))
+        return NULL;
+    memcpy(out, text, len);
+    return out + len;
+}
+#define TORNADO__PACK_RAW(packer, out, literal) tornado__pack_raw(packer, out, literal, sizeof(literal) - 1)
+
+static TORNADO__INLINE char *tornado__pack_integer(tornado__packer *packer, char *out, uint64_t magnitude,
+                                                   bool negative)
+{
+    out = tornado__pack_room(packer, out, 24);
+    return TORNADO__LIKELY(out != NULL) ? tornado__put_integer(out, magnitude, negative) : NULL;
+}
+
+static char *tornado__pack_double(tornado__packer *packer, char *out, double number)
+{
+    if (!(number - number == 0)) { /* infinite or NaN */
+        tornado__fail(TORNADO_ERR_INVALID, 0, "a number that is not finite cannot be written as JSON");
+        return NULL;
+    }
+    out = tornado__pack_room(packer, out, TORNADO__DOUBLE_SIZE);
+    return TORNADO__LIKELY(out != NULL) ? tornado__put_double(out, number) : NULL;
+}
+
+/* The string in a cell, which can be read in blocks of 16 beyond its end. */
+static TORNADO__INLINE char *tornado__pack_cell(tornado__packer *packer, char *out, const tornado_value *cell)
 {
     size_t len = (size_t)(cell->head >> 8);
 #ifdef __SSE2__
-    if (packer->style->utf8 && (cell->head & TORNADO__VALUE_UTF8))
-        return tornado__pack_padded(packer, cell->as.string, len, true);
-    return tornado__pack_padded(packer, cell->as.string, len, false);
+    const char *text = cell->as.string;
+    bool raw = packer->style->utf8 && (cell->head & TORNADO__VALUE_UTF8); /* nothing but ASCII needs a look */
+    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, len + 18))))
+        return NULL;
+    *out++ = '"';
+    for (;;) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)text);
+        unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
+        _mm_storeu_si128((__m128i *)(void *)out, bytes);
+        if (len < 16)
+            mask &= (1u << len) - 1;
+        if (TORNADO__UNLIKELY(mask)) {
+            unsigned run = (unsigned)__builtin_ctz(mask);
+            return tornado__pack_rest(packer, out + run, text + run, len - run, raw);
+        }
+        if (len <= 16)
+            break;
+        text += 16;
+        out += 16;
+        len -= 16;
+    }
+    out[len] = '"';
+    return out + len + 1;
 #else
-    return tornado__pack_string(packer, cell->as.string, len);
+    return tornado__pack_string(packer, out, cell->as.string, len);
 #endif
 }
 
-static TORNADO__NOINLINE bool tornado__pack_scalar_cell(tornado__packer *packer, const tornado_value *cell)
+static TORNADO__NOINLINE char *tornado__pack_scalar_cell(tornado__packer *packer, char *out, const tornado_value *cell)
 {
     switch (tornado__value_kind(cell)) {
     case TORNADO_VALUE_BOOL:
-        return cell->as.integer ? TORNADO__PACK_RAW(packer, "true") : TORNADO__PACK_RAW(packer, "false");
+        return cell->as.integer ? TORNADO__PACK_RAW(packer, out, "true") : TORNADO__PACK_RAW(packer, out, "false");
     case TORNADO_VALUE_UNSIGNED:
-        return tornado__pack_integer(packer, cell->as.bits, false);
+        return tornado__pack_integer(packer, out, cell->as.bits, false);
     case TORNADO_VALUE_DOUBLE:
-        return tornado__pack_double(packer, cell->as.number);
+        return tornado__pack_double(packer, out, cell->as.number);
     default:
-        return tornado_value_failed(cell) ? tornado__nomem() : TORNADO__PACK_RAW(packer, "null");
+        if (!tornado_value_failed(cell))
+            return TORNADO__PACK_RAW(packer, out, "null");
+        tornado__nomem();
+        return NULL;
     }
 }
 
 /* A new line, indented for a depth. */
-static bool tornado__pack_line(tornado__packer *packer, size_t depth)
+static char *tornado__pack_line(tornado__packer *packer, char *out, size_t depth)
 {
     size_t spaces = packer->style->indent * depth;
-    if (!tornado__pack_room(packer, spaces + 1))
-        return false;
-    *packer->out++ = '\n';
-    memset(packer->out, ' ', spaces);
-    packer->out += spaces;
-    return true;
+    if (!(out = tornado__pack_room(packer, out, spaces + 1)))
+        return NULL;
+    *out = '\n';
+    memset(out + 1, ' ', spaces);
+    return out + 1 + spaces;
 }
 
 /* A list or dict that is being written: what of it is still to come, and its closing bracket. */
@@ -5613,88 +5571,87 @@ typedef struct tornado__pack_open {
     char closer;
 } tornado__pack_open;
 
-static bool tornado__pack_closer(tornado__packer *packer, char closer, size_t depth)
-{
-    if (TORNADO__UNLIKELY(packer->style->indent) && !tornado__pack_line(packer, depth))
-        return false;
-    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 1)))
-        return false;
-    *packer->out++ = closer;
-    return true;
-}
-
 /* The opening bracket of a list or dict; what is in it goes to *inner. */
-static TORNADO__INLINE bool tornado__pack_opener(tornado__packer *packer, const tornado_value *cell,
-                                                 tornado__pack_open *inner)
+static TORNADO__INLINE char *tornado__pack_opener(tornado__packer *packer, char *out, const tornado_value *cell,
+                                                  tornado__pack_open *inner)
 {
     size_t len;
     const tornado_value *items = tornado__value_items(cell, &len);
     bool dict = tornado__value_kind(cell) == TORNADO_VALUE_DICT;
-    if (TORNADO__UNLIKELY(tornado_value_failed(cell)))
-        return tornado__nomem();
-    if (TORNADO__UNLIKELY(!tornado__pack_room(packer, 1)))
-        return false;
-    *packer->out++ = dict ? '{' : '[';
+    if (TORNADO__UNLIKELY(tornado_value_failed(cell))) {
+        tornado__nomem();
+        return NULL;
+    }
+    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 1))))
+        return NULL;
+    *out = dict ? '{' : '[';
     inner->at = items;
     inner->end = items + (dict ? 2 * len : len);
     inner->closer = dict ? '}' : ']';
-    return true;
+    return out + 1;
+}
+
+/* The closing bracket, in a line of its own when something stands in the list or dict. */
+static TORNADO__INLINE char *tornado__pack_closer(tornado__packer *packer, char *out, char closer, bool empty,
+                                                  size_t depth)
+{
+    if (TORNADO__UNLIKELY(packer->style->indent) && !empty && !(out = tornado__pack_line(packer, out, depth)))
+        return NULL;
+    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 1))))
+        return NULL;
+    *out = closer;
+    return out + 1;
 }
 
 /* What stands before a value in a list or dict: a comma, a line's end, a key. */
-static TORNADO__INLINE bool tornado__pack_before(tornado__packer *packer, tornado__pack_open *inner, bool first,
-                                                 size_t depth)
+static TORNADO__INLINE char *tornado__pack_before(tornado__packer *packer, char *out, tornado__pack_open *inner,
+                                                  bool first, size_t depth)
 {
     const tornado__json_style *style = packer->style;
     if (!first) {
-        memcpy(packer->out, style->comma, 2);
-        packer->out += style->comma_len;
+        memcpy(out, style->comma, 2);
+        out += style->comma_len;
     }
-    if (TORNADO__UNLIKELY(style->indent) && !tornado__pack_line(packer, depth))
-        return false;
+    if (TORNADO__UNLIKELY(style->indent) && !(out = tornado__pack_line(packer, out, depth)))
+        return NULL;
     if (inner->closer == '}') {
-        if (TORNADO__UNLIKELY(!tornado__pack_cell(packer, inner->at++)))
-            return false;
-        memcpy(packer->out, style->colon, 2);
-        packer->out += style->colon_len;
+        if (TORNADO__UNLIKELY(!(out = tornado__pack_cell(packer, out, inner->at++))))
+            return NULL;
+        memcpy(out, style->colon, 2);
+        out += style->colon_len;
     }
-    return true;
+    return out;
 }
 
 /* A value with all that is in it. */
-static TORNADO__NOINLINE bool tornado__pack_value(tornado__packer *packer, const tornado_value *value)
+static TORNADO__NOINLINE char *tornado__pack_value(tornado__packer *packer, char *out, const tornado_value *value)
 {
     tornado__pack_open open[1 + TORNADO__VALUE_DEPTH], *inner = open; /* the first stands for none */
     const tornado_value *cell = value;
     if (!value)
-        return TORNADO__PACK_RAW(packer, "null");
+        return TORNADO__PACK_RAW(packer, out, "null");
     for (;;) {
         unsigned kind = (unsigned)cell->head & TORNADO__VALUE_KIND;
-        bool first = kind >= TORNADO_VALUE_LIST, ok;
-        if (kind == TORNADO_VALUE_STRING)
-            ok = tornado__pack_cell(packer, cell);
-        else if (kind == TORNADO_VALUE_INTEGER)
-            ok = tornado__pack_integer(packer, cell->as.integer < 0 ? 0 - cell->as.bits : cell->as.bits,
-                                       cell->as.integer < 0);
-        else if (!first)
-            ok = tornado__pack_scalar_cell(packer, cell);
-        else if (TORNADO__UNLIKELY(inner == open + TORNADO__VALUE_DEPTH))
-            ok = tornado__fail(TORNADO_ERR_LIMIT, 0, "more than 512 lists and dicts in each other");
-        else
-            ok = tornado__pack_opener(packer, cell, ++inner);
-        if (TORNADO__UNLIKELY(!ok))
-            return false;
-        while (inner > open && inner->at == inner->end) {
-            if (first ? !tornado__pack_raw(packer, &inner->closer, 1)
-                      : !tornado__pack_closer(packer, inner->closer, (size_t)(inner - open) - 1))
-                return false;
-            inner--;
-            first = false;
+        bool first = kind >= TORNADO_VALUE_LIST;
+        if (kind == TORNADO_VALUE_STRING) {
+            out = tornado__pack_cell(packer, out, cell);
+        } else if (kind == TORNADO_VALUE_INTEGER) {
+            bool negative = cell->as.integer < 0;
+            out = tornado__pack_integer(packer, out, negative ? 0 - cell->as.bits : cell->as.bits, negative);
+        } else if (!first) {
+            out = tornado__pack_scalar_cell(packer, out, cell);
+        } else if (TORNADO__UNLIKELY(inner == open + TORNADO__VALUE_DEPTH)) {
+            tornado__fail(TORNADO_ERR_LIMIT, 0, "more than 512 lists and dicts in each other");
+            return NULL;
+        } else {
+            out = tornado__pack_opener(packer, out, cell, ++inner);
         }
-        if (inner == open)
-            return true;
-        if (!tornado__pack_before(packer, inner, first, (size_t)(inner - open)))
-            return false;
+        for (; out && inner > open && inner->at == inner->end; inner--, first = false)
+            out = tornado__pack_closer(packer, out, inner->closer, first, (size_t)(inner - open) - 1);
+        if (TORNADO__UNLIKELY(!out) || inner == open)
+            return out;
+        if (TORNADO__UNLIKELY(!(out = tornado__pack_before(packer, out, inner, first, (size_t)(inner - open)))))
+            return NULL;
         cell = inner->at++;
     }
 }
@@ -5749,129 +5706,126 @@ static TORNADO__INLINE bool tornado__format_colon(tornado__format *format)
     return true;
 }
 
-static TORNADO__INLINE void tornado__pack_two(tornado__packer *packer, char a, char b)
-{
-    char *out = packer->out;
-    out[0] = a;
-    out[1] = b;
-    packer->out = out + 2;
-}
-
 /* The value that a letter stands for; packer->format.at is behind the letter. */
-static TORNADO__INLINE bool tornado__pack_scalar(tornado__packer *packer, char letter)
+static TORNADO__INLINE char *tornado__pack_scalar(tornado__packer *packer, char *out, char letter)
 {
+    tornado__format *format = &packer->format;
     int64_t number;
     switch (letter) {
     case 's':
     case 'j': {
-        const char *text = va_arg(packer->format.args, const char *);
+        const char *text = va_arg(format->args, const char *);
         if (!text)
-            return TORNADO__PACK_RAW(packer, "null");
+            return TORNADO__PACK_RAW(packer, out, "null");
         size_t len = strlen(text);
-        return letter == 's' ? tornado__pack_string(packer, text, len) : tornado__pack_raw(packer, text, len);
+        return letter == 's' ? tornado__pack_string(packer, out, text, len)
+                             : tornado__pack_raw(packer, out, text, len);
     }
     case 'z': {
-        tornado_bytes bytes = va_arg(packer->format.args, tornado_bytes);
-        return bytes.data ? tornado__pack_string(packer, bytes.data, bytes.len) : TORNADO__PACK_RAW(packer, "null");
+        tornado_bytes bytes = va_arg(format->args, tornado_bytes);
+        return bytes.data ? tornado__pack_string(packer, out, bytes.data, bytes.len)
+                          : TORNADO__PACK_RAW(packer, out, "null");
     }
     case 'i':
     case 'I':
-        number = letter == 'i' ? va_arg(packer->format.args, int) : va_arg(packer->format.args, int64_t);
-        return tornado__pack_integer(packer, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
+        number = letter == 'i' ? va_arg(format->args, int) : va_arg(format->args, int64_t);
+        return tornado__pack_integer(packer, out, number < 0 ? -(uint64_t)number : (uint64_t)number, number < 0);
     case 'U':
-        return tornado__pack_integer(packer, va_arg(packer->format.args, uint64_t), false);
+        return tornado__pack_integer(packer, out, va_arg(format->args, uint64_t), false);
     case 'f':
-        return tornado__pack_double(packer, va_arg(packer->format.args, double));
+        return tornado__pack_double(packer, out, va_arg(format->args, double));
     case 'o':
-        return tornado__pack_value(packer, va_arg(packer->format.args, const tornado_value *));
+        return tornado__pack_value(packer, out, va_arg(format->args, const tornado_value *));
     case 'b':
-        return va_arg(packer->format.args, int) ? TORNADO__PACK_RAW(packer, "true")
-                                                : TORNADO__PACK_RAW(packer, "false");
+        return va_arg(format->args, int) ? TORNADO__PACK_RAW(packer, out, "true")
+                                         : TORNADO__PACK_RAW(packer, out, "false");
     case 'n':
-        return TORNADO__PACK_RAW(packer, "null");
+        return TORNADO__PACK_RAW(packer, out, "null");
     default:
-        packer->format.at--;
-        return tornado__format_wrong(&packer->format,
-                                     letter ? "a letter that means nothing" : "a value is missing");
+        format->at--;
+        tornado__format_wrong(format, letter ? "a letter that means nothing" : "a value is missing");
+        return NULL;
     }
 }
 
 /* "name:" or "s:", with the name written. */
-static TORNADO__INLINE bool tornado__pack_key(tornado__packer *packer)
+static TORNADO__INLINE char *tornado__pack_key(tornado__packer *packer, char *out)
 {
     const char *key = NULL;
     size_t len = 0;
     if (!tornado__format_key(&packer->format, &key, &len) || !tornado__format_colon(&packer->format) ||
-        !tornado__pack_string(packer, key, len))
-        return false;
-    tornado__pack_two(packer, ':', ' ');
-    return true;
+        !(out = tornado__pack_string(packer, out, key, len)))
+        return NULL;
+    memcpy(out, ": ", 2);
+    return out + 2;
 }
 
-static bool tornado__pack(tornado__packer *packer)
+static char *tornado__pack(tornado__packer *packer, char *out)
 {
     char closers[TORNADO__JSON_DEPTH + 1], closer = 0; /* of the innermost object or array; 0 outside */
     int depth = 0;
     bool first = true; /* nothing stands in it yet */
+    tornado__format *format = &packer->format;
     do {
-        char letter = tornado__format_peek(&packer->format);
+        char letter = tornado__format_peek(format);
         if (depth && letter == closer) {
-            packer->format.at++;
-            *packer->out++ = closer;
+            format->at++;
+            *out++ = closer;
             closer = closers[depth--];
             first = false;
             continue;
         }
         if (!first) {
-            if (letter != ',')
-                return tornado__format_wrong(&packer->format, "a \",\" or the end is missing");
-            packer->format.at++;
-            tornado__pack_two(packer, ',', ' ');
-            letter = tornado__format_peek(&packer->format);
+            if (letter != ',') {
+                tornado__format_wrong(format, "a \",\" or the end is missing");
+                return NULL;
+            }
+            format->at++;
+            memcpy(out, ", ", 2);
+            out += 2;
+            letter = tornado__format_peek(format);
         }
         if (closer == '}') {
-            if (!tornado__pack_key(packer))
-                return false;
-            letter = tornado__format_peek(&packer->format);
+            if (!(out = tornado__pack_key(packer, out)))
+                return NULL;
+            letter = tornado__format_peek(format);
         }
-        packer->format.at++;
+        format->at++;
         first = letter == '{' || letter == '[';
         if (first) {
             if (depth == TORNADO__JSON_DEPTH)
-                return tornado__format_wrong(&packer->format, "too deep");
-            if (!tornado__pack_room(packer, 0))
-                return false;
+                tornado__format_wrong(format, "too deep");
+            if (depth == TORNADO__JSON_DEPTH || !(out = tornado__pack_room(packer, out, 0)))
+                return NULL;
             closers[++depth] = closer;
             closer = letter == '{' ? '}' : ']';
-            *packer->out++ = letter;
-        } else if (!tornado__pack_scalar(packer, letter)) {
-            return false;
+            *out++ = letter;
+        } else if (!(out = tornado__pack_scalar(packer, out, letter))) {
+            return NULL;
         }
     } while (depth);
-    return !tornado__format_peek(&packer->format) ||
-           tornado__format_wrong(&packer->format, "something follows the end");
+    return !tornado__format_peek(format) || tornado__format_wrong(format, "something follows the end") ? out : NULL;
 }
 
-/* Makes ready to write to a buffer. False when it has failed before. */
-static TORNADO__INLINE bool tornado__pack_begin(tornado__packer *packer, tornado_buffer *out,
-                                                const tornado__json_style *style)
+/* Makes ready to write to a buffer that has not failed. */
+static TORNADO__INLINE char *tornado__pack_begin(tornado__packer *packer, tornado_buffer *out,
+                                                 const tornado__json_style *style)
 {
+    char *at = tornado__buffer_reserve(out, TORNADO__JSON_SLACK);
     packer->buffer = out;
-    packer->out = out->data ? out->data + out->len : NULL;
-    packer->end = out->data ? out->data + out->cap : NULL;
+    packer->end = out->data + out->cap;
     packer->style = style;
-    return TORNADO__LIKELY(!out->failed) || tornado__nomem();
+    return at;
 }
 
-/* Gives the buffer its new length, or that from before. */
-static TORNADO__INLINE bool tornado__pack_end(tornado__packer *packer, bool ok, size_t before)
+/* Gives the buffer its new length; that from before when there is no end. */
+static TORNADO__INLINE bool tornado__pack_end(tornado_buffer *out, const char *end, size_t before)
 {
-    tornado_buffer *out = packer->buffer;
     out->failed = false;
-    out->len = ok ? (size_t)(packer->out - out->data) : before;
+    out->len = end ? (size_t)(end - out->data) : before;
     if (out->data)
         out->data[out->len] = '\0';
-    return ok;
+    return end != NULL;
 }
 
 TORNADO_API bool tornado_json_encode_with(tornado_buffer *out, const tornado_value *value,
@@ -5886,8 +5840,10 @@ TORNADO_API bool tornado_json_encode_with(tornado_buffer *out, const tornado_val
         style.comma_len = options->compact || style.indent ? 1 : 2;
         style.colon_len = options->compact ? 1 : 2;
     }
-    return tornado__pack_begin(&packer, out, &style) &&
-           tornado__pack_end(&packer, tornado__pack_value(&packer, value), before);
+    if (out->failed)
+        return tornado__nomem();
+    char *at = tornado__pack_begin(&packer, out, &style);
+    return tornado__pack_end(out, at ? tornado__pack_value(&packer, at, value) : NULL, before);
 }
 
 TORNADO_API bool tornado_json_encode(tornado_buffer *out, const tornado_value *value)
@@ -5899,14 +5855,15 @@ TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_
 {
     tornado__packer packer;
     size_t before = out->len;
-    if (!tornado__pack_begin(&packer, out, &tornado__json_default))
-        return false;
+    if (out->failed)
+        return tornado__nomem();
+    char *at = tornado__pack_begin(&packer, out, &tornado__json_default);
     packer.format.text = packer.format.at = format;
     packer.format.function = "tornado_json_pack";
     va_copy(packer.format.args, args);
-    bool ok = tornado__pack(&packer);
+    at = at ? tornado__pack(&packer, at) : NULL;
     va_end(packer.format.args);
-    return tornado__pack_end(&packer, ok, before);
+    return tornado__pack_end(out, at, before);
 }
 
 TORNADO_API bool tornado_json_pack(tornado_buffer *out, const char *format, ...)

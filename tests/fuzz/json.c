@@ -208,8 +208,8 @@ static void check_keys(const tornado_value *value)
 
 static void check_styles(tornado_arena *arena, const tornado_value *value)
 {
-    for (int style = 0; style < 12; style++) {
-        tornado_json_options options = {style & 1, style & 2, style / 4 * 3};
+    for (int style = 0; style < 8; style++) {
+        tornado_json_options options = {style & 1, style & 2, style / 4};
         tornado_buffer out = {NULL, 0, 0, false}, again = {NULL, 0, 0, false};
         MUST(tornado_json_encode_with(&out, value, &options) && out.data[out.len] == '\0');
         char *copy = fuzz_copy(out.data, out.len);

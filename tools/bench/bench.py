@@ -15,6 +15,7 @@ bare epoll loop parses nothing: it is the floor.
   crowd         64 busy connections with and without idle ones beside them
   size          of a small program with tornado.h in it, and the time to compile it
   regex         patterns beside other engines: CPU time of one match, and of each further byte of text
+  json          a document of 600 KB read and written beside other engines: megabytes of it for a second of CPU time
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -699,6 +700,51 @@ def regex_table():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# JSON: the document is that of json.c, which measures all engines but Python's.
+# ----------------------------------------------------------------------------------------------------------------------
+
+json_figures = {}  # case: {engine: megabytes per second}
+
+
+def measure_json(_, options):
+    seconds = 0.02 if options.quick else 0.2
+    progress("json")
+    try:
+        compile_c("json", f"-I{ROOT}", "-DBENCH_JANSSON", "-ljansson")
+    except Failure as problem:
+        note(f"not measured: jansson (apt-get install libjansson-dev): {problem}")
+        compile_c("json", f"-I{ROOT}")
+    run = functools.partial(subprocess.run, stdout=subprocess.PIPE, check=True, preexec_fn=on_core(options.server_core))
+    try:
+        lines = run([built("json"), str(seconds)], timeout=600).stdout.decode().splitlines()
+        document = run([built("json"), "document"]).stdout
+    except subprocess.SubprocessError as problem:
+        raise Failure(problem)
+    for line in lines:
+        case, engine, figure = line.split("\t")
+        json_figures.setdefault(case, {})[engine] = float(figure)
+    value = json.loads(document)
+    for case, call, argument in (("read", json.loads, document),
+                                 ("write, UTF-8", functools.partial(json.dumps, ensure_ascii=False), value),
+                                 ("write, \\u", json.dumps, value)):
+        json_figures[case]["Python"] = len(document) * 1000 / python_ns(call, argument, seconds)
+
+
+def json_table():
+    """Of each case a line: megabytes per second, and how many times as many tornado.h does."""
+    engines = list(dict.fromkeys(engine for row in json_figures.values() for engine in row))
+    grid = [["JSON"] + [title for engine in engines for title in (engine, *(["ours"] if engine != OURS.name else []))]]
+    for case, row in json_figures.items():
+        grid.append([case])
+        for engine in engines:
+            grid[-1] += [digits(row[engine])]
+            grid[-1] += [digits(row[OURS.name] / row[engine]) + " x"] if engine != OURS.name else []
+    widths = [max(map(len, column)) for column in zip(*grid)]
+    for line in grid:
+        yield "  ".join([line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # The report.
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -711,6 +757,7 @@ STEPS = {
     "crowd": measure_crowd,
     "size": measure_size,
     "regex": measure_regex,
+    "json": measure_json,
 }
 
 notes = []
@@ -858,6 +905,9 @@ def report(servers, options):
     if regex_figures:
         print("Patterns: CPU time of one match, and of each byte between 10,000 and 20,000 of them.\n")
         print("\n".join(line.rstrip() for line in regex_table()) + "\n")
+    if json_figures:
+        print("A JSON document of 600 KB: MB/s of CPU time.\n")
+        print("\n".join(line.rstrip() for line in json_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -865,7 +915,7 @@ def report(servers, options):
         with open(options.json, "w") as file:
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
-                       "regex": regex_figures,
+                       "regex": regex_figures, "json": json_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 
