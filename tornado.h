@@ -15712,7 +15712,7 @@ static void tornado__body_drop(tornado__response *response)
 {
     if (response->body_allocated)
         TORNADO_FREE(response->body);
-    response->body = NULL;
+    response->body = (char *)(uintptr_t)""; /* no bytes of it may be copied, nor any written */
     response->body_len = response->body_capacity = 0;
     response->body_allocated = false;
 }

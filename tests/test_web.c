@@ -788,6 +788,21 @@ static void default_headers(tornado_handler *self)
     tornado_set_header(self, "X-Default", "always");
 }
 
+static void clear_only_get(tornado_handler *self)
+{
+    tornado_write(self, "dropped");
+    tornado_clear(self);
+    if (self->request->query[0])
+        tornado_await(tornado_flush(self));
+}
+
+TEST(web_clear_may_be_the_last_call)
+{
+    static const tornado_handler_class cls = {.get = clear_only_get};
+    CHECK_BODY(ask(&cls, GET("/")), "");
+    CHECK_BODY(ask(&cls, GET("/?flush")), "");
+}
+
 TEST(web_clear_discards_what_was_written_and_set)
 {
     static const tornado_handler_class cls = {.get = clear_get, .set_default_headers = default_headers};
