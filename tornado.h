@@ -1081,6 +1081,7 @@ typedef void *(*tornado_coroutine_fn)(void *arg);
 
 typedef struct tornado_spawn_options {
     const char *name;  /* for log lines; borrowed, so static is best; default "coroutine" */
+    size_t stack_size; /* bytes of address space, when it needs more than the loop's others; such a stack is not pooled */
 } tornado_spawn_options;
 
 /* Starts fn(arg) as a coroutine in the loop's next turn. Gives a future of its result, or of the error that it
@@ -1122,6 +1123,11 @@ TORNADO_API tornado_arena *tornado_current_arena(void);
 TORNADO_API bool tornado_ioloop_run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
                                                  double timeout);
+
+/* Has the calling thread say on standard error which coroutine's stack overflowed, before the process ends as it would
+   have without this: by SIGSEGV (or SIGBUS), or in the handler that the program had for it. Takes an alternate signal
+   stack for the thread if it has none. False with TORNADO_ERR_SYSTEM or TORNADO_ERR_NOMEM. */
+TORNADO_API bool tornado_report_stack_overflow(void);
 
 /* How many coroutines exist on a loop, running or suspended. */
 TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop);
@@ -7986,6 +7992,10 @@ static bool tornado__context_set(tornado__execution *running, const tornado_stac
         more->references = 1;
         context->states[context->count++] = more;
     }
+    if (context->count == 0) { /* as good as none */
+        TORNADO_FREE(context);
+        context = NULL;
+    }
     running->states = context;
     tornado_stack_context_release(before);
     return true;
@@ -10336,6 +10346,7 @@ typedef struct tornado__coroutine {
     tornado_future *waiting; /* for what; a reference of its own */
     tornado_future *future;  /* of its result; may be NULL */
     tornado_arena *arena;
+    size_t mapped;      /* bytes of a mapping that is its alone; 0: in a slab */
     bool arena_is_lent; /* it is somebody else's: a request's */
     bool cancelled, failed, canary;
     unsigned char state;
@@ -10399,6 +10410,27 @@ static void tornado__stacks_free(tornado__attachment *attachment)
     TORNADO_FREE(stacks);
 }
 
+/* Memory for stacks, or NULL. */
+static char *tornado__stack_map(size_t size)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#ifdef MAP_NORESERVE
+    flags |= MAP_NORESERVE;
+#endif
+#ifdef MAP_STACK
+    flags |= MAP_STACK;
+#endif
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (memory == MAP_FAILED) {
+        tornado__fail(TORNADO_ERR_NOMEM, errno, "no memory for more coroutine stacks: %s", strerror(errno));
+        return NULL;
+    }
+#ifdef MADV_NOHUGEPAGE
+    madvise(memory, size, MADV_NOHUGEPAGE); /* one touched page must stay one page */
+#endif
+    return memory;
+}
+
 /* Slabs double, so that a hundred thousand stacks are a few dozen mappings. */
 static bool tornado__slab_new(tornado__stacks *stacks)
 {
@@ -10413,39 +10445,24 @@ static bool tornado__slab_new(tornado__stacks *stacks)
     tornado__slab *slab = TORNADO_MALLOC(sizeof *slab);
     if (!slab)
         return tornado__nomem();
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-#ifdef MAP_NORESERVE
-    flags |= MAP_NORESERVE;
-#endif
-#ifdef MAP_STACK
-    flags |= MAP_STACK;
-#endif
     slab->used = 0;
     slab->size = count * stacks->stack_size;
-    slab->memory = mmap(NULL, slab->size, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (slab->memory == MAP_FAILED) {
-        int error = errno;
+    slab->memory = tornado__stack_map(slab->size);
+    if (!slab->memory) {
         TORNADO_FREE(slab);
-        return tornado__fail(TORNADO_ERR_NOMEM, error, "no memory for more coroutine stacks: %s", strerror(error));
+        return false;
     }
-#ifdef MADV_NOHUGEPAGE
-    madvise(slab->memory, slab->size, MADV_NOHUGEPAGE); /* one touched page must stay one page */
-#endif
     slab->next = stacks->slabs;
     stacks->slabs = slab;
     return true;
 }
 
-/* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows
-   into another rather than into nothing. */
-static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
+/* Guards the stack between two places and puts its coroutine at its top, `stagger` bytes below the end. */
+static tornado__coroutine *tornado__stack_make(char *low, char *high, size_t stagger)
 {
-    tornado__slab *slab = stacks->slabs;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), stagger = stacks->made % 16 * 64;
-    char *high = slab->memory + slab->size - slab->used, *low = high - stacks->stack_size;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
     tornado__coroutine *co = (tornado__coroutine *)(void *)(high - stagger - ((sizeof *co + 63) & ~(size_t)63));
-    slab->used += stacks->stack_size;
-    stacks->made++;
+    co->mapped = 0;
     co->canary = !tornado__stack_guard(low, page);
     co->stack.low = co->canary ? low : low + page;
     co->stack.size = (size_t)((char *)co - co->stack.low);
@@ -10453,6 +10470,16 @@ static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
         *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
     tornado__valgrind_stack(co->stack.low, high);
     return co;
+}
+
+/* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows
+   into another rather than into nothing. */
+static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
+{
+    tornado__slab *slab = stacks->slabs;
+    char *high = slab->memory + slab->size - slab->used;
+    slab->used += stacks->stack_size;
+    return tornado__stack_make(high - stacks->stack_size, high, stacks->made++ % 16 * 64);
 }
 
 TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
@@ -10468,18 +10495,24 @@ static const tornado__coroutine_hooks tornado__coroutines = {
     .alive = tornado_ioloop_coroutines, .cancel = tornado__coroutines_cancel, .name = tornado__coroutines_name,
     .unwind = tornado__coroutines_unwind};
 
-static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
+/* The size of a stack in whole pages: four at least, of which one is the guard. */
+static size_t tornado__stack_pages(size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (size < 4 * page)
+        return 4 * page;
+    return size < SIZE_MAX - page ? (size + page - 1) / page * page : size / page * page;
+}
+
+static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
+{
     tornado__stacks *stacks = TORNADO_MALLOC(sizeof *stacks);
     if (!stacks) {
         tornado__nomem();
         return NULL;
     }
     memset(stacks, 0, sizeof *stacks);
-    stacks->stack_size = loop->stack_size < 4 * page ? 4 * page : loop->stack_size;
-    if (stacks->stack_size < SIZE_MAX - page)
-        stacks->stack_size = (stacks->stack_size + page - 1) / page * page;
+    stacks->stack_size = tornado__stack_pages(loop->stack_size);
     stacks->loop = loop;
     tornado__link_init(&stacks->alive);
     stacks->attachment.free = tornado__stacks_free;
@@ -10514,11 +10547,15 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
     return stacks;
 }
 
-/* Gives a stack's memory back, but for the page that the coroutine itself is in, and keeps it among the cold ones.
-   */
+/* Gives a stack's memory back: all of one that is not the pool's; of others all but the page that the coroutine itself
+   is in, and it is kept among the cold ones. */
 static TORNADO__COLD void tornado__stack_cool(tornado__stacks *stacks, tornado__coroutine *co)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
+    if (co->mapped) {
+        munmap(co->stack.low - (co->canary ? 0 : page), co->mapped);
+        return;
+    }
     uintptr_t high = (uintptr_t)co / page * page;
     if (high > low)
         madvise((void *)low, high - low, MADV_DONTNEED);
@@ -10528,17 +10565,12 @@ static TORNADO__COLD void tornado__stack_cool(tornado__stacks *stacks, tornado__
 
 static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop);
 
-/* A coroutine that has not started, or NULL: TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM. */
-static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop *loop, tornado_coroutine_fn fn,
-                                                                  void *arg, const char *name)
+/* A coroutine that has not started. */
+static TORNADO__INLINE tornado__coroutine *tornado__coroutine_init(tornado__coroutine *co, tornado_ioloop *loop,
+                                                                   tornado_coroutine_fn fn, void *arg,
+                                                                   const char *name)
 {
-    tornado__stacks *stacks = loop->stacks;
-    if (TORNADO__UNLIKELY(!stacks || !stacks->free) && !(stacks = tornado__stacks_warm(loop)))
-        return NULL;
-    tornado__coroutine *co = stacks->free;
-    stacks->free = co->next_free;
-    stacks->warm--;
-    stacks->count++;
+    loop->stacks->count++;
     co->execution.scope = NULL;
     co->execution.coroutine = co;
     co->execution.deferring = 0;
@@ -10557,8 +10589,41 @@ static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop
     co->arg = arg;
     co->result = NULL;
     co->name = name;
-    tornado__link_append(&stacks->alive, &co->link);
+    tornado__link_append(&loop->stacks->alive, &co->link);
     return co;
+}
+
+/* One on a stack of the pool, or NULL: TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM. */
+static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop *loop, tornado_coroutine_fn fn,
+                                                                  void *arg, const char *name)
+{
+    tornado__stacks *stacks = loop->stacks;
+    if (TORNADO__UNLIKELY(!stacks || !stacks->free) && !(stacks = tornado__stacks_warm(loop)))
+        return NULL;
+    tornado__coroutine *co = stacks->free;
+    stacks->free = co->next_free;
+    stacks->warm--;
+    return tornado__coroutine_init(co, loop, fn, arg, name);
+}
+
+/* The same on a stack of its own. */
+static tornado__coroutine *tornado__coroutine_new_sized(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
+                                                        const char *name, size_t stack_size)
+{
+    tornado__stacks *stacks = loop->stacks ? loop->stacks : tornado__stacks_new(loop);
+    size_t size = tornado__stack_pages(stack_size);
+    if (!stacks)
+        return NULL;
+    if (stacks->count >= (size_t)loop->max_coroutines) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
+        return NULL;
+    }
+    char *memory = tornado__stack_map(size);
+    if (!memory)
+        return NULL;
+    tornado__coroutine *co = tornado__stack_make(memory, memory + size, 0);
+    co->mapped = size;
+    return tornado__coroutine_init(co, loop, fn, arg, name);
 }
 
 static TORNADO__INLINE void tornado__coroutine_free(tornado__coroutine *co)
@@ -10570,7 +10635,7 @@ static TORNADO__INLINE void tornado__coroutine_free(tornado__coroutine *co)
         tornado__context_drop(&co->execution);
     tornado__link_remove(&co->link);
     stacks->count--;
-    if (TORNADO__UNLIKELY(stacks->warm >= TORNADO__WARM_STACKS)) {
+    if (TORNADO__UNLIKELY(stacks->warm >= TORNADO__WARM_STACKS || co->mapped)) {
         tornado__stack_cool(stacks, co);
         return;
     }
@@ -10625,6 +10690,67 @@ static TORNADO__COLD TORNADO_NORETURN void tornado__stack_overflowed(const torna
 {
     fprintf(stderr, "tornado.h: the stack of the coroutine %s overflowed (%zu bytes)\n", co->name, co->stack.size);
     abort();
+}
+
+enum { TORNADO__SIGNAL_STACK = 32768 };
+
+static struct sigaction tornado__before_overflow[2]; /* SIGSEGV, SIGBUS */
+
+/* Says so when the running coroutine has touched its guard. Then the fault happens again, in the hands of whoever had
+   the signal before. */
+static void tornado__overflow_caught(int signum, siginfo_t *info, void *context)
+{
+    const tornado__coroutine *co = tornado__running()->coroutine;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)info->si_addr;
+    (void)context;
+    if (co && at < (uintptr_t)co->stack.low && at >= (uintptr_t)co->stack.low - page) {
+        const char *const words[] = {"tornado.h: the stack of the coroutine ", co->name, " overflowed\n"};
+        for (size_t i = 0; i < TORNADO__COUNT(words); i++) {
+            ssize_t ignored = write(2, words[i], strlen(words[i]));
+            (void)ignored;
+        }
+    }
+    sigaction(signum, &tornado__before_overflow[signum == SIGBUS], NULL);
+}
+
+/* The alternate stack that a signal handler needs when the thread's own has overflowed. */
+static bool tornado__signal_stack(void)
+{
+    stack_t stack;
+    memset(&stack, 0, sizeof stack);
+    if (sigaltstack(NULL, &stack) == 0 && !(stack.ss_flags & SS_DISABLE))
+        return true;
+    stack.ss_size = TORNADO__SIGNAL_STACK;
+    stack.ss_flags = 0;
+    stack.ss_sp = tornado__stack_map(stack.ss_size);
+    if (!stack.ss_sp)
+        return false;
+    if (sigaltstack(&stack, NULL) == 0)
+        return true;
+    tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_report_stack_overflow: %s", strerror(errno));
+    munmap(stack.ss_sp, stack.ss_size);
+    return false;
+}
+
+TORNADO_API bool tornado_report_stack_overflow(void)
+{
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = tornado__overflow_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    if (!tornado__signal_stack())
+        return false;
+    for (int i = 0; i < 2; i++) {
+        int signum = i ? SIGBUS : SIGSEGV;
+        if (sigaction(signum, NULL, &before) == 0 && (before.sa_flags & SA_SIGINFO) &&
+            before.sa_sigaction == tornado__overflow_caught)
+            continue; /* another thread has done it */
+        tornado__before_overflow[i] = before;
+        if (sigaction(signum, &action, NULL) != 0)
+            return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_report_stack_overflow: %s", strerror(errno));
+    }
+    return true;
 }
 
 /* Hands the outcome to whoever waits for it. */
@@ -10771,14 +10897,19 @@ TORNADO_API bool tornado_cancel(tornado_future *future)
     return future->coroutine && tornado__coroutine_cancel(future->coroutine);
 }
 
-static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name)
+static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name,
+                                      size_t stack_size)
 {
+    name = name ? name : "coroutine";
     if (loop->closed) {
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_spawn: the loop is closed");
         return tornado_future_failed(tornado_last_error());
     }
     tornado_future *future = tornado__future_alloc(loop, sizeof *future, NULL);
-    tornado__coroutine *co = future ? tornado__coroutine_new(loop, fn, arg, name ? name : "coroutine") : NULL;
+    tornado__coroutine *co = NULL;
+    if (future)
+        co = stack_size ? tornado__coroutine_new_sized(loop, fn, arg, name, stack_size)
+                        : tornado__coroutine_new(loop, fn, arg, name);
     if (!co) {
         tornado_error error = *tornado_last_error();
         tornado_future_release(future);
@@ -10794,8 +10925,10 @@ static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn
 TORNADO_API tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                const tornado_spawn_options *options)
 {
+    static const tornado_spawn_options defaults;
+    const tornado_spawn_options *o = options ? options : &defaults;
     tornado_ioloop *loop = tornado_ioloop_current();
-    return loop ? tornado__spawn(loop, fn, arg, options ? options->name : NULL) : &tornado__future_nomem;
+    return loop ? tornado__spawn(loop, fn, arg, o->name, o->stack_size) : &tornado__future_nomem;
 }
 
 TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
@@ -10805,7 +10938,7 @@ TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
 
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
 {
-    tornado_future *future = tornado__spawn(loop, fn, arg, NULL);
+    tornado_future *future = tornado__spawn(loop, fn, arg, NULL, 0);
     bool started = future->state == TORNADO__PENDING;
     if (!started && !future->immortal)
         tornado__thread.last = *tornado_future_error(future);
@@ -11036,7 +11169,7 @@ static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, voi
         TORNADO_FREE(sync);
         return false;
     }
-    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync");
+    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync", 0);
     bool ok = future->state == TORNADO__PENDING;
     if (ok)
         ok = tornado__sync_run(loop, sync, future);
@@ -17556,7 +17689,7 @@ static void *tornado__call_connection_close(void *arg)
 TORNADO_API tornado_future *tornado_handler_spawn(tornado_handler *self, tornado_coroutine_fn fn, void *arg)
 {
     tornado__message *message = self->response->message;
-    tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name);
+    tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name, 0);
     if (future->coroutine)
         tornado__coroutine_join(future->coroutine, message);
     return future;
