@@ -898,8 +898,9 @@ TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop);
    The other way round, a tornado_poller of one's own lets this loop wait with another library's means. (In Python
    these are the bridges to asyncio and Twisted.) */
 
-/* One turn: runs what is ready, waits up to max_wait seconds for more (0 not at all, TORNADO_NONE for as long as it
-   takes), and runs that. What this starts may be ready at once: ask next_timeout. False as for tornado_ioloop_start. */
+/* One turn: runs what is ready; when nothing is, waits up to max_wait seconds for what happens to file descriptors (0
+   not at all, TORNADO_NONE for as long as it takes, but not beyond the next timer) and runs that. What this starts may
+   be ready at once: ask next_timeout. False as for tornado_ioloop_start. */
 TORNADO_API bool tornado_ioloop_run_once(tornado_ioloop *loop, double max_wait);
 
 /* Seconds until the loop has something to do though nothing happens to its file descriptors: 0 when it has now,
@@ -8537,7 +8538,8 @@ struct tornado_ioloop {
     bool fds_closed; /* the registered descriptors, too */
     int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
     double shutdown_grace; /* seconds, after a signal */
-    int64_t max_wait;      /* of run_once; -1: for ever */
+    bool once;             /* run_once, which waits at most so many nanoseconds (-1: for ever): */
+    int64_t max_wait;
     int64_t may_block;     /* nanoseconds that a turn may run without an alarm; 0: for ever */
     void (*handle_callback_exception)(tornado_ioloop *loop, const tornado_error *error);
     tornado__heap_entry *heap;
@@ -9175,7 +9177,7 @@ static int64_t tornado__ioloop_patience(const tornado_ioloop *loop)
 
 static void tornado__ioloop_check_shutdown(tornado_ioloop *loop);
 
-static void tornado__ioloop_run_queue(tornado_ioloop *loop, tornado__queue *queue)
+static TORNADO__INLINE void tornado__ioloop_run_queue(tornado_ioloop *loop, tornado__queue *queue)
 {
     for (tornado__task *task; (task = tornado__queue_pop(queue)) != NULL;) {
         task->run(task, loop);
@@ -9215,21 +9217,16 @@ static void tornado__ioloop_turn(tornado_ioloop *loop)
     tornado__ioloop_run_queue(loop, &loop->before_wait);
 }
 
-/* Until the loop is stopped. */
 static void tornado__ioloop_turns(void *arg)
 {
     tornado_ioloop *loop = arg;
     tornado__timers_return(loop); /* when a timer raised */
-    while (!loop->stopping)
+    if (loop->once && tornado_ioloop_next_timeout(loop) == 0)
+        loop->max_wait = 0;
+    while (!loop->stopping) {
         tornado__ioloop_turn(loop);
-}
-
-/* One; also after something raised, when what it left is run without waiting. */
-static void tornado__ioloop_one_turn(void *arg)
-{
-    tornado_ioloop *loop = arg;
-    tornado__timers_return(loop);
-    tornado__ioloop_turn(loop);
+        loop->stopping |= loop->once;
+    }
 }
 
 /* Makes a loop current, whose reference it takes over, and gives back the one before with its reference. */
@@ -9259,11 +9256,13 @@ TORNADO_API void tornado_ioloop_clear_current(void)
 }
 
 /* Runs the loop under its boundary, again after each error. */
-static bool tornado__ioloop_run(tornado_ioloop *loop, tornado_callback turns, const char *caller)
+static bool tornado__ioloop_run(tornado_ioloop *loop, bool once, int64_t max_wait)
 {
     if (loop->running || loop->closed)
-        return tornado__fail(TORNADO_ERR_STATE, 0, "%s: the loop is %s", caller,
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_%s: the loop is %s", once ? "run_once" : "start",
                              loop->closed ? "closed" : "running already");
+    loop->once = once;
+    loop->max_wait = max_wait;
     tornado_ioloop *outer_loop = tornado__current_swap(tornado_ioloop_retain(loop));
     tornado__execution *outer = tornado__thread.running;
     tornado_ioloop_retain(loop);
@@ -9272,12 +9271,14 @@ static bool tornado__ioloop_run(tornado_ioloop *loop, tornado_callback turns, co
     loop->running = true;
     loop->now = tornado__now_ns();
     tornado__ioloop_collect(loop->wake[0], 0, loop); /* callbacks that were added before */
-    while (tornado__protect(&loop->execution, &loop->boundary, turns, loop)) {
+    if (loop->may_block)
+        tornado__ioloop_alarm(loop->may_block);
+    while (tornado__protect(&loop->execution, &loop->boundary, tornado__ioloop_turns, loop)) {
         tornado_error error = loop->execution.raised;
         tornado__ioloop_raised(loop, &error, "Exception in callback");
         if (loop->execution.states)
             tornado__context_drop(&loop->execution);
-        loop->max_wait = loop->max_wait < 0 ? -1 : 0;
+        loop->max_wait = loop->once ? 0 : -1;
     }
     if (loop->may_block)
         tornado__ioloop_alarm(0);
@@ -9292,7 +9293,7 @@ static bool tornado__ioloop_run(tornado_ioloop *loop, tornado_callback turns, co
 
 TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
 {
-    return tornado__ioloop_run(loop, tornado__ioloop_turns, "tornado_ioloop_start");
+    return tornado__ioloop_run(loop, false, -1);
 }
 
 TORNADO_API bool tornado_ioloop_run_once(tornado_ioloop *loop, double max_wait)
@@ -9300,12 +9301,7 @@ TORNADO_API bool tornado_ioloop_run_once(tornado_ioloop *loop, double max_wait)
     int64_t ns = -1;
     if (max_wait != TORNADO_NONE && !(tornado__seconds_to_ns(max_wait, &ns) && ns >= 0))
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_run_once: the time is not valid");
-    if (!loop->running)
-        loop->max_wait = ns;
-    bool ok = tornado__ioloop_run(loop, tornado__ioloop_one_turn, "tornado_ioloop_run_once");
-    if (!loop->running)
-        loop->max_wait = -1;
-    return ok;
+    return tornado__ioloop_run(loop, true, ns);
 }
 
 TORNADO_API double tornado_ioloop_next_timeout(const tornado_ioloop *loop)
@@ -9680,7 +9676,6 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     tornado__link_init(&loop->services);
     tornado__link_init(&loop->compounds);
     loop->newcomers = -1;
-    loop->max_wait = -1;
     loop->handle_callback_exception = o->handle_callback_exception;
     if (!tornado__ioloop_open(loop)) {
         tornado__ioloop_free_resources(loop);
