@@ -127,6 +127,7 @@
     escape      HTML and URL escaping
     value       JSON: read, built, asked, taken apart, written
     regex       patterns in Python's syntax, in linear time
+    context     state that follows execution
     ioloop      pollers, callbacks, timers, descriptors, signals, orderly shutdown
     future      results to come
     coroutine   stacks, switching, spawn, await, cancel
@@ -508,6 +509,9 @@ typedef struct tornado_log_options {
     tornado_switch color;                          /* default: when fd is a terminal and TERM is not "dumb" */
     /* Called with every record above its level, instead of printing, from the thread that logs. May be NULL. */
     void (*hook)(const tornado_log_record *record, void *arg);
+    /* Asked for words to put before each message, such as the id of the request that runs (see section context), from
+       the thread that logs. NULL, from it or for it: none. */
+    const char *(*tag)(void *arg);
     void *arg;
 } tornado_log_options;
 
@@ -789,6 +793,61 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
                                      tornado_span *spans, size_t count);
 
 /*============================================================================
+ * section: context (public)
+ * State that follows execution, Tornado's stack_context: a request's id, the user on whose behalf something runs.
+ *
+ * What is set in a callback or a coroutine is seen there, and by everything that is started from there and runs later:
+ * callbacks, timers, callbacks of futures and coroutines take the state with them when they are scheduled and have
+ * it when they run. What comes from another thread, from a signal handler or from a file descriptor begins with none.
+ * A state belongs to one thread. Where nothing is set, all of this costs a test for NULL.
+ *
+ *       static const char request_id;             // its address is the key
+ *
+ *       static const char *tag(void *arg) { return tornado_stack_context_get(&request_id); }
+ *       tornado_enable_pretty_logging(&(tornado_log_options){.tag = tag});
+ *
+ *       static void prepare(tornado_handler *self)
+ *       {
+ *           tornado_stack_context_set(&(tornado_stack_context_state){.key = &request_id, .value = new_id(self)});
+ *       }
+ *============================================================================*/
+
+typedef struct tornado_stack_context_state {
+    const void *key;          /* whose state it is: the address of something of the program that stays; not NULL */
+    void *value;
+    tornado_callback destroy; /* called with the value when nothing has it any more; may be NULL */
+    /* Called with what a callback raised while it had this state, before it is logged, and with the value; states that
+       were set last are asked first. True: it is dealt with. What it raises is passed on instead. May be NULL. */
+    bool (*handle_exception)(const tornado_error *error, void *value);
+} tornado_stack_context_state;
+
+/* Sets a state for the rest of the callback or coroutine that runs (outside of a loop: of the thread), in place of the
+   one with the same key; without a value and a handler it is only taken away. False, after destroy(value), with
+   TORNADO_ERR_NOMEM, or with TORNADO_ERR_INVALID for a state without a key. */
+TORNADO_API bool tornado_stack_context_set(const tornado_stack_context_state *state);
+
+/* The value behind a key, or NULL. Lives as long as the caller runs without setting that key, or longer when something
+   was started meanwhile. */
+TORNADO_API void *tornado_stack_context_get(const void *key);
+
+/* Calls fn(arg) with one more state, which it has to itself; then everything is as before. What fn raises goes to the
+   state's handle_exception first, and is raised on when that returns false. Raises TORNADO_ERR_NOMEM and
+   TORNADO_ERR_INVALID as above. Inside a coroutine, fn may wait. */
+TORNADO_API void tornado_run_with_stack_context(const tornado_stack_context_state *state, tornado_callback fn,
+                                                void *arg);
+
+/* All states at a point of time, to call something with later: wrap takes them (NULL when there are none), run calls
+   fn(arg) with them instead of those there, release lets go. Of one thread. */
+typedef struct tornado_stack_context tornado_stack_context;
+TORNADO_API tornado_stack_context *tornado_stack_context_wrap(void);
+TORNADO_API void tornado_stack_context_run(tornado_stack_context *context, tornado_callback fn, void *arg);
+TORNADO_API void tornado_stack_context_release(tornado_stack_context *context);
+
+/* Calls fn(arg) with no state, so that what it starts outlives the request that happened to need it first: a pool of
+   connections, for instance. */
+TORNADO_API void tornado_null_context(tornado_callback fn, void *arg);
+
+/*============================================================================
  * section: ioloop (public)
  * One loop a thread: callbacks, timers, file descriptors. Level-triggered.
  *
@@ -820,6 +879,7 @@ typedef struct tornado_poller {
     int (*modify)(void *state, int fd, unsigned events, uint64_t key);
     int (*remove)(void *state, int fd);
     int (*wait)(void *state, tornado_poller_event *events, int max, int64_t timeout_ns);
+    int (*fileno)(void *state); /* an fd that is readable when wait would return events; NULL: there is none */
 } tornado_poller;
 
 typedef struct tornado_ioloop_options {
@@ -827,6 +887,8 @@ typedef struct tornado_ioloop_options {
     const tornado_poller *custom;  /* instead of a name; must outlive the loop */
     size_t stack_size;             /* bytes of address space of a coroutine's stack; default TORNADO_STACK_SIZE */
     int max_coroutines;            /* at once; default TORNADO_MAX_COROUTINES */
+    /* Called with what a callback raised, instead of logging it as "Exception in callback". */
+    void (*handle_callback_exception)(tornado_ioloop *loop, const tornado_error *error);
 } tornado_ioloop_options;
 
 /* A new loop. It becomes its thread's current one where there is none. NULL with the reason in
@@ -840,6 +902,16 @@ TORNADO_API bool tornado_ioloop_configure(const char *poller);
 /* This thread's loop, made when there is none. NULL only when it cannot be made. */
 TORNADO_API tornado_ioloop *tornado_ioloop_current(void);
 
+/* The process's loop, for programs that have one: that of whoever calls this first, made when there is none, until
+   install puts another in its place or it is closed. Any thread; install and clear_instance keep what they replace
+   open. NULL only when it cannot be made. */
+TORNADO_API tornado_ioloop *tornado_ioloop_instance(void);
+TORNADO_API void tornado_ioloop_install(tornado_ioloop *loop);
+TORNADO_API void tornado_ioloop_clear_instance(void);
+
+/* Whether there is one. */
+TORNADO_API bool tornado_ioloop_initialized(void);
+
 /* Makes `loop` this thread's current one; NULL, and clear_current: none. */
 TORNADO_API void tornado_ioloop_make_current(tornado_ioloop *loop);
 TORNADO_API void tornado_ioloop_clear_current(void);
@@ -850,6 +922,25 @@ TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop);
 
 /* Ends tornado_ioloop_start after this turn; when it is not running, the next start returns at once. */
 TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop);
+
+/* Running inside another library's loop, or a game's: call run_once whenever fileno is readable or the time that
+   next_timeout gave is over.
+       examples/own_loop.c shows it with poll; GLib, libuv and libev have the same three places to hang it in.
+   The other way round, a tornado_poller of one's own lets this loop wait with another library's means. (In Python
+   these are the bridges to asyncio and Twisted.) */
+
+/* One turn: runs what is ready; when nothing is, waits up to max_wait seconds for what happens to file descriptors (0
+   not at all, TORNADO_NONE for as long as it takes, but not beyond the next timer) and runs that. What this starts may
+   be ready at once: ask next_timeout. False as for tornado_ioloop_start. */
+TORNADO_API bool tornado_ioloop_run_once(tornado_ioloop *loop, double max_wait);
+
+/* Seconds until the loop has something to do though nothing happens to its file descriptors: 0 when it has now,
+   TORNADO_NONE when never. */
+TORNADO_API double tornado_ioloop_next_timeout(const tornado_ioloop *loop);
+
+/* An fd that is readable when one of the loop's is ready or another thread has added a callback. The loop's: only to
+   be watched. -1 with TORNADO_ERR_INVALID for pollers that have none ("poll" and "select"). */
+TORNADO_API int tornado_ioloop_fileno(const tornado_ioloop *loop);
 
 /* Ends the loop, which is no thread's current one from then on: callbacks and timers that have not run never run,
    and coroutines that are still suspended are cancelled, so that they unwind before this returns. With all_fds,
@@ -924,10 +1015,32 @@ TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_cal
 /* Stops and frees it. NULL is allowed. */
 TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *periodic);
 
+/* Calls callback(arg) in the loop whenever the process gets a signal, as often as it was delivered. There may be
+   several for a signal, also on several loops: each is called. The first of the process replaces the signal's action,
+   which comes back with the last's removal; closing a loop removes its own. False with TORNADO_ERR_SYSTEM for a signal
+   that cannot be caught, with TORNADO_ERR_LIMIT beyond 64 in the process. */
+TORNADO_API bool tornado_ioloop_add_signal_handler(tornado_ioloop *loop, int signum, tornado_callback callback,
+                                                   void *arg);
+
+/* Takes that back; it is not called any more. False when there is none such. */
+TORNADO_API bool tornado_ioloop_remove_signal_handler(tornado_ioloop *loop, int signum, tornado_callback callback,
+                                                      void *arg);
+
+/* Finds what blocks a loop. When a turn of it runs for longer than `seconds` without waiting, SIGALRM comes and
+   action(SIGALRM) is called in the loop's thread, as a signal handler; NULL: what SIGALRM does by itself, ending the
+   process. set_blocking_log_threshold takes log_stack for that, which writes a line and the stack (where libc can
+   tell it: glibc, macOS) to where the log goes. TORNADO_NONE ends it. To be called by the loop's thread. As the alarm
+   is the process's, only one loop can have it, and no other part of the program may use setitimer or alarm: false
+   with TORNADO_ERR_STATE when another loop has it, with TORNADO_ERR_INVALID for a time that is none. */
+TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *loop, double seconds,
+                                                              void (*action)(int signum));
+TORNADO_API bool tornado_ioloop_set_blocking_log_threshold(tornado_ioloop *loop, double seconds);
+TORNADO_API void tornado_ioloop_log_stack(int signum);
+
 /* Until the loop is closed, on the first SIGINT or SIGTERM: every server of the loop stops accepting and closes
    idle connections; when what runs has finished, or after `grace` seconds (then coroutines still running are
    cancelled and get one more second), the loop stops, so that main can return 0. A second signal stops it at once.
-   For one loop of the process. False with the reason. */
+   Each loop of the process may have it, and so may forked children. False with the reason. */
 TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double grace);
 
 /* The same without a signal, for instance from a handler. */
@@ -1000,6 +1113,7 @@ typedef void *(*tornado_coroutine_fn)(void *arg);
 
 typedef struct tornado_spawn_options {
     const char *name;  /* for log lines; borrowed, so static is best; default "coroutine" */
+    size_t stack_size; /* bytes of address space, when it needs more than the loop's others; such a stack is not pooled */
 } tornado_spawn_options;
 
 /* Starts fn(arg) as a coroutine in the loop's next turn. Gives a future of its result, or of the error that it
@@ -1041,6 +1155,11 @@ TORNADO_API tornado_arena *tornado_current_arena(void);
 TORNADO_API bool tornado_ioloop_run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
                                                  double timeout);
+
+/* Has the calling thread say on standard error which coroutine's stack overflowed, before the process ends as it would
+   have without this: by SIGSEGV (or SIGBUS), or in the handler that the program had for it. Takes an alternate signal
+   stack for the thread if it has none. False with TORNADO_ERR_SYSTEM or TORNADO_ERR_NOMEM. */
+TORNADO_API bool tornado_report_stack_overflow(void);
 
 /* How many coroutines exist on a loop, running or suspended. */
 TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop);
@@ -1877,6 +1996,7 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -1886,8 +2006,15 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #endif
+#ifndef __linux__
+#include <pthread.h>
+#endif
 #if defined(__SSE2__)
 #include <emmintrin.h>
+#endif
+#if (defined(__GLIBC__) && !defined(__UCLIBC__)) || defined(__APPLE__)
+#define TORNADO__BACKTRACE 1
+#include <execinfo.h>
 #endif
 
 #if defined(TORNADO_MALLOC) != defined(TORNADO_FREE) || defined(TORNADO_MALLOC) != defined(TORNADO_REALLOC)
@@ -2128,6 +2255,58 @@ static void tornado__valgrind_stack(const char *low, const char *high)
 #endif
 }
 
+/* Threads, as far as signals go: without a library that has to be linked. */
+#ifdef __linux__
+typedef pid_t tornado__thread_id;
+
+static tornado__thread_id tornado__thread_self(void)
+{
+    return (pid_t)syscall(SYS_gettid);
+}
+
+static bool tornado__thread_is(tornado__thread_id thread)
+{
+    return thread == tornado__thread_self();
+}
+
+static void tornado__thread_signal(tornado__thread_id thread, int signum)
+{
+    syscall(SYS_tgkill, getpid(), thread, signum);
+}
+#else
+typedef pthread_t tornado__thread_id;
+#define tornado__thread_self()                 pthread_self()
+#define tornado__thread_is(thread)             pthread_equal(thread, pthread_self())
+#define tornado__thread_signal(thread, signum) ((void)pthread_kill(thread, signum))
+#endif
+
+/* Writes the stack of who calls it, also in a signal handler: a line a frame. */
+#ifdef TORNADO__BACKTRACE
+static void tornado__write_stack(int fd)
+{
+    void *frames[64];
+    backtrace_symbols_fd(frames, backtrace(frames, (int)TORNADO__COUNT(frames)), fd);
+}
+
+/* What backtrace loads when it is first used must not be loaded in a signal handler. */
+static void tornado__prepare_stack(void)
+{
+    void *frame;
+    backtrace(&frame, 1);
+}
+#else
+static void tornado__write_stack(int fd)
+{
+    static const char none[] = "    (libc cannot tell the stack)\n";
+    ssize_t ignored = write(fd, none, sizeof none - 1);
+    (void)ignored;
+}
+
+static void tornado__prepare_stack(void)
+{
+}
+#endif
+
 /*============================================================================
  * section: error (private)
  * The chain of scopes and the way up it.
@@ -2160,6 +2339,7 @@ typedef struct tornado__boundary {
 typedef struct tornado__execution {
     tornado_scope *scope;
     struct tornado__coroutine *coroutine; /* NULL for a loop's own */
+    struct tornado_stack_context *states; /* what follows it; NULL: nothing */
     unsigned deferring; /* deferred functions that run now: they may not wait */
     tornado_error raised; /* last, until the next try */
     tornado_error waited; /* what the last wait failed with */
@@ -3124,6 +3304,7 @@ static struct {
     atomic_int fd;                          /* plus one; 0: standard error */
     atomic_int color;                       /* a tornado_switch */
     void (*hook)(const tornado_log_record *record, void *arg);
+    const char *(*tag)(void *arg);
     void *arg;
 } tornado__log;
 
@@ -3140,6 +3321,7 @@ TORNADO_API void tornado_enable_pretty_logging(const tornado_log_options *option
     int common = o->level ? o->level : TORNADO_LOG_INFO;
     tornado__log.arg = o->arg;
     tornado__log.hook = o->hook;
+    tornado__log.tag = o->tag;
     atomic_store(&tornado__log.fd, o->fd > 0 ? o->fd + 1 : 0);
     atomic_store(&tornado__log.color, (int)o->color);
     for (int i = 0; i < TORNADO_LOG_STREAMS; i++)
@@ -3285,7 +3467,12 @@ static void tornado__log_vwrite(tornado_log_stream stream, tornado_log_level lev
     line.full = false;
     tornado__log_prefix(&line, level, now.tv_sec, file, number);
     size_t prefix = line.len;
+    const char *tag = tornado__log.tag ? tornado__log.tag(tornado__log.arg) : NULL;
     tornado__log_put(&line, " ", 1);
+    if (tag) {
+        tornado__log_message(&line, tag, strnlen(tag, 256));
+        tornado__log_put(&line, " ", 1);
+    }
     tornado__log_message(&line, message, (size_t)len);
     line.text[line.len] = '\0';
     if (tornado__log.hook) {
@@ -7826,6 +8013,225 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
 }
 
 /*============================================================================
+ * section: context (private)
+ * A set of states is an array that never changes while somebody else has it; each execution has one, or NULL. Setting
+ * makes a new array, so it is as long as there are different keys. Counts are plain: all is of one thread.
+ *============================================================================*/
+
+typedef struct tornado__state {
+    tornado_stack_context_state is;
+    unsigned references; /* of the arrays it is in */
+} tornado__state;
+
+struct tornado_stack_context {
+    unsigned references;
+    size_t count;
+    tornado__state *states[]; /* those set last come last */
+};
+
+static void tornado__state_release(tornado__state *state)
+{
+    if (--state->references)
+        return;
+    if (state->is.destroy)
+        state->is.destroy(state->is.value);
+    TORNADO_FREE(state);
+}
+
+TORNADO_API void tornado_stack_context_release(tornado_stack_context *context)
+{
+    if (!context || --context->references)
+        return;
+    for (size_t i = 0; i < context->count; i++)
+        tornado__state_release(context->states[i]);
+    TORNADO_FREE(context);
+}
+
+static TORNADO__INLINE tornado_stack_context *tornado__context_retain(tornado_stack_context *context)
+{
+    if (TORNADO__UNLIKELY(context != NULL))
+        context->references++;
+    return context;
+}
+
+/* What is scheduled now takes this with it. */
+static TORNADO__INLINE tornado_stack_context *tornado__context_capture(void)
+{
+    return tornado__context_retain(tornado__running()->states);
+}
+
+TORNADO_API tornado_stack_context *tornado_stack_context_wrap(void)
+{
+    return tornado__context_capture();
+}
+
+/* Ends what an execution had. */
+static TORNADO__COLD void tornado__context_drop(tornado__execution *execution)
+{
+    tornado_stack_context *context = execution->states;
+    execution->states = NULL; /* first, as destroying is the program's code */
+    tornado_stack_context_release(context);
+}
+
+TORNADO_API void *tornado_stack_context_get(const void *key)
+{
+    const tornado_stack_context *context = tornado__running()->states;
+    for (size_t i = context ? context->count : 0; i-- > 0;)
+        if (context->states[i]->is.key == key)
+            return context->states[i]->is.value;
+    return NULL;
+}
+
+/* The states of `from` but that of a key, and room for one more. NULL: no memory. */
+static tornado_stack_context *tornado__context_without(const tornado_stack_context *from, const void *key)
+{
+    size_t count = from ? from->count : 0;
+    tornado_stack_context *context = TORNADO_MALLOC(sizeof *context + (count + 1) * sizeof context->states[0]);
+    if (!context) {
+        tornado__nomem();
+        return NULL;
+    }
+    context->references = 1;
+    context->count = 0;
+    for (size_t i = 0; i < count; i++)
+        if (from->states[i]->is.key != key)
+            (context->states[context->count++] = from->states[i])->references++;
+    return context;
+}
+
+static bool tornado__context_set(tornado__execution *running, const tornado_stack_context_state *state)
+{
+    tornado_stack_context *before = running->states;
+    if (!state->key)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "a state needs a key");
+    tornado_stack_context *context = tornado__context_without(before, state->key);
+    if (!context)
+        return false;
+    if (state->value || state->handle_exception) {
+        tornado__state *more = TORNADO_MALLOC(sizeof *more);
+        if (!more) {
+            tornado_stack_context_release(context);
+            return tornado__nomem();
+        }
+        more->is = *state;
+        more->references = 1;
+        context->states[context->count++] = more;
+    }
+    if (context->count == 0) { /* as good as none */
+        TORNADO_FREE(context);
+        context = NULL;
+    }
+    running->states = context;
+    tornado_stack_context_release(before);
+    return true;
+}
+
+TORNADO_API bool tornado_stack_context_set(const tornado_stack_context_state *state)
+{
+    if (tornado__context_set(tornado__running(), state))
+        return true;
+    tornado_error error = tornado__thread.last;
+    if (state->destroy)
+        state->destroy(state->value);
+    tornado__thread.last = error;
+    return false;
+}
+
+/* Calls fn(arg) with an execution's states replaced by others, a reference of which it takes over. */
+static void tornado__context_call_with(tornado__execution *running, tornado_stack_context *context,
+                                       tornado_callback fn, void *arg)
+{
+    tornado_stack_context *before = running->states;
+    running->states = context;
+    const tornado_error *error = tornado_try(fn, arg);
+    context = running->states;
+    running->states = before;
+    if (!error) {
+        tornado_stack_context_release(context);
+        return;
+    }
+    tornado_error copy = *error;
+    tornado_stack_context_release(context);
+    tornado__raise(&copy);
+}
+
+TORNADO_API void tornado_stack_context_run(tornado_stack_context *context, tornado_callback fn, void *arg)
+{
+    tornado__context_call_with(tornado__running(), tornado__context_retain(context), fn, arg);
+}
+
+TORNADO_API void tornado_null_context(tornado_callback fn, void *arg)
+{
+    tornado__context_call_with(tornado__running(), NULL, fn, arg);
+}
+
+/* An error on its way out through states: each may deal with it, or raise another. */
+typedef struct tornado__context_error {
+    const tornado_stack_context_state *state;
+    tornado_error error;
+    bool handled;
+} tornado__context_error;
+
+static void tornado__context_ask(void *arg)
+{
+    tornado__context_error *asked = arg;
+    asked->handled = asked->state->handle_exception(&asked->error, asked->state->value);
+}
+
+static bool tornado__context_handles(const tornado_stack_context_state *state, tornado_error *error)
+{
+    tornado__context_error asked = {state, *error, false};
+    const tornado_error *raised = state->handle_exception ? tornado_try(tornado__context_ask, &asked) : NULL;
+    if (raised)
+        *error = *raised;
+    return asked.handled && !raised;
+}
+
+/* Whether one of an execution's states deals with what was raised, which it may replace; last set, first asked. */
+static TORNADO__COLD bool tornado__context_handle(tornado__execution *execution, tornado_error *error)
+{
+    tornado_stack_context *context = tornado__context_retain(execution->states);
+    bool handled = false;
+    for (size_t i = context ? context->count : 0; i-- > 0 && !handled;)
+        handled = tornado__context_handles(&context->states[i]->is, error);
+    tornado_stack_context_release(context);
+    return handled;
+}
+
+typedef struct tornado__context_run {
+    const tornado_stack_context_state *state;
+    tornado_callback fn;
+    void *arg;
+} tornado__context_run;
+
+static void tornado__context_run_body(void *arg)
+{
+    const tornado__context_run *run = arg;
+    const tornado_error *error = tornado_try(run->fn, run->arg);
+    if (!error)
+        return;
+    tornado_error copy = *error;
+    if (!tornado__context_handles(run->state, &copy))
+        tornado__raise(&copy);
+}
+
+TORNADO_API void tornado_run_with_stack_context(const tornado_stack_context_state *state, tornado_callback fn,
+                                                void *arg)
+{
+    tornado__execution *running = tornado__running();
+    tornado_stack_context *before = tornado__context_retain(running->states), *inner;
+    tornado__context_run run = {state, fn, arg};
+    bool set = tornado_stack_context_set(state);
+    inner = running->states;
+    running->states = before;
+    if (!set) {
+        tornado_stack_context_release(inner); /* which is `before`, held once more */
+        tornado__raise(tornado_last_error());
+    }
+    tornado__context_call_with(running, inner, tornado__context_run_body, &run);
+}
+
+/*============================================================================
  * section: ioloop (private)
  * Pollers side by side, then the loop: tasks, timers, descriptors, other threads, signals, shutdown.
  *
@@ -7916,9 +8322,14 @@ static int tornado__epoll_wait(void *opaque, tornado_poller_event *events, int m
     return count;
 }
 
+static int tornado__epoll_fileno(void *state)
+{
+    return ((tornado__epoll *)state)->fd;
+}
+
 static const tornado_poller tornado__poller_epoll = {"epoll", tornado__epoll_open, tornado__epoll_close,
                                                      tornado__epoll_add, tornado__epoll_modify, tornado__epoll_remove,
-                                                     tornado__epoll_wait};
+                                                     tornado__epoll_wait, tornado__epoll_fileno};
 #else
 static int tornado__timeout_ms(int64_t ns)
 {
@@ -8027,7 +8438,7 @@ static int tornado__poll_wait(void *opaque, tornado_poller_event *events, int ma
 
 static const tornado_poller tornado__poller_poll = {"poll", tornado__poll_open, tornado__poll_close,
                                                     tornado__poll_add, tornado__poll_modify, tornado__poll_remove,
-                                                    tornado__poll_wait};
+                                                    tornado__poll_wait, NULL};
 
 typedef struct tornado__select {
     fd_set read, write, error; /* error: every fd; select itself tells of errors as readable or writable */
@@ -8126,7 +8537,7 @@ static int tornado__select_wait(void *opaque, tornado_poller_event *events, int 
 
 static const tornado_poller tornado__poller_select = {"select", tornado__select_open, tornado__select_close,
                                                       tornado__select_add, tornado__select_modify,
-                                                      tornado__select_remove, tornado__select_wait};
+                                                      tornado__select_remove, tornado__select_wait, NULL};
 
 static const tornado_poller *const tornado__pollers[] = {
 #ifdef __linux__
@@ -8187,6 +8598,7 @@ typedef struct tornado__user_timer {
     uint32_t generation, index;
     tornado_callback callback;
     void *arg;
+    tornado_stack_context *states;
     struct tornado__user_timer *next_free;
 } tornado__user_timer;
 
@@ -8196,6 +8608,7 @@ typedef struct tornado__callback {
     tornado__task task;
     tornado_callback callback;
     void *arg;
+    tornado_stack_context *states;
     bool remote; /* made without the loop's list of free ones */
 } tornado__callback;
 
@@ -8248,6 +8661,11 @@ struct tornado_ioloop {
     bool unwinding;  /* closed, but its coroutines are still being ended */
     bool fds_closed; /* the registered descriptors, too */
     int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
+    double shutdown_grace; /* seconds, after a signal */
+    bool once;             /* run_once, which waits at most so many nanoseconds (-1: for ever): */
+    int64_t max_wait;
+    int64_t may_block;     /* nanoseconds that a turn may run without an alarm; 0: for ever */
+    void (*handle_callback_exception)(tornado_ioloop *loop, const tornado_error *error);
     tornado__heap_entry *heap;
     int heap_count, heap_capacity;
     tornado__timer **aside; /* due, but set by a timer of this turn: they wait for the next */
@@ -8284,13 +8702,30 @@ struct tornado_ioloop {
 
 static _Thread_local tornado_ioloop *tornado__current_loop;
 
+/* A callback for a signal. Signal handlers of any thread read it without a lock. */
+typedef struct tornado__signal_handler {
+    _Atomic(tornado_ioloop *) loop; /* NULL: free */
+    atomic_int pending;             /* signals that came and were not told yet */
+    int signum;
+    tornado_callback callback;
+    void *arg;
+} tornado__signal_handler;
+
+enum { TORNADO__SIGNAL_HANDLERS = 64, TORNADO__SIGNALS = 65 };
+
 static struct {
-    _Atomic(const tornado_poller *) poller; /* tornado_ioloop_configure's */
-    _Atomic(tornado_ioloop *) shutdown_loop;
-    atomic_int shutdown_handlers; /* signal handlers that run now */
-    double shutdown_grace;
-    struct sigaction before_sigint, before_sigterm;
-} tornado__ioloop_process;
+    _Atomic(const tornado_poller *) poller;  /* tornado_ioloop_configure's */
+    _Atomic(tornado_ioloop *) instance;      /* a reference */
+    _Atomic(tornado_ioloop *) alarmed;       /* who has a blocking threshold */
+    atomic_flag changing;                    /* the table below */
+    atomic_int in_handlers;                  /* signal handlers that run now */
+    tornado__signal_handler handlers[TORNADO__SIGNAL_HANDLERS];
+    struct sigaction before[TORNADO__SIGNALS];
+    void (*alarm_action)(int signum);
+    tornado__thread_id alarm_thread;
+    struct sigaction before_alarm;
+    char alarm_text[64];
+} tornado__ioloop_process = {.changing = ATOMIC_FLAG_INIT};
 
 static const tornado_poller *tornado__poller_named(const char *name)
 {
@@ -8354,10 +8789,12 @@ static void tornado__ioloop_close_fd(const tornado_ioloop *loop, int fd, bool wa
         close(fd);
 }
 
-/* Ends the scope that callbacks on the loop's stack share, when one of them used it. */
+/* Ends the scope that callbacks on the loop's stack share, and the states of the one that ran, when there are any. */
 static TORNADO__INLINE void tornado__ioloop_settle(tornado_ioloop *loop)
 {
     tornado__scope_end(&loop->execution, &loop->boundary.scope);
+    if (TORNADO__UNLIKELY(loop->execution.states != NULL))
+        tornado__context_drop(&loop->execution);
 }
 
 static void tornado__callback_run(tornado__task *task, tornado_ioloop *loop)
@@ -8365,6 +8802,10 @@ static void tornado__callback_run(tornado__task *task, tornado_ioloop *loop)
     tornado__callback *node = TORNADO__CONTAINER(task, tornado__callback, task);
     tornado_callback callback = node->callback;
     void *arg = node->arg;
+    if (TORNADO__UNLIKELY(loop->closed))
+        tornado_stack_context_release(node->states);
+    else
+        loop->execution.states = node->states;
     if (loop->closed || node->remote || loop->free_callbacks_count >= 1024) {
         TORNADO_FREE(node);
     } else {
@@ -8400,6 +8841,7 @@ static tornado__callback *tornado__callback_new(tornado_ioloop *loop, tornado_ca
     }
     node->task.run = tornado__callback_run;
     node->remote = loop == NULL;
+    node->states = NULL;
     node->callback = callback;
     node->arg = arg;
     return node;
@@ -8414,6 +8856,7 @@ TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callb
     if (!node)
         return false;
     if (own) {
+        node->states = tornado__context_capture();
         tornado__ioloop_schedule(loop, &node->task);
         return true;
     }
@@ -8647,6 +9090,7 @@ static void tornado__user_timer_fire(tornado__timer *base, tornado_ioloop *loop)
     tornado__user_timer *timer = TORNADO__CONTAINER(base, tornado__user_timer, timer);
     tornado_callback callback = timer->callback;
     void *arg = timer->arg;
+    loop->execution.states = timer->states;
     tornado__user_timer_free(loop, timer);
     callback(arg);
 }
@@ -8686,6 +9130,7 @@ static tornado_timeout tornado__ioloop_set_timeout(tornado_ioloop *loop, int64_t
     loop->free_timers = timer->next_free;
     timer->callback = callback;
     timer->arg = arg;
+    timer->states = tornado__context_capture();
     return (uint64_t)timer->generation << 32 | timer->index;
 }
 
@@ -8726,7 +9171,9 @@ TORNADO_API bool tornado_ioloop_remove_timeout(tornado_ioloop *loop, tornado_tim
     if (timer->generation != generation)
         return false;
     tornado__timer_clear(loop, &timer->timer);
+    tornado_stack_context *states = timer->states;
     tornado__user_timer_free(loop, timer);
+    tornado_stack_context_release(states);
     return true;
 }
 
@@ -8817,24 +9264,44 @@ static void tornado__ioloop_run_events(tornado_ioloop *loop, int count)
 
 /* ---- turns ---- */
 
+/* Deals with what a callback raised: its states first, then who asked for it, else the log. */
+static TORNADO__COLD void tornado__ioloop_raised(tornado_ioloop *loop, const tornado_error *raised, const char *what)
+{
+    tornado_error error = *raised;
+    bool handled = loop->execution.states && tornado__context_handle(&loop->execution, &error);
+    if (!handled && loop->handle_callback_exception)
+        loop->handle_callback_exception(loop, &error);
+    else if (!handled)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, &error, "%s", what);
+}
+
+/* Sets the alarm that goes off when a turn takes too long, or unsets it. */
+static TORNADO__COLD void tornado__ioloop_alarm(int64_t ns)
+{
+    struct itimerval timer = {{0, 0}, {(time_t)(ns / 1000000000), (suseconds_t)(ns % 1000000000 / 1000)}};
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
 /* How long the loop may wait. The clock is read only when a timer is near: for one that is farther than a second,
    half of what the last reading says is early enough. */
-static int64_t tornado__ioloop_patience(tornado_ioloop *loop)
+static int64_t tornado__ioloop_patience(const tornado_ioloop *loop)
 {
+    int64_t most = loop->max_wait;
     if (loop->tasks.first || loop->stopping)
         return 0;
     if (!loop->heap_count)
-        return -1;
+        return most;
     int64_t left = tornado__add_ns(loop->heap[0].when, -loop->now);
     if (left > 60000000000)
-        return left / 2;
-    left = tornado__add_ns(loop->heap[0].when, -tornado__now_ns());
-    return left > 0 ? left : 0;
+        left /= 2;
+    else
+        left = tornado__add_ns(loop->heap[0].when, -tornado__now_ns());
+    return left <= 0 ? 0 : most >= 0 && most < left ? most : left;
 }
 
 static void tornado__ioloop_check_shutdown(tornado_ioloop *loop);
 
-static void tornado__ioloop_run_queue(tornado_ioloop *loop, tornado__queue *queue)
+static TORNADO__INLINE void tornado__ioloop_run_queue(tornado_ioloop *loop, tornado__queue *queue)
 {
     for (tornado__task *task; (task = tornado__queue_pop(queue)) != NULL;) {
         task->run(task, loop);
@@ -8858,8 +9325,12 @@ static void tornado__ioloop_turn(tornado_ioloop *loop)
     tornado__ioloop_run_queue(loop, &loop->before_wait);
     if (loop->shutdown_phase)
         tornado__ioloop_check_shutdown(loop);
-    int count = loop->poller->wait(loop->poller_state, loop->events, TORNADO__EVENTS_PER_WAIT,
-                                   tornado__ioloop_patience(loop));
+    int64_t patience = tornado__ioloop_patience(loop);
+    if (TORNADO__UNLIKELY(loop->may_block))
+        tornado__ioloop_alarm(0);
+    int count = loop->poller->wait(loop->poller_state, loop->events, TORNADO__EVENTS_PER_WAIT, patience);
+    if (TORNADO__UNLIKELY(loop->may_block))
+        tornado__ioloop_alarm(loop->may_block);
     loop->now = tornado__now_ns();
     if (count < 0) {
         tornado_gen_log(TORNADO_LOG_CRITICAL, "the poller %s failed: %s", loop->poller->name, strerror(errno));
@@ -8874,8 +9345,12 @@ static void tornado__ioloop_turns(void *arg)
 {
     tornado_ioloop *loop = arg;
     tornado__timers_return(loop); /* when a timer raised */
-    while (!loop->stopping)
+    if (loop->once && tornado_ioloop_next_timeout(loop) == 0)
+        loop->max_wait = 0;
+    while (!loop->stopping) {
         tornado__ioloop_turn(loop);
+        loop->stopping |= loop->once;
+    }
 }
 
 /* Makes a loop current, whose reference it takes over, and gives back the one before with its reference. */
@@ -8904,11 +9379,14 @@ TORNADO_API void tornado_ioloop_clear_current(void)
     tornado_ioloop_make_current(NULL);
 }
 
-TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
+/* Runs the loop under its boundary, again after each error. */
+static bool tornado__ioloop_run(tornado_ioloop *loop, bool once, int64_t max_wait)
 {
     if (loop->running || loop->closed)
-        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_start: the loop is %s",
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_%s: the loop is %s", once ? "run_once" : "start",
                              loop->closed ? "closed" : "running already");
+    loop->once = once;
+    loop->max_wait = max_wait;
     tornado_ioloop *outer_loop = tornado__current_swap(tornado_ioloop_retain(loop));
     tornado__execution *outer = tornado__thread.running;
     tornado_ioloop_retain(loop);
@@ -8917,8 +9395,17 @@ TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
     loop->running = true;
     loop->now = tornado__now_ns();
     tornado__ioloop_collect(loop->wake[0], 0, loop); /* callbacks that were added before */
-    while (tornado__protect(&loop->execution, &loop->boundary, tornado__ioloop_turns, loop))
-        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, &loop->execution.raised, "Exception in callback");
+    if (loop->may_block)
+        tornado__ioloop_alarm(loop->may_block);
+    while (tornado__protect(&loop->execution, &loop->boundary, tornado__ioloop_turns, loop)) {
+        tornado_error error = loop->execution.raised;
+        tornado__ioloop_raised(loop, &error, "Exception in callback");
+        if (loop->execution.states)
+            tornado__context_drop(&loop->execution);
+        loop->max_wait = loop->once ? 0 : -1;
+    }
+    if (loop->may_block)
+        tornado__ioloop_alarm(0);
     loop->execution.scope = NULL;
     loop->running = loop->stopping = false;
     atomic_store_explicit(&loop->owner, NULL, memory_order_relaxed);
@@ -8928,9 +9415,247 @@ TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
     return true;
 }
 
+TORNADO_API bool tornado_ioloop_start(tornado_ioloop *loop)
+{
+    return tornado__ioloop_run(loop, false, -1);
+}
+
+TORNADO_API bool tornado_ioloop_run_once(tornado_ioloop *loop, double max_wait)
+{
+    int64_t ns = -1;
+    if (max_wait != TORNADO_NONE && !(tornado__seconds_to_ns(max_wait, &ns) && ns >= 0))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_run_once: the time is not valid");
+    return tornado__ioloop_run(loop, true, ns);
+}
+
+TORNADO_API double tornado_ioloop_next_timeout(const tornado_ioloop *loop)
+{
+    if (loop->tasks.first || loop->batch.first || loop->before_wait.first || atomic_load(&loop->remote) ||
+        atomic_load(&loop->signalled))
+        return 0;
+    if (!loop->heap_count)
+        return TORNADO_NONE;
+    int64_t left = tornado__add_ns(loop->heap[0].when, -tornado__now_ns());
+    return left > 0 ? (double)left / 1e9 : 0;
+}
+
+TORNADO_API int tornado_ioloop_fileno(const tornado_ioloop *loop)
+{
+    if (loop->poller->fileno && !loop->closed)
+        return loop->poller->fileno(loop->poller_state);
+    tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_fileno: %s",
+                  loop->closed ? "the loop is closed" : "this poller has no file descriptor");
+    return -1;
+}
+
 TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop)
 {
     loop->stopping = true;
+}
+
+/* ---- signals ---- */
+
+/* In the loop, once for each signal. One that was removed has nothing pending; its place may be another's by now. */
+static void tornado__signal_tell(void *arg)
+{
+    tornado__signal_handler *handler = arg;
+    if (atomic_load(&handler->loop) != tornado__current_loop || atomic_load(&handler->pending) == 0)
+        return;
+    atomic_fetch_sub(&handler->pending, 1);
+    handler->callback(handler->arg);
+}
+
+/* The process's handler of each signal that a loop wants. */
+static void tornado__signal_caught(int signum)
+{
+    int saved = errno;
+    atomic_fetch_add(&tornado__ioloop_process.in_handlers, 1);
+    for (int i = 0; i < TORNADO__SIGNAL_HANDLERS; i++) {
+        tornado__signal_handler *handler = &tornado__ioloop_process.handlers[i];
+        tornado_ioloop *loop = atomic_load(&handler->loop);
+        if (loop && handler->signum == signum) {
+            atomic_fetch_add(&handler->pending, 1);
+            tornado_ioloop_add_callback_from_signal(loop, tornado__signal_tell, handler);
+        }
+    }
+    atomic_fetch_sub(&tornado__ioloop_process.in_handlers, 1);
+    errno = saved;
+}
+
+/* For changes of the table, which signal handlers do not make: these are rare and short. */
+static void tornado__signals_lock(void)
+{
+    while (atomic_flag_test_and_set(&tornado__ioloop_process.changing))
+        sched_yield();
+}
+
+static void tornado__signals_unlock(void)
+{
+    atomic_flag_clear(&tornado__ioloop_process.changing);
+}
+
+/* How many handlers a signal has. The table is locked. */
+static int tornado__signal_count(int signum)
+{
+    int count = 0;
+    for (int i = 0; i < TORNADO__SIGNAL_HANDLERS; i++)
+        count += tornado__ioloop_process.handlers[i].signum == signum;
+    return count;
+}
+
+static tornado__signal_handler *tornado__signal_find(tornado_ioloop *loop, int signum, tornado_callback callback,
+                                                     void *arg)
+{
+    for (int i = 0; i < TORNADO__SIGNAL_HANDLERS; i++) {
+        tornado__signal_handler *handler = &tornado__ioloop_process.handlers[i];
+        if (atomic_load(&handler->loop) == loop && (!loop || (handler->signum == signum &&
+                                                              handler->callback == callback && handler->arg == arg)))
+            return handler;
+    }
+    return NULL;
+}
+
+static bool tornado__signal_add(tornado_ioloop *loop, int signum, tornado_callback callback, void *arg)
+{
+    tornado__signal_handler *handler = tornado__signal_find(NULL, 0, NULL, NULL);
+    struct sigaction action;
+    if (!handler)
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_ioloop_add_signal_handler: there are %d already",
+                             TORNADO__SIGNAL_HANDLERS);
+    memset(&action, 0, sizeof action);
+    action.sa_handler = tornado__signal_caught;
+    action.sa_flags = SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    bool first = tornado__signal_count(signum) == 0;
+    handler->signum = signum;
+    handler->callback = callback;
+    handler->arg = arg;
+    atomic_store(&handler->pending, 0);
+    atomic_store(&handler->loop, loop);
+    if (!first || sigaction(signum, &action, &tornado__ioloop_process.before[signum]) == 0)
+        return true;
+    atomic_store(&handler->loop, NULL);
+    handler->signum = 0;
+    return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_add_signal_handler: signal %d: %s", signum,
+                         strerror(errno));
+}
+
+TORNADO_API bool tornado_ioloop_add_signal_handler(tornado_ioloop *loop, int signum, tornado_callback callback,
+                                                   void *arg)
+{
+    if (signum <= 0 || signum >= TORNADO__SIGNALS)
+        return tornado__fail(TORNADO_ERR_SYSTEM, EINVAL, "tornado_ioloop_add_signal_handler: there is no signal %d",
+                             signum);
+    if (loop->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_add_signal_handler: the loop is closed");
+    tornado__signals_lock();
+    bool ok = tornado__signal_add(loop, signum, callback, arg);
+    tornado__signals_unlock();
+    return ok;
+}
+
+/* Afterwards no signal handler looks at it, or at its loop, any more. The table is locked. */
+static void tornado__signal_remove(tornado__signal_handler *handler)
+{
+    int signum = handler->signum;
+    atomic_store(&handler->loop, NULL);
+    while (atomic_load(&tornado__ioloop_process.in_handlers) > 0)
+        sched_yield(); /* another thread is in one */
+    handler->signum = 0;
+    if (tornado__signal_count(signum) == 0)
+        sigaction(signum, &tornado__ioloop_process.before[signum], NULL);
+}
+
+TORNADO_API bool tornado_ioloop_remove_signal_handler(tornado_ioloop *loop, int signum, tornado_callback callback,
+                                                      void *arg)
+{
+    tornado__signals_lock();
+    tornado__signal_handler *handler = tornado__signal_find(loop, signum, callback, arg);
+    if (handler)
+        tornado__signal_remove(handler);
+    tornado__signals_unlock();
+    return handler != NULL;
+}
+
+static void tornado__signals_forget(tornado_ioloop *loop)
+{
+    tornado__signals_lock();
+    for (int i = 0; i < TORNADO__SIGNAL_HANDLERS; i++)
+        if (atomic_load(&tornado__ioloop_process.handlers[i].loop) == loop)
+            tornado__signal_remove(&tornado__ioloop_process.handlers[i]);
+    tornado__signals_unlock();
+}
+
+/* ---- what blocks ---- */
+
+TORNADO_API void tornado_ioloop_log_stack(int signum)
+{
+    int fd = atomic_load_explicit(&tornado__log.fd, memory_order_relaxed);
+    (void)signum;
+    fd = fd ? fd - 1 : 2;
+    ssize_t ignored = write(fd, tornado__ioloop_process.alarm_text, strlen(tornado__ioloop_process.alarm_text));
+    (void)ignored;
+    tornado__write_stack(fd);
+}
+
+/* The alarm may come to any thread, and goes on to the one that is meant. */
+static void tornado__alarm_caught(int signum)
+{
+    int saved = errno;
+    if (!tornado__thread_is(tornado__ioloop_process.alarm_thread))
+        tornado__thread_signal(tornado__ioloop_process.alarm_thread, signum);
+    else if (atomic_load(&tornado__ioloop_process.alarmed))
+        tornado__ioloop_process.alarm_action(signum);
+    errno = saved;
+}
+
+/* Gives the alarm back. */
+static void tornado__alarm_forget(tornado_ioloop *loop)
+{
+    tornado_ioloop *expected = loop;
+    loop->may_block = 0;
+    if (!atomic_compare_exchange_strong(&tornado__ioloop_process.alarmed, &expected, NULL))
+        return;
+    tornado__ioloop_alarm(0);
+    sigaction(SIGALRM, &tornado__ioloop_process.before_alarm, NULL);
+}
+
+TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *loop, double seconds,
+                                                              void (*action)(int signum))
+{
+    const char *me = "tornado_ioloop_set_blocking_signal_threshold";
+    struct sigaction caught;
+    tornado_ioloop *nobody = NULL;
+    int64_t ns;
+    tornado__alarm_forget(loop);
+    if (seconds == TORNADO_NONE)
+        return true;
+    if (!tornado__seconds_to_ns(seconds, &ns) || ns < 1000)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "%s: the time is not valid", me);
+    if (loop->closed || !atomic_compare_exchange_strong(&tornado__ioloop_process.alarmed, &nobody, loop))
+        return tornado__fail(TORNADO_ERR_STATE, 0, "%s: %s", me,
+                             loop->closed ? "the loop is closed" : "another loop has one");
+    memset(&caught, 0, sizeof caught);
+    caught.sa_handler = action ? tornado__alarm_caught : SIG_DFL;
+    caught.sa_flags = SA_RESTART;
+    sigemptyset(&caught.sa_mask);
+    tornado__ioloop_process.alarm_action = action;
+    tornado__ioloop_process.alarm_thread = tornado__thread_self();
+    sigaction(SIGALRM, &caught, &tornado__ioloop_process.before_alarm); /* cannot fail for this signal */
+    loop->may_block = ns;
+    if (loop->running)
+        tornado__ioloop_alarm(ns);
+    return true;
+}
+
+TORNADO_API bool tornado_ioloop_set_blocking_log_threshold(tornado_ioloop *loop, double seconds)
+{
+    tornado__prepare_stack();
+    if (!tornado_ioloop_set_blocking_signal_threshold(loop, seconds, tornado_ioloop_log_stack))
+        return false;
+    snprintf(tornado__ioloop_process.alarm_text, sizeof tornado__ioloop_process.alarm_text,
+             "The loop was blocked for %g seconds in\n", seconds);
+    return true;
 }
 
 /* ---- life ---- */
@@ -9015,6 +9740,8 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
         timer->place = 0; /* what outlives the loop may still clear its timer */
         if (timer->fires_at_close)
             timer->fire(timer, loop);
+        else if (timer->fire == tornado__user_timer_fire)
+            tornado_stack_context_release(TORNADO__CONTAINER(timer, tornado__user_timer, timer)->states);
     }
     for (int i = 0; i < loop->timer_chunks_count; i++)
         TORNADO_FREE(loop->timer_chunks[i]);
@@ -9073,6 +9800,7 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     tornado__link_init(&loop->services);
     tornado__link_init(&loop->compounds);
     loop->newcomers = -1;
+    loop->handle_callback_exception = o->handle_callback_exception;
     if (!tornado__ioloop_open(loop)) {
         tornado__ioloop_free_resources(loop);
         tornado__ioloop_let_go(loop);
@@ -9092,7 +9820,41 @@ TORNADO_API tornado_ioloop *tornado_ioloop_current(void)
     return tornado__current_loop;
 }
 
-static void tornado__shutdown_forget(tornado_ioloop *loop);
+/* Puts a loop, or NULL, in the place of another: a reference moves in, and one out. */
+static bool tornado__instance_replace(tornado_ioloop *before, tornado_ioloop *loop)
+{
+    if (loop)
+        tornado_ioloop_retain(loop);
+    bool replaced = atomic_compare_exchange_strong(&tornado__ioloop_process.instance, &before, loop);
+    tornado_ioloop *over = replaced ? before : loop;
+    if (over)
+        tornado_ioloop_release(over);
+    return replaced;
+}
+
+TORNADO_API tornado_ioloop *tornado_ioloop_instance(void)
+{
+    tornado_ioloop *loop = atomic_load(&tornado__ioloop_process.instance);
+    while (!loop && (loop = tornado_ioloop_current()) != NULL && !tornado__instance_replace(NULL, loop))
+        loop = atomic_load(&tornado__ioloop_process.instance);
+    return loop;
+}
+
+TORNADO_API void tornado_ioloop_install(tornado_ioloop *loop)
+{
+    while (!tornado__instance_replace(atomic_load(&tornado__ioloop_process.instance), loop)) {
+    }
+}
+
+TORNADO_API void tornado_ioloop_clear_instance(void)
+{
+    tornado_ioloop_install(NULL);
+}
+
+TORNADO_API bool tornado_ioloop_initialized(void)
+{
+    return atomic_load(&tornado__ioloop_process.instance) != NULL;
+}
 
 TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
 {
@@ -9100,7 +9862,9 @@ TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_ioloop_close: the loop is running; stop it first");
     if (loop->closed)
         return true;
-    tornado__shutdown_forget(loop);
+    tornado__signals_forget(loop);
+    tornado__alarm_forget(loop);
+    tornado__instance_replace(loop, NULL);
     for (int fd = 0; all_fds && fd < loop->fds_capacity; fd++)
         if (loop->fds[fd].handler && fd != loop->wake[0]) {
             tornado_ioloop_remove_handler(loop, fd);
@@ -9194,7 +9958,7 @@ static void tornado__periodic_run(void *arg)
     const tornado_error *error = tornado_try(tornado__periodic_call, periodic);
     periodic->calling = false;
     if (error)
-        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Exception in periodic callback");
+        tornado__ioloop_raised(tornado__current_loop, error, "Exception in periodic callback");
     if (periodic->freed)
         TORNADO_FREE(periodic);
     else if (periodic->loop && !periodic->timeout && !tornado__periodic_schedule(periodic, tornado__now_ns()))
@@ -9312,47 +10076,19 @@ static void tornado__shutdown_signalled(void *arg)
 {
     tornado_ioloop *loop = arg;
     tornado_gen_log(TORNADO_LOG_INFO, loop->shutdown_phase ? "stopping at once" : "shutting down");
-    tornado_ioloop_shutdown(loop, tornado__ioloop_process.shutdown_grace);
-}
-
-static void tornado__shutdown_handler(int number)
-{
-    (void)number;
-    atomic_fetch_add(&tornado__ioloop_process.shutdown_handlers, 1);
-    tornado_ioloop *loop = atomic_load(&tornado__ioloop_process.shutdown_loop);
-    if (loop)
-        tornado_ioloop_add_callback_from_signal(loop, tornado__shutdown_signalled, loop);
-    atomic_fetch_sub(&tornado__ioloop_process.shutdown_handlers, 1);
-}
-
-/* Gives the signals back, when they are this loop's. No handler looks at the loop any more. */
-static void tornado__shutdown_forget(tornado_ioloop *loop)
-{
-    tornado_ioloop *expected = loop;
-    if (!atomic_compare_exchange_strong(&tornado__ioloop_process.shutdown_loop, &expected, NULL))
-        return;
-    sigaction(SIGINT, &tornado__ioloop_process.before_sigint, NULL);
-    sigaction(SIGTERM, &tornado__ioloop_process.before_sigterm, NULL);
-    while (atomic_load(&tornado__ioloop_process.shutdown_handlers) > 0)
-        sched_yield(); /* another thread is in one */
+    tornado_ioloop_shutdown(loop, loop->shutdown_grace);
 }
 
 TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double grace)
 {
-    struct sigaction action;
     int64_t ns;
     if (!tornado__seconds_to_ns(grace, &ns) || ns < 0)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_shutdown_on_signals: the time is not valid");
-    memset(&action, 0, sizeof action);
-    action.sa_handler = tornado__shutdown_handler;
-    action.sa_flags = SA_RESTART;
-    sigemptyset(&action.sa_mask);
-    tornado__ioloop_process.shutdown_grace = grace;
-    bool first = atomic_exchange(&tornado__ioloop_process.shutdown_loop, loop) == NULL;
-    if (sigaction(SIGINT, &action, first ? &tornado__ioloop_process.before_sigint : NULL) != 0 ||
-        sigaction(SIGTERM, &action, first ? &tornado__ioloop_process.before_sigterm : NULL) != 0)
-        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_ioloop_shutdown_on_signals: %s", strerror(errno));
-    return true;
+    loop->shutdown_grace = grace;
+    tornado_ioloop_remove_signal_handler(loop, SIGINT, tornado__shutdown_signalled, loop); /* if it is the second time */
+    tornado_ioloop_remove_signal_handler(loop, SIGTERM, tornado__shutdown_signalled, loop);
+    return tornado_ioloop_add_signal_handler(loop, SIGINT, tornado__shutdown_signalled, loop) &&
+           tornado_ioloop_add_signal_handler(loop, SIGTERM, tornado__shutdown_signalled, loop);
 }
 
 /*============================================================================
@@ -9631,12 +10367,14 @@ typedef struct tornado__done_callback {
     tornado_future *future; /* held once it is done */
     tornado_future_callback callback;
     void *arg;
+    tornado_stack_context *states;
 } tornado__done_callback;
 
 static void tornado__done_callback_let_go(tornado__held *held)
 {
     tornado__done_callback *node = TORNADO__CONTAINER(held, tornado__done_callback, held);
     tornado_future_release(node->future);
+    tornado_stack_context_release(node->states);
     TORNADO_FREE(node);
 }
 
@@ -9650,12 +10388,16 @@ static void tornado__done_callback_run(tornado__task *task, tornado_ioloop *loop
     }
     node->held.next = scope->held; /* goes when the callback's scope ends, so also when it raises */
     scope->held = &node->held;
+    loop->execution.states = node->states;
+    node->states = NULL;
     node->callback(node->future, node->arg);
 }
 
 static void tornado__done_callback_drop(tornado__waiter *waiter)
 {
-    TORNADO_FREE(TORNADO__CONTAINER(waiter, tornado__done_callback, waiter));
+    tornado__done_callback *node = TORNADO__CONTAINER(waiter, tornado__done_callback, waiter);
+    tornado_stack_context_release(node->states);
+    TORNADO_FREE(node);
 }
 
 TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future *future,
@@ -9676,6 +10418,7 @@ TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future 
     }
     node->callback = callback;
     node->arg = arg;
+    node->states = tornado__context_capture();
     tornado__future_wait(future, loop, &node->waiter);
     return true;
 }
@@ -9722,6 +10465,7 @@ typedef struct tornado__coroutine {
     tornado_future *waiting; /* for what; a reference of its own */
     tornado_future *future;  /* of its result; may be NULL */
     tornado_arena *arena;
+    size_t mapped;      /* bytes of a mapping that is its alone; 0: in a slab */
     bool arena_is_lent; /* it is somebody else's: a request's */
     bool cancelled, failed, canary;
     unsigned char state;
@@ -9785,6 +10529,27 @@ static void tornado__stacks_free(tornado__attachment *attachment)
     TORNADO_FREE(stacks);
 }
 
+/* Memory for stacks, or NULL. */
+static char *tornado__stack_map(size_t size)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#ifdef MAP_NORESERVE
+    flags |= MAP_NORESERVE;
+#endif
+#ifdef MAP_STACK
+    flags |= MAP_STACK;
+#endif
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (memory == MAP_FAILED) {
+        tornado__fail(TORNADO_ERR_NOMEM, errno, "no memory for more coroutine stacks: %s", strerror(errno));
+        return NULL;
+    }
+#ifdef MADV_NOHUGEPAGE
+    madvise(memory, size, MADV_NOHUGEPAGE); /* one touched page must stay one page */
+#endif
+    return memory;
+}
+
 /* Slabs double, so that a hundred thousand stacks are a few dozen mappings. */
 static bool tornado__slab_new(tornado__stacks *stacks)
 {
@@ -9799,39 +10564,24 @@ static bool tornado__slab_new(tornado__stacks *stacks)
     tornado__slab *slab = TORNADO_MALLOC(sizeof *slab);
     if (!slab)
         return tornado__nomem();
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-#ifdef MAP_NORESERVE
-    flags |= MAP_NORESERVE;
-#endif
-#ifdef MAP_STACK
-    flags |= MAP_STACK;
-#endif
     slab->used = 0;
     slab->size = count * stacks->stack_size;
-    slab->memory = mmap(NULL, slab->size, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (slab->memory == MAP_FAILED) {
-        int error = errno;
+    slab->memory = tornado__stack_map(slab->size);
+    if (!slab->memory) {
         TORNADO_FREE(slab);
-        return tornado__fail(TORNADO_ERR_NOMEM, error, "no memory for more coroutine stacks: %s", strerror(error));
+        return false;
     }
-#ifdef MADV_NOHUGEPAGE
-    madvise(slab->memory, slab->size, MADV_NOHUGEPAGE); /* one touched page must stay one page */
-#endif
     slab->next = stacks->slabs;
     stacks->slabs = slab;
     return true;
 }
 
-/* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows
-   into another rather than into nothing. */
-static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
+/* Guards the stack between two places and puts its coroutine at its top, `stagger` bytes below the end. */
+static tornado__coroutine *tornado__stack_make(char *low, char *high, size_t stagger)
 {
-    tornado__slab *slab = stacks->slabs;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), stagger = stacks->made % 16 * 64;
-    char *high = slab->memory + slab->size - slab->used, *low = high - stacks->stack_size;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
     tornado__coroutine *co = (tornado__coroutine *)(void *)(high - stagger - ((sizeof *co + 63) & ~(size_t)63));
-    slab->used += stacks->stack_size;
-    stacks->made++;
+    co->mapped = 0;
     co->canary = !tornado__stack_guard(low, page);
     co->stack.low = co->canary ? low : low + page;
     co->stack.size = (size_t)((char *)co - co->stack.low);
@@ -9839,6 +10589,16 @@ static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
         *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
     tornado__valgrind_stack(co->stack.low, high);
     return co;
+}
+
+/* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows
+   into another rather than into nothing. */
+static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
+{
+    tornado__slab *slab = stacks->slabs;
+    char *high = slab->memory + slab->size - slab->used;
+    slab->used += stacks->stack_size;
+    return tornado__stack_make(high - stacks->stack_size, high, stacks->made++ % 16 * 64);
 }
 
 TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
@@ -9854,18 +10614,24 @@ static const tornado__coroutine_hooks tornado__coroutines = {
     .alive = tornado_ioloop_coroutines, .cancel = tornado__coroutines_cancel, .name = tornado__coroutines_name,
     .unwind = tornado__coroutines_unwind};
 
-static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
+/* The size of a stack in whole pages: four at least, of which one is the guard. */
+static size_t tornado__stack_pages(size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (size < 4 * page)
+        return 4 * page;
+    return size < SIZE_MAX - page ? (size + page - 1) / page * page : size / page * page;
+}
+
+static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
+{
     tornado__stacks *stacks = TORNADO_MALLOC(sizeof *stacks);
     if (!stacks) {
         tornado__nomem();
         return NULL;
     }
     memset(stacks, 0, sizeof *stacks);
-    stacks->stack_size = loop->stack_size < 4 * page ? 4 * page : loop->stack_size;
-    if (stacks->stack_size < SIZE_MAX - page)
-        stacks->stack_size = (stacks->stack_size + page - 1) / page * page;
+    stacks->stack_size = tornado__stack_pages(loop->stack_size);
     stacks->loop = loop;
     tornado__link_init(&stacks->alive);
     stacks->attachment.free = tornado__stacks_free;
@@ -9900,11 +10666,15 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
     return stacks;
 }
 
-/* Gives a stack's memory back, but for the page that the coroutine itself is in, and keeps it among the cold ones.
-   */
+/* Gives a stack's memory back: all of one that is not the pool's; of others all but the page that the coroutine itself
+   is in, and it is kept among the cold ones. */
 static TORNADO__COLD void tornado__stack_cool(tornado__stacks *stacks, tornado__coroutine *co)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
+    if (co->mapped) {
+        munmap(co->stack.low - (co->canary ? 0 : page), co->mapped);
+        return;
+    }
     uintptr_t high = (uintptr_t)co / page * page;
     if (high > low)
         madvise((void *)low, high - low, MADV_DONTNEED);
@@ -9914,20 +10684,16 @@ static TORNADO__COLD void tornado__stack_cool(tornado__stacks *stacks, tornado__
 
 static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop);
 
-/* A coroutine that has not started, or NULL: TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM. */
-static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop *loop, tornado_coroutine_fn fn,
-                                                                  void *arg, const char *name)
+/* A coroutine that has not started. */
+static TORNADO__INLINE tornado__coroutine *tornado__coroutine_init(tornado__coroutine *co, tornado_ioloop *loop,
+                                                                   tornado_coroutine_fn fn, void *arg,
+                                                                   const char *name)
 {
-    tornado__stacks *stacks = loop->stacks;
-    if (TORNADO__UNLIKELY(!stacks || !stacks->free) && !(stacks = tornado__stacks_warm(loop)))
-        return NULL;
-    tornado__coroutine *co = stacks->free;
-    stacks->free = co->next_free;
-    stacks->warm--;
-    stacks->count++;
+    loop->stacks->count++;
     co->execution.scope = NULL;
     co->execution.coroutine = co;
     co->execution.deferring = 0;
+    co->execution.states = NULL;
     co->loop = loop;
     co->waiter.task.run = tornado__coroutine_wake;
     co->waiter.drop = NULL;
@@ -9942,8 +10708,41 @@ static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop
     co->arg = arg;
     co->result = NULL;
     co->name = name;
-    tornado__link_append(&stacks->alive, &co->link);
+    tornado__link_append(&loop->stacks->alive, &co->link);
     return co;
+}
+
+/* One on a stack of the pool, or NULL: TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM. */
+static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop *loop, tornado_coroutine_fn fn,
+                                                                  void *arg, const char *name)
+{
+    tornado__stacks *stacks = loop->stacks;
+    if (TORNADO__UNLIKELY(!stacks || !stacks->free) && !(stacks = tornado__stacks_warm(loop)))
+        return NULL;
+    tornado__coroutine *co = stacks->free;
+    stacks->free = co->next_free;
+    stacks->warm--;
+    return tornado__coroutine_init(co, loop, fn, arg, name);
+}
+
+/* The same on a stack of its own. */
+static tornado__coroutine *tornado__coroutine_new_sized(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
+                                                        const char *name, size_t stack_size)
+{
+    tornado__stacks *stacks = loop->stacks ? loop->stacks : tornado__stacks_new(loop);
+    size_t size = tornado__stack_pages(stack_size);
+    if (!stacks)
+        return NULL;
+    if (stacks->count >= (size_t)loop->max_coroutines) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
+        return NULL;
+    }
+    char *memory = tornado__stack_map(size);
+    if (!memory)
+        return NULL;
+    tornado__coroutine *co = tornado__stack_make(memory, memory + size, 0);
+    co->mapped = size;
+    return tornado__coroutine_init(co, loop, fn, arg, name);
 }
 
 static TORNADO__INLINE void tornado__coroutine_free(tornado__coroutine *co)
@@ -9951,9 +10750,11 @@ static TORNADO__INLINE void tornado__coroutine_free(tornado__coroutine *co)
     tornado__stacks *stacks = co->loop->stacks;
     if (co->arena && !co->arena_is_lent)
         tornado_arena_free(co->arena);
+    if (TORNADO__UNLIKELY(co->execution.states != NULL))
+        tornado__context_drop(&co->execution);
     tornado__link_remove(&co->link);
     stacks->count--;
-    if (TORNADO__UNLIKELY(stacks->warm >= TORNADO__WARM_STACKS)) {
+    if (TORNADO__UNLIKELY(stacks->warm >= TORNADO__WARM_STACKS || co->mapped)) {
         tornado__stack_cool(stacks, co);
         return;
     }
@@ -10008,6 +10809,67 @@ static TORNADO__COLD TORNADO_NORETURN void tornado__stack_overflowed(const torna
 {
     fprintf(stderr, "tornado.h: the stack of the coroutine %s overflowed (%zu bytes)\n", co->name, co->stack.size);
     abort();
+}
+
+enum { TORNADO__SIGNAL_STACK = 32768 };
+
+static struct sigaction tornado__before_overflow[2]; /* SIGSEGV, SIGBUS */
+
+/* Says so when the running coroutine has touched its guard. Then the fault happens again, in the hands of whoever had
+   the signal before. */
+static void tornado__overflow_caught(int signum, siginfo_t *info, void *context)
+{
+    const tornado__coroutine *co = tornado__running()->coroutine;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), at = (uintptr_t)info->si_addr;
+    (void)context;
+    if (co && at < (uintptr_t)co->stack.low && at >= (uintptr_t)co->stack.low - page) {
+        const char *const words[] = {"tornado.h: the stack of the coroutine ", co->name, " overflowed\n"};
+        for (size_t i = 0; i < TORNADO__COUNT(words); i++) {
+            ssize_t ignored = write(2, words[i], strlen(words[i]));
+            (void)ignored;
+        }
+    }
+    sigaction(signum, &tornado__before_overflow[signum == SIGBUS], NULL);
+}
+
+/* The alternate stack that a signal handler needs when the thread's own has overflowed. */
+static bool tornado__signal_stack(void)
+{
+    stack_t stack;
+    memset(&stack, 0, sizeof stack);
+    if (sigaltstack(NULL, &stack) == 0 && !(stack.ss_flags & SS_DISABLE))
+        return true;
+    stack.ss_size = TORNADO__SIGNAL_STACK;
+    stack.ss_flags = 0;
+    stack.ss_sp = tornado__stack_map(stack.ss_size);
+    if (!stack.ss_sp)
+        return false;
+    if (sigaltstack(&stack, NULL) == 0)
+        return true;
+    tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_report_stack_overflow: %s", strerror(errno));
+    munmap(stack.ss_sp, stack.ss_size);
+    return false;
+}
+
+TORNADO_API bool tornado_report_stack_overflow(void)
+{
+    struct sigaction action, before;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = tornado__overflow_caught;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    if (!tornado__signal_stack())
+        return false;
+    for (int i = 0; i < 2; i++) {
+        int signum = i ? SIGBUS : SIGSEGV;
+        if (sigaction(signum, NULL, &before) == 0 && (before.sa_flags & SA_SIGINFO) &&
+            before.sa_sigaction == tornado__overflow_caught)
+            continue; /* another thread has done it */
+        tornado__before_overflow[i] = before;
+        if (sigaction(signum, &action, NULL) != 0)
+            return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_report_stack_overflow: %s", strerror(errno));
+    }
+    return true;
 }
 
 /* Hands the outcome to whoever waits for it. */
@@ -10154,20 +11016,26 @@ TORNADO_API bool tornado_cancel(tornado_future *future)
     return future->coroutine && tornado__coroutine_cancel(future->coroutine);
 }
 
-static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name)
+static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name,
+                                      size_t stack_size)
 {
+    name = name ? name : "coroutine";
     if (loop->closed) {
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_spawn: the loop is closed");
         return tornado_future_failed(tornado_last_error());
     }
     tornado_future *future = tornado__future_alloc(loop, sizeof *future, NULL);
-    tornado__coroutine *co = future ? tornado__coroutine_new(loop, fn, arg, name ? name : "coroutine") : NULL;
+    tornado__coroutine *co = NULL;
+    if (future)
+        co = stack_size ? tornado__coroutine_new_sized(loop, fn, arg, name, stack_size)
+                        : tornado__coroutine_new(loop, fn, arg, name);
     if (!co) {
         tornado_error error = *tornado_last_error();
         tornado_future_release(future);
         return error.code == TORNADO_ERR_NOMEM ? &tornado__future_nomem : tornado_future_failed(&error);
     }
     co->future = tornado_future_retain(future);
+    co->execution.states = tornado__context_capture();
     future->coroutine = co;
     tornado__ioloop_schedule(loop, &co->waiter.task);
     return future;
@@ -10176,8 +11044,10 @@ static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn
 TORNADO_API tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                const tornado_spawn_options *options)
 {
+    static const tornado_spawn_options defaults;
+    const tornado_spawn_options *o = options ? options : &defaults;
     tornado_ioloop *loop = tornado_ioloop_current();
-    return loop ? tornado__spawn(loop, fn, arg, options ? options->name : NULL) : &tornado__future_nomem;
+    return loop ? tornado__spawn(loop, fn, arg, o->name, o->stack_size) : &tornado__future_nomem;
 }
 
 TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
@@ -10187,7 +11057,7 @@ TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
 
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
 {
-    tornado_future *future = tornado__spawn(loop, fn, arg, NULL);
+    tornado_future *future = tornado__spawn(loop, fn, arg, NULL, 0);
     bool started = future->state == TORNADO__PENDING;
     if (!started && !future->immortal)
         tornado__thread.last = *tornado_future_error(future);
@@ -10418,7 +11288,7 @@ static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, voi
         TORNADO_FREE(sync);
         return false;
     }
-    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync");
+    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync", 0);
     bool ok = future->state == TORNADO__PENDING;
     if (ok)
         ok = tornado__sync_run(loop, sync, future);
@@ -16971,7 +17841,7 @@ static void *tornado__call_connection_close(void *arg)
 TORNADO_API tornado_future *tornado_handler_spawn(tornado_handler *self, tornado_coroutine_fn fn, void *arg)
 {
     tornado__message *message = self->response->message;
-    tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name);
+    tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name, 0);
     if (future->coroutine)
         tornado__coroutine_join(future->coroutine, message);
     return future;

@@ -216,7 +216,7 @@ static int probe_wait(void *state, tornado_poller_event *events, int max, int64_
 }
 
 static const tornado_poller probe_poller = {"probe",      probe_open,   probe_close, probe_add,
-                                            probe_modify, probe_remove, probe_wait};
+                                            probe_modify, probe_remove, probe_wait, NULL};
 
 /* A loop with that poller, the current one. */
 static tornado_ioloop *probe_loop(void)

@@ -1,0 +1,308 @@
+/* State that follows execution: what is set in one callback or coroutine is there in those that it starts. */
+#include "runtime.h"
+
+static const char name_key, other_key;
+
+static const char *name(void)
+{
+    const char *value = tornado_stack_context_get(&name_key);
+    return value ? value : "-";
+}
+
+static void set_name(const char *value)
+{
+    CHECK(tornado_stack_context_set(&(tornado_stack_context_state){.key = &name_key, .value = (void *)(uintptr_t)value}));
+}
+
+/* Notes its argument and the name that it sees. */
+static void see(void *arg)
+{
+    note(arg);
+    note(" ");
+    note((void *)(uintptr_t)name());
+    note("; ");
+}
+
+static void see_done(tornado_future *future, void *arg)
+{
+    (void)future;
+    see(arg);
+}
+
+static void *see_across_waits(void *arg)
+{
+    see(arg);
+    tornado_await(tornado_sleep(0.005));
+    see(arg);
+    return NULL;
+}
+
+static void *stop_soon(void *arg)
+{
+    tornado_await(tornado_sleep(0.05));
+    return arg;
+}
+
+static void start_everything(void *arg)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_future *future = tornado_future_new();
+    set_name(arg);
+    tornado_ioloop_add_callback(loop, see, "callback");
+    tornado_ioloop_call_later(loop, 0.01, see, "timer");
+    tornado_future_add_done_callback(future, see_done, "done");
+    tornado_future_release(tornado_spawn(see_across_waits, "coroutine"));
+    set_name("later");
+    tornado_future_set_integer(future, 1);
+    tornado_future_release(future);
+}
+
+TEST_EACH_POLLER(context_goes_with_callbacks_timers_futures_and_coroutines)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_add_callback(loop, start_everything, "ann");
+    tornado_ioloop_add_callback(loop, see, "neighbour");
+    CHECK(tornado_ioloop_run_sync(loop, stop_soon, NULL));
+    const char *what = traced();
+    CHECK_INT(strncmp(what, "neighbour -; callback ann; coroutine ann; done ann; ", 52), 0);
+    CHECK(strstr(what, "timer ann; "));
+    CHECK(strstr(what + 52, "coroutine ann; "));
+    CHECK_STR(name(), "-");
+}
+
+static int destroyed;
+
+static void destroy(void *value)
+{
+    (void)value;
+    destroyed++;
+}
+
+static void set_destroyed(void)
+{
+    tornado_stack_context_state state = {.key = &other_key, .value = "x", .destroy = destroy};
+    CHECK(tornado_stack_context_set(&state));
+}
+
+static void start_and_set(void *arg)
+{
+    set_destroyed();
+    tornado_ioloop_call_later(tornado_ioloop_current(), 0.02, see, arg);
+    set_destroyed(); /* in place of the first, which the timer still has */
+    CHECK_INT(destroyed, 0);
+}
+
+TEST(context_is_destroyed_when_nothing_has_it_any_more)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_add_callback(loop, start_and_set, "t");
+    tornado_ioloop_run_once(loop, 0);
+    CHECK_INT(destroyed, 1);
+    CHECK(tornado_ioloop_run_sync(loop, stop_soon, NULL));
+    CHECK_INT(destroyed, 2);
+}
+
+static void *wait_with_state(void *arg)
+{
+    set_destroyed();
+    tornado_timeout timer = tornado_ioloop_call_later(tornado_ioloop_current(), 100, see, arg);
+    tornado_ioloop_call_later(tornado_ioloop_current(), 100, see, arg); /* never runs */
+    tornado_ioloop_add_callback(tornado_ioloop_current(), see, arg);
+    tornado_future *never = tornado_sleep(100);
+    tornado_future_add_done_callback(never, see_done, arg);
+    tornado_future_release(never);
+    set_destroyed();
+    tornado_ioloop_remove_timeout(tornado_ioloop_current(), timer);
+    tornado_await(tornado_sleep(100));
+    return NULL;
+}
+
+TEST(context_goes_with_what_never_runs)
+{
+    tornado_ioloop *loop = tornado_ioloop_new(NULL);
+    tornado_future_release(tornado_spawn(wait_with_state, "x"));
+    tornado_ioloop_run_once(loop, 0);
+    CHECK_INT(destroyed, 0);
+    CHECK(tornado_ioloop_close(loop, false));
+    CHECK_INT(destroyed, 2);
+}
+
+static void see_inside(void *arg)
+{
+    see(arg);
+    set_name("changed");
+    tornado_ioloop_add_callback(tornado_ioloop_current(), see, "from inside");
+}
+
+static void run_with(void *arg)
+{
+    tornado_stack_context_state state = {.key = &name_key, .value = "inner"};
+    set_name("outer");
+    tornado_run_with_stack_context(&state, see_inside, arg);
+    see("after");
+    tornado_null_context(see, "null");
+    see("after null");
+}
+
+TEST(context_of_a_function_ends_with_it)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_add_callback(loop, run_with, "inside");
+    tornado_ioloop_run_once(loop, 0);
+    tornado_ioloop_run_once(loop, 0);
+    CHECK_STR(traced(), "inside inner; after outer; null -; after null outer; from inside changed; ");
+}
+
+TEST(context_can_be_kept_and_used_later)
+{
+    set_name("then");
+    tornado_stack_context *then = tornado_stack_context_wrap();
+    set_name("now");
+    tornado_stack_context_run(then, see, "a");
+    tornado_stack_context_run(NULL, see, "b");
+    see("c");
+    tornado_stack_context_release(then);
+    set_name(NULL);
+    CHECK_STR(traced(), "a then; b -; c now; ");
+    tornado_stack_context *empty = tornado_stack_context_wrap();
+    tornado_stack_context_run(empty, see, "d");
+    tornado_stack_context_release(empty);
+    CHECK_STR(traced(), "d -; ");
+    CHECK(tornado_stack_context_get(&name_key) == NULL);
+    tornado_null_context(see, "e");
+}
+
+/* ---- errors ---- */
+
+static bool answer;
+
+static bool handle(const tornado_error *error, void *value)
+{
+    note(value);
+    note(": ");
+    note((void *)(uintptr_t)error->message);
+    note("; ");
+    return answer;
+}
+
+static bool handle_and_raise(const tornado_error *error, void *value)
+{
+    handle(error, value);
+    tornado_raise(TORNADO_ERR_INVALID, "worse");
+}
+
+static void fail(void *arg)
+{
+    tornado_raise(TORNADO_ERR_SYSTEM, "%s", (const char *)arg);
+}
+
+static void fail_later(void *arg)
+{
+    tornado_ioloop_add_callback(tornado_ioloop_current(), fail, arg);
+}
+
+static void with_handlers(void *arg)
+{
+    static const char first, second;
+    CHECK(tornado_stack_context_set(&(tornado_stack_context_state){&first, "first", NULL, handle}));
+    CHECK(tornado_stack_context_set(&(tornado_stack_context_state){&second, "second", NULL, handle_and_raise}));
+    fail_later(arg);
+}
+
+TEST(context_handles_what_a_callback_raises_the_innermost_first)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    log_keep();
+    for (int i = 0; i < 2; i++) {
+        answer = i;
+        tornado_ioloop_add_callback(loop, with_handlers, "broken");
+        tornado_ioloop_run_once(loop, 0);
+        tornado_ioloop_run_once(loop, 0);
+        CHECK_STR(traced(), "second: broken; first: worse; ");
+        CHECK_INT(logged("Exception in callback"), 1); /* the first time, when nobody dealt with it */
+        CHECK_INT(logged("worse"), 1);
+    }
+}
+
+static void raise_inside(void *arg)
+{
+    tornado_stack_context_state state = {.key = &name_key, .value = "handler", .handle_exception = handle};
+    tornado_run_with_stack_context(&state, fail, arg);
+    note("went on");
+}
+
+TEST(context_handles_what_its_function_raises_or_raises_it_on)
+{
+    answer = true;
+    CHECK(tornado_try(raise_inside, "one") == NULL);
+    CHECK_STR(traced(), "handler: one; went on");
+    answer = false;
+    CHECK(is_error(tornado_try(raise_inside, "two"), TORNADO_ERR_SYSTEM));
+    CHECK_STR(traced(), "handler: two; ");
+    CHECK_STR(name(), "-");
+}
+
+static void without_key(void *arg)
+{
+    tornado_run_with_stack_context(&(tornado_stack_context_state){.value = arg}, see, "never");
+}
+
+TEST(context_wants_a_key)
+{
+    tornado_stack_context_state state = {.value = "x", .destroy = destroy};
+    CHECK(!tornado_stack_context_set(&state));
+    CHECK(is_error(tornado_last_error(), TORNADO_ERR_INVALID));
+    CHECK_INT(destroyed, 1);
+    CHECK(is_error(tornado_try(without_key, "x"), TORNADO_ERR_INVALID));
+    CHECK_STR(traced(), "");
+}
+
+TEST(context_survives_every_allocation_that_fails)
+{
+    for (int n = 1; n <= 2; n++) {
+        tornado_stack_context_state state = {.key = &name_key, .value = "x", .destroy = destroy};
+        test_fail_alloc(n);
+        CHECK(!tornado_stack_context_set(&state));
+        CHECK(is_error(tornado_last_error(), TORNADO_ERR_NOMEM));
+        CHECK_INT(destroyed, n);
+    }
+    test_fail_alloc(0);
+    CHECK_STR(name(), "-");
+}
+
+/* ---- the log ---- */
+
+static const char *tag(void *arg)
+{
+    (void)arg;
+    return tornado_stack_context_get(&name_key);
+}
+
+static void *log_across_waits(void *arg)
+{
+    set_name(arg);
+    tornado_app_log(TORNADO_LOG_INFO, "begins");
+    tornado_await(tornado_moment());
+    tornado_app_log(TORNADO_LOG_INFO, "ends");
+    return NULL;
+}
+
+static void *two_requests(void *arg)
+{
+    tornado_future *both[] = {tornado_spawn(log_across_waits, "[req-1]"), tornado_spawn(log_across_waits, "[req-2]")};
+    tornado_await(tornado_multi(both, 2));
+    tornado_app_log(TORNADO_LOG_INFO, "all done");
+    return arg;
+}
+
+TEST(context_puts_a_request_id_into_each_log_line)
+{
+    log_keep();
+    tornado_log_options options = {.level = TORNADO_LOG_DEBUG, .hook = log_keep_hook, .tag = tag};
+    tornado_enable_pretty_logging(&options);
+    CHECK(tornado_ioloop_run_sync(tornado_ioloop_current(), two_requests, NULL));
+    CHECK_INT(logged("] [req-1] begins\n"), 1);
+    CHECK_INT(logged("] [req-1] ends\n"), 1);
+    CHECK_INT(logged("] [req-2] ends\n"), 1);
+    CHECK_INT(logged("] all done\n"), 1);
+}
