@@ -260,7 +260,9 @@ typedef void (*tornado_callback)(void *arg);
     X(PARSE, 11, "the input is malformed")                                                                   \
     X(HTTP, 12, "the request failed; http_status tells how")                                                 \
     X(UNSUPPORTED, 13, "not supported here")                                                                 \
-    X(FINISH, 14, "the request was finished early")
+    X(FINISH, 14, "the request was finished early")                                                          \
+    X(QUEUE_EMPTY, 15, "the queue is empty")                                                                 \
+    X(QUEUE_FULL, 16, "the queue is full")
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
@@ -9258,6 +9260,8 @@ struct tornado_future {
     bool owns;       /* the result's memory goes with the future */
     bool unattended; /* what resolves it holds no reference: a timer */
     bool held_in_use;
+    bool taken;      /* its success has reached somebody */
+    bool owns_error; /* else the error is static, or its source's */
     tornado_ioloop *loop;
     union {
         void *pointer;
@@ -9265,7 +9269,8 @@ struct tornado_future {
         tornado_bytes bytes;
     } value;
     tornado_callback destroy;
-    const tornado_error *error; /* allocated, or one of the static ones */
+    const tornado_error *error;
+    struct tornado_future *source; /* whose outcome this shares, held; or NULL */
     tornado__waiter *waiters, *last_waiter;
     tornado__held held;
     tornado_arena *arena; /* a coroutine's, in which its result may be */
@@ -9327,8 +9332,12 @@ static void tornado__future_free(tornado_future *future)
     if (future->destroy)
         future->destroy(future->value.pointer);
     tornado_arena_free(future->arena);
-    if (future->error && future->error != &tornado__error_nomem && future->error != &tornado__error_cancelled)
+    if (future->owns_error)
         TORNADO_FREE((void *)(uintptr_t)future->error);
+    if (future->source) {
+        future->source->taken |= future->taken;
+        tornado_future_release(future->source);
+    }
     TORNADO_FREE(future);
     tornado__ioloop_let_go(loop);
 }
@@ -9404,11 +9413,40 @@ TORNADO_API bool tornado_future_set_error(tornado_future *future, const tornado_
     tornado_error *copy = TORNADO_MALLOC(sizeof *copy);
     if (copy)
         *copy = *error;
+    future->owns_error = copy != NULL;
     future->error = copy                                   ? copy
                     : error->code == TORNADO_ERR_CANCELLED ? &tornado__error_cancelled
                                                            : &tornado__error_nomem;
     tornado__future_resolve(future, TORNADO__FAILED);
     return true;
+}
+
+/* Resolves one that is pending with an error that outlives it. */
+static void tornado__future_fail(tornado_future *future, const tornado_error *lasting)
+{
+    future->error = lasting;
+    tornado__future_resolve(future, TORNADO__FAILED);
+}
+
+static void tornado__future_take(tornado_future *future)
+{
+    if (!future->immortal)
+        future->taken = true;
+}
+
+/* Resolves one that is pending as another was, whose result it shares. */
+static void tornado__future_follow(tornado_future *future, tornado_future *source)
+{
+    if (!source->immortal)
+        future->source = tornado_future_retain(source);
+    if (source->state == TORNADO__FAILED) {
+        tornado__future_fail(future, tornado_future_error(source));
+    } else {
+        future->value = source->value;
+        future->kind = source->kind;
+        future->owns = source->owns;
+        tornado__future_resolve(future, TORNADO__SUCCEEDED);
+    }
 }
 
 TORNADO_API tornado_future *tornado_future_resolved(void *result)
@@ -9526,6 +9564,7 @@ static void tornado__done_callback_run(tornado__task *task, tornado_ioloop *loop
     }
     node->held.next = scope->held; /* goes when the callback's scope ends, so also when it raises */
     scope->held = &node->held;
+    tornado__future_take(node->future);
     node->callback(node->future, node->arg);
 }
 
@@ -10182,6 +10221,7 @@ static const tornado_error *tornado__wait_value(tornado_future *future, int kind
         return error;
     if (future->kind != kind && kind != TORNADO__POINTER)
         return tornado__wait_failed(tornado__running(), future, &mismatch);
+    tornado__future_take(future);
     if (out) {
         if (kind == TORNADO__POINTER)
             *(void **)out = tornado_future_result(future);
