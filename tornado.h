@@ -79,7 +79,7 @@
        }
 
    Examples to build on, each one file: examples/hello.c, wait_twice.c, json.c, form.c,
-   long_poll.c, echo.c.
+   long_poll.c, echo.c, spider.c.
 
    MAP
 

@@ -164,7 +164,7 @@ TEST(queues_give_the_first_item_first_or_the_last_or_the_least)
 TEST(queues_keep_their_order_however_they_grow)
 {
     enum { STEPS = 20000 };
-    static char items[STEPS][8], *model[STEPS];
+    static char items[STEPS][16], *model[STEPS];
     for (int kind = 0; kind < 3; kind++) {
         size_t count = 0;
         unsigned random = 1;
