@@ -110,7 +110,7 @@
    EXAMPLES
 
    Each is one file, to build on: examples/hello.c, json.c, books.c (a JSON API), form.c (a form that redirects),
-   wait_twice.c, long_poll.c, echo.c (a TCP server).
+   wait_twice.c, long_poll.c, echo.c (a TCP server), spider.c (queues), own_loop.c (beside another loop).
 
    MAP
 
@@ -131,7 +131,7 @@
     ioloop      pollers, callbacks, timers, descriptors, signals, orderly shutdown
     future      results to come
     coroutine   stacks, switching, spawn, await, cancel
-    gen         sleep, several futures as one, timeouts
+    gen         sleep, several futures as one, timeouts, locks, queues
     address     socket addresses
     iostream    non-blocking sockets with buffers
     netutil     listening sockets
@@ -292,7 +292,9 @@ typedef void (*tornado_callback)(void *arg);
     X(PARSE, 11, "the input is malformed")                                                                   \
     X(HTTP, 12, "the request failed; http_status tells how")                                                 \
     X(UNSUPPORTED, 13, "not supported here")                                                                 \
-    X(FINISH, 14, "the request was finished early")
+    X(FINISH, 14, "the request was finished early")                                                          \
+    X(QUEUE_EMPTY, 15, "the queue is empty")                                                                 \
+    X(QUEUE_FULL, 16, "the queue is full")
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
@@ -1166,8 +1168,14 @@ TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop);
 
 /*============================================================================
  * section: gen (public)
- * Putting waits together.
+ * Putting waits together; and how coroutines wait for each other: locks and queues.
+ *
+ * A timeout is in seconds from now; one of zero or less is over in the loop's next turn, INFINITY never. For a point
+ * in time write tornado_until(when).
  *============================================================================*/
+
+/* The seconds from now until `when` on the loop's clock (tornado_ioloop_time); below zero when it has passed. */
+TORNADO_API double tornado_until(double when);
 
 /* Done after `seconds`; a negative or zero time is done in the loop's next turn. Its result is NULL. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_sleep(double seconds);
@@ -1175,15 +1183,237 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_sleep(double seconds);
 /* Done in the loop's next turn: lets everything else that is ready run once. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_moment(void);
 
+/* The future itself, or one that is done already for NULL: to wait for what a function returns that only sometimes
+   has something to wait for. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_maybe_future(tornado_future *future);
+
 /* Done when all of `count` futures are; takes over a reference of each (of one that stands there twice, one only).
    The result is an array of their results, void **, in the same order: a future of bytes or of an integer gives a
    pointer to a tornado_bytes or an int64_t. When some fail it fails with the error of the first in the list, after
    all have finished; the other errors are logged. NULL in the list counts as done. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi(tornado_future *const *futures, size_t count);
 
+/* The same without logging the other errors that have one of the codes in `quiet`, which a zero ends; NULL is all
+   codes. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi_quiet(tornado_future *const *futures, size_t count,
+                                                                 const int *quiet);
+
+/* tornado_multi with names, which are copied:
+
+       const tornado_named_future both[] = {{"user", load_user(id)}, {"news", load_news()}};
+       const tornado_named_results *results = tornado_await(tornado_multi_named(both, 2));
+       user *u = tornado_named_result(results, "user");
+
+   The result of a name is as in tornado_multi; NULL for a name that was not given, and of equal names the last. */
+typedef struct tornado_named_future {
+    const char *name;
+    tornado_future *future;
+} tornado_named_future;
+typedef struct tornado_named_results tornado_named_results;
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi_named(const tornado_named_future *futures, size_t count);
+TORNADO_API void *tornado_named_result(const tornado_named_results *results, const char *name);
+
 /* Done like `future`, whose reference it takes over, or fails with TORNADO_ERR_TIMEOUT after `seconds`. What was
-   waited for is not cancelled; its failure after the timeout is logged. */
+   waited for is not cancelled; its failure after the timeout is logged, by the second unless its code is in `quiet`,
+   as above. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_with_timeout(double seconds, tornado_future *future);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_with_timeout_quiet(double seconds, tornado_future *future,
+                                                                        const int *quiet);
+
+/* Gives the results of several futures as they finish, also when some fail:
+
+       tornado_wait_iterator *each = tornado_wait_iterator_new(futures, 3);
+       while (!tornado_wait_iterator_done(each)) {
+           void *result;
+           const tornado_error *error = tornado_wait_result(tornado_wait_iterator_next(each), &result);
+           printf("%zu: %s\n", tornado_wait_iterator_current_index(each), error ? error->message : result);
+       }
+*/
+typedef struct tornado_wait_iterator tornado_wait_iterator;
+
+/* Takes over a reference of each, as tornado_multi does; NULL counts as done. The iterator belongs to the innermost
+   scope, as the result of a wait does, and keeps the futures and their results until that ends. NULL when memory is
+   short or, with TORNADO_ERR_STATE, where no scope is open: outside the loop. */
+TORNADO_API tornado_wait_iterator *tornado_wait_iterator_new(tornado_future *const *futures, size_t count);
+
+/* Whether `next` has given all of them. */
+TORNADO_API bool tornado_wait_iterator_done(const tornado_wait_iterator *iterator);
+
+/* Done like the next of the futures to finish; those that have finished already come in the order in which they did.
+   Until one has, each call gives the same future. Fails with TORNADO_ERR_STATE when there is none left. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_wait_iterator_next(tornado_wait_iterator *iterator);
+
+/* Which of the futures `next` was last done like: its place in the list, and itself, which stays the iterator's.
+   SIZE_MAX and NULL before the first. */
+TORNADO_API size_t tornado_wait_iterator_current_index(const tornado_wait_iterator *iterator);
+TORNADO_API tornado_future *tornado_wait_iterator_current_future(const tornado_wait_iterator *iterator);
+
+/* Makes `to` done like `from`, once that is. Neither reference is taken over; `to` is held until then, and stays
+   pending when the last reference to `from` goes before; it is left alone when it is done by then. False when memory
+   is short. */
+TORNADO_API bool tornado_chain_future(tornado_future *from, tornado_future *to);
+
+/* Makes a future of an interface that calls back: calls start(task, arg) at once, which hands `task` on to be resolved
+   later and then released:
+
+       static void start(tornado_future *task, void *arg) { store_query(arg, "select ...", on_rows, task); }
+       static void on_rows(rows *found, void *task)
+       {
+           tornado_future_set_result(task, found, rows_free);
+           tornado_future_release(task);
+       }
+       rows *found = tornado_await(tornado_task(start, store));
+
+   What start raises becomes the future's error; it must not have handed `task` on then. start is not called when
+   memory is short. */
+typedef void (*tornado_task_start)(tornado_future *task, void *arg);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_task(tornado_task_start start, void *arg);
+
+/* Resolves a task without a result and releases it: fits where a tornado_callback is asked for. */
+TORNADO_API void tornado_task_done(void *task);
+
+/* ---- locks ----
+
+   They are for the coroutines of one loop, not for threads. Who has waited longest comes first. Each wait is a future:
+   who releases it (by being cancelled, or by the timeout of a tornado_with_timeout around it) stands in line no longer,
+   and what was granted at that very moment goes on to the next. A grant is taken when a wait returns it or a callback
+   is called with it; until then the future must be kept. A future that can be done at once is.
+
+   Each is freed by its _free, which takes NULL: those who wait fail with TORNADO_ERR_CLOSED. Each _new gives NULL
+   when memory is short. With _timeout the future fails with TORNADO_ERR_TIMEOUT when the time is up. */
+
+/* Waiting to be told. A wait's result is an integer: 1 when notified, 0 when the time was up, which is no error. */
+typedef struct tornado_condition tornado_condition;
+TORNADO_API tornado_condition *tornado_condition_new(void);
+TORNADO_API void tornado_condition_free(tornado_condition *condition);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_condition_wait(tornado_condition *condition);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_condition_wait_timeout(tornado_condition *condition,
+                                                                            double seconds);
+
+/* Wakes the `count` that have waited longest, or as many as there are; or all. Nobody waiting: nothing happens, and
+   nothing is kept for later. */
+TORNADO_API void tornado_condition_notify(tornado_condition *condition, size_t count);
+TORNADO_API void tornado_condition_notify_all(tornado_condition *condition);
+
+/* A flag to wait for, not set at first. */
+typedef struct tornado_event tornado_event;
+TORNADO_API tornado_event *tornado_event_new(void);
+TORNADO_API void tornado_event_free(tornado_event *event);
+
+/* Sets the flag and wakes all who wait; clears it, so that waits wait again. */
+TORNADO_API void tornado_event_set(tornado_event *event);
+TORNADO_API void tornado_event_clear(tornado_event *event);
+TORNADO_API bool tornado_event_is_set(const tornado_event *event);
+
+/* Done when the flag is set; its result is NULL. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_event_wait(tornado_event *event);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_event_wait_timeout(tornado_event *event, double seconds);
+
+/* A number of permits, which may be taken and given back:
+
+       for (;;) {
+           tornado_scope_enter(&scope);
+           tornado_semaphore_hold(two_at_once);    // waits; released when the scope ends, whichever way
+           use_some_resource();
+           tornado_scope_leave(&scope);
+       }
+
+   A bounded one never has more permits than at first. NULL with TORNADO_ERR_INVALID when `value` is negative. */
+typedef struct tornado_semaphore tornado_semaphore;
+TORNADO_API tornado_semaphore *tornado_semaphore_new(int value);
+TORNADO_API tornado_semaphore *tornado_bounded_semaphore_new(int value);
+TORNADO_API void tornado_semaphore_free(tornado_semaphore *semaphore);
+
+/* Done when a permit was granted; its result is NULL. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_semaphore_acquire(tornado_semaphore *semaphore);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_semaphore_acquire_timeout(tornado_semaphore *semaphore,
+                                                                               double seconds);
+
+/* Takes a permit if there is one. */
+TORNADO_API bool tornado_semaphore_acquire_nowait(tornado_semaphore *semaphore);
+
+/* Gives a permit back: to who has waited longest, else to be taken. False with TORNADO_ERR_STATE, and logged, when a
+   bounded one has all its permits; with TORNADO_ERR_LIMIT at INT_MAX. */
+TORNADO_API bool tornado_semaphore_release(tornado_semaphore *semaphore);
+
+/* Waits for a permit and gives it back when the innermost scope ends. The handle is for tornado_run_deferred, to do so
+   earlier. Raises what a wait raises; only in a coroutine. */
+TORNADO_API uint64_t tornado_semaphore_hold(tornado_semaphore *semaphore);
+TORNADO_API uint64_t tornado_semaphore_hold_timeout(tornado_semaphore *semaphore, double seconds);
+
+/* How many permits could be taken without waiting. */
+TORNADO_API int tornado_semaphore_value(const tornado_semaphore *semaphore);
+
+/* A lock: a bounded semaphore of one permit, whose functions are the same. To release one that is not locked is
+   TORNADO_ERR_STATE, and logged; any coroutine may release it. */
+typedef struct tornado_lock tornado_lock;
+TORNADO_API tornado_lock *tornado_lock_new(void);
+TORNADO_API void tornado_lock_free(tornado_lock *lock);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_lock_acquire(tornado_lock *lock);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_lock_acquire_timeout(tornado_lock *lock, double seconds);
+TORNADO_API bool tornado_lock_acquire_nowait(tornado_lock *lock);
+TORNADO_API bool tornado_lock_release(tornado_lock *lock);
+TORNADO_API uint64_t tornado_lock_hold(tornado_lock *lock);
+TORNADO_API uint64_t tornado_lock_hold_timeout(tornado_lock *lock, double seconds);
+TORNADO_API bool tornado_lock_is_locked(const tornado_lock *lock);
+
+/* ---- queues ----
+
+   Items for the coroutines of one loop to hand to each other; waiting is as in locks. An item is a pointer, NULL
+   allowed, that the queue does not look at. */
+typedef struct tornado_queue tornado_queue;
+
+typedef struct tornado_queue_options {
+    size_t maxsize; /* items at once, then putting waits; default: no limit */
+    /* Called with each item that nobody gets: those left when the queue is freed, and those whose put failed. It may
+       neither wait nor raise. NULL: items are somebody else's. */
+    tornado_callback destroy;
+} tornado_queue_options;
+
+/* Which of two items comes first: negative when it is the first of them, positive when the second, zero for whichever
+   was put before. It must not use the queue, nor raise. */
+typedef int (*tornado_compare)(const void *a, const void *b);
+
+/* The first item put is the first got; the last; or the least by `compare`. NULL when memory is short. */
+TORNADO_API tornado_queue *tornado_queue_new(const tornado_queue_options *options);
+TORNADO_API tornado_queue *tornado_lifo_queue_new(const tornado_queue_options *options);
+TORNADO_API tornado_queue *tornado_priority_queue_new(tornado_compare compare, const tornado_queue_options *options);
+
+/* Frees it and destroys the items left. Those who wait fail with TORNADO_ERR_CLOSED. NULL is allowed. */
+TORNADO_API void tornado_queue_free(tornado_queue *queue);
+
+/* Done when the item is in the queue, which has taken it over with the call: when it fails, the item is destroyed.
+   With a timeout it fails with TORNADO_ERR_TIMEOUT when there is no room in time. A future that is released while it
+   waits puts nothing. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_put(tornado_queue *queue, void *item);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_put_timeout(tornado_queue *queue, void *item,
+                                                                       double seconds);
+
+/* Puts an item if there is room. False with TORNADO_ERR_QUEUE_FULL or TORNADO_ERR_NOMEM; the item is the caller's
+   then. */
+TORNADO_API bool tornado_queue_put_nowait(tornado_queue *queue, void *item);
+
+/* Done with an item, which is the caller's from then on. One that was to go to somebody who no longer waits goes back
+   to where it was. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_get(tornado_queue *queue);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_get_timeout(tornado_queue *queue, double seconds);
+
+/* Takes an item if there is one. False with TORNADO_ERR_QUEUE_EMPTY. */
+TORNADO_API bool tornado_queue_get_nowait(tornado_queue *queue, void **item);
+
+/* Says that the work on an item that was got is done. False with TORNADO_ERR_STATE, and logged, when it was said of
+   every item already. */
+TORNADO_API bool tornado_queue_task_done(tornado_queue *queue);
+
+/* Done when tornado_queue_task_done was called for each item ever put. Any number may wait. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_join(tornado_queue *queue);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_join_timeout(tornado_queue *queue, double seconds);
+
+/* The items in it; how many there may be, 0 without a limit; whether there is none, and whether no more fit. */
+TORNADO_API size_t tornado_queue_qsize(const tornado_queue *queue);
+TORNADO_API size_t tornado_queue_maxsize(const tornado_queue *queue);
+TORNADO_API bool tornado_queue_empty(const tornado_queue *queue);
+TORNADO_API bool tornado_queue_full(const tornado_queue *queue);
 
 /*============================================================================
  * section: address (public)
@@ -10118,6 +10348,8 @@ struct tornado_future {
     bool owns;       /* the result's memory goes with the future */
     bool unattended; /* what resolves it holds no reference: a timer */
     bool held_in_use;
+    bool taken;      /* its success has reached somebody */
+    bool owns_error; /* else the error is static, or its source's */
     tornado_ioloop *loop;
     union {
         void *pointer;
@@ -10125,7 +10357,8 @@ struct tornado_future {
         tornado_bytes bytes;
     } value;
     tornado_callback destroy;
-    const tornado_error *error; /* allocated, or one of the static ones */
+    const tornado_error *error;
+    struct tornado_future *source; /* whose outcome this shares, held; or NULL */
     tornado__waiter *waiters, *last_waiter;
     tornado__held held;
     tornado_arena *arena; /* a coroutine's, in which its result may be */
@@ -10187,8 +10420,12 @@ static void tornado__future_free(tornado_future *future)
     if (future->destroy)
         future->destroy(future->value.pointer);
     tornado_arena_free(future->arena);
-    if (future->error && future->error != &tornado__error_nomem && future->error != &tornado__error_cancelled)
+    if (future->owns_error)
         TORNADO_FREE((void *)(uintptr_t)future->error);
+    if (future->source) {
+        future->source->taken |= future->taken;
+        tornado_future_release(future->source);
+    }
     TORNADO_FREE(future);
     tornado__ioloop_let_go(loop);
 }
@@ -10264,11 +10501,40 @@ TORNADO_API bool tornado_future_set_error(tornado_future *future, const tornado_
     tornado_error *copy = TORNADO_MALLOC(sizeof *copy);
     if (copy)
         *copy = *error;
+    future->owns_error = copy != NULL;
     future->error = copy                                   ? copy
                     : error->code == TORNADO_ERR_CANCELLED ? &tornado__error_cancelled
                                                            : &tornado__error_nomem;
     tornado__future_resolve(future, TORNADO__FAILED);
     return true;
+}
+
+/* Resolves one that is pending with an error that outlives it. */
+static void tornado__future_fail(tornado_future *future, const tornado_error *lasting)
+{
+    future->error = lasting;
+    tornado__future_resolve(future, TORNADO__FAILED);
+}
+
+static void tornado__future_take(tornado_future *future)
+{
+    if (!future->immortal)
+        future->taken = true;
+}
+
+/* Resolves one that is pending as another was, whose result it shares. */
+static void tornado__future_follow(tornado_future *future, tornado_future *source)
+{
+    if (!source->immortal)
+        future->source = tornado_future_retain(source);
+    if (source->state == TORNADO__FAILED) {
+        tornado__future_fail(future, tornado_future_error(source));
+    } else {
+        future->value = source->value;
+        future->kind = source->kind;
+        future->owns = source->owns;
+        tornado__future_resolve(future, TORNADO__SUCCEEDED);
+    }
 }
 
 TORNADO_API tornado_future *tornado_future_resolved(void *result)
@@ -10390,6 +10656,7 @@ static void tornado__done_callback_run(tornado__task *task, tornado_ioloop *loop
     scope->held = &node->held;
     loop->execution.states = node->states;
     node->states = NULL;
+    tornado__future_take(node->future);
     node->callback(node->future, node->arg);
 }
 
@@ -11176,6 +11443,7 @@ static const tornado_error *tornado__wait_value(tornado_future *future, int kind
         return error;
     if (future->kind != kind && kind != TORNADO__POINTER)
         return tornado__wait_failed(tornado__running(), future, &mismatch);
+    tornado__future_take(future);
     if (out) {
         if (kind == TORNADO__POINTER)
             *(void **)out = tornado_future_result(future);
@@ -11319,8 +11587,17 @@ TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_c
 
 /*============================================================================
  * section: gen (private)
- * Futures made of timers and of other futures. Each is one allocation: the future and what it needs.
+ * Futures made of timers and of other futures; lines of those who wait.
+ *
+ * Each is one allocation: the future and what it needs. Whether what a future granted was of use shows in `taken`:
+ * a wait or a callback sets it, a future that shares another's outcome passes it on when it goes, and a permit, an
+ * item or a notification whose future goes without it goes back.
  *============================================================================*/
+
+TORNADO_API double tornado_until(double when)
+{
+    return when - tornado_monotonic();
+}
 
 typedef struct tornado__sleep {
     tornado_future future;
@@ -11388,34 +11665,99 @@ TORNADO_API tornado_future *tornado_moment(void)
     return &moment->future;
 }
 
+TORNADO_API tornado_future *tornado_maybe_future(tornado_future *future)
+{
+    return future ? future : &tornado__future_done;
+}
+
+/* ---- several futures ---- */
+
+/* Lists of futures: pointers to them, `stride` bytes apart. */
+static tornado_future *tornado__listed(const void *list, size_t stride, size_t i)
+{
+    return *(tornado_future *const *)(const void *)((const char *)list + i * stride);
+}
+
+/* Of a future that stands in a list several times one reference is taken over, and the others are added. */
+static void tornado__listed_adopt(const void *list, size_t stride, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        tornado_future *future = tornado__listed(list, stride, i);
+        if (future && !future->immortal) {
+            if (future->visited)
+                tornado_future_retain(future);
+            future->visited = true;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        tornado_future *future = tornado__listed(list, stride, i);
+        if (future && !future->immortal)
+            future->visited = false;
+    }
+}
+
+static void tornado__listed_release(const void *list, size_t stride, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        tornado_future_release(tornado__listed(list, stride, i));
+}
+
+/* Codes of errors that are not logged, a bit for each. */
+static uint64_t tornado__quiet_codes(const int *quiet)
+{
+    uint64_t codes = 0;
+    if (!quiet)
+        return UINT64_MAX;
+    for (; *quiet; quiet++)
+        if (*quiet > 0 && *quiet < 64)
+            codes |= (uint64_t)1 << *quiet;
+    return codes;
+}
+
+static bool tornado__is_quiet(uint64_t codes, const tornado_error *error)
+{
+    return error->code > 0 && error->code < 64 ? codes >> error->code & 1 : codes == UINT64_MAX;
+}
+
 typedef struct tornado__multi_child {
     tornado__waiter waiter;
     struct tornado__multi *multi;
     tornado_future *future;
 } tornado__multi_child;
 
+struct tornado_named_results {
+    size_t count;
+    void **results;
+    const char **names; /* NULL: they have none */
+};
+
 typedef struct tornado__multi {
     tornado_future future;
     tornado__compound compound;
-    size_t count, pending;
-    void **results;
-    tornado__multi_child children[];
+    struct tornado_named_results named;
+    uint64_t quiet;
+    size_t pending;
+    tornado__multi_child children[]; /* behind them the results, then the names */
 } tornado__multi;
 
 static void tornado__multi_finalize(tornado_future *future)
 {
     tornado__multi *multi = (tornado__multi *)(void *)future;
-    for (size_t i = 0; i < multi->count; i++)
-        if (multi->children[i].future) {
-            tornado__future_unwait(multi->children[i].future, &multi->children[i].waiter);
-            tornado_future_release(multi->children[i].future);
-        }
+    for (size_t i = 0; i < multi->named.count; i++) {
+        tornado__multi_child *child = &multi->children[i];
+        if (!child->future)
+            continue;
+        tornado__future_unwait(child->future, &child->waiter);
+        if (future->taken)
+            tornado__future_take(child->future);
+        tornado_future_release(child->future);
+    }
 }
 
 static void tornado__multi_let_go(tornado__compound *compound)
 {
     tornado__multi *multi = TORNADO__CONTAINER(compound, tornado__multi, compound);
-    for (size_t i = 0; i < multi->count; i++)
+    for (size_t i = 0; i < multi->named.count; i++)
         if (multi->children[i].future)
             tornado__future_unwait(multi->children[i].future, &multi->children[i].waiter);
     tornado_future_release(&multi->future);
@@ -11424,22 +11766,23 @@ static void tornado__multi_let_go(tornado__compound *compound)
 static void tornado__multi_resolve(tornado__multi *multi)
 {
     const tornado_error *first = NULL;
-    for (size_t i = 0; i < multi->count; i++) {
+    for (size_t i = 0; i < multi->named.count; i++) {
         tornado_future *child = multi->children[i].future;
         const tornado_error *error = child ? tornado_future_error(child) : NULL;
-        if (error && first)
-            tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "multiple exceptions in tornado_multi");
-        else if (error)
+        if (error && !first)
             first = error;
+        else if (error && !tornado__is_quiet(multi->quiet, error))
+            tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "multiple exceptions in tornado_multi");
         if (child)
-            multi->results[i] = child->kind == TORNADO__POINTER   ? tornado_future_result(child)
-                                : child->kind == TORNADO__INTEGER ? (void *)&child->value.integer
-                                                                  : (void *)&child->value.bytes;
+            multi->named.results[i] = child->kind == TORNADO__POINTER   ? tornado_future_result(child)
+                                      : child->kind == TORNADO__INTEGER ? (void *)&child->value.integer
+                                                                        : (void *)&child->value.bytes;
     }
     if (first) {
         tornado_future_set_error(&multi->future, first);
     } else {
-        tornado_future_set_result(&multi->future, multi->results, NULL);
+        void *result = multi->named.names ? (void *)&multi->named : (void *)multi->named.results;
+        tornado_future_set_result(&multi->future, result, NULL);
         multi->future.owns = true;
     }
 }
@@ -11455,39 +11798,40 @@ static void tornado__multi_child_done(tornado__task *task, tornado_ioloop *loop)
     tornado_future_release(&multi->future);
 }
 
-TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t count)
+/* One for `count` futures, with `extra` bytes behind the results; NULL when memory is short. */
+static tornado__multi *tornado__multi_new(size_t count, size_t extra)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
     tornado__multi *multi = NULL;
-    size_t each = sizeof *multi->children + sizeof *multi->results;
-    if (loop && count <= (SIZE_MAX / 2 - sizeof *multi) / each)
-        multi = (tornado__multi *)(void *)tornado__future_alloc(loop, sizeof *multi + count * each,
+    size_t each = sizeof *multi->children + sizeof *multi->named.results;
+    if (loop && extra < SIZE_MAX / 4 && count <= SIZE_MAX / 4 / each)
+        multi = (tornado__multi *)(void *)tornado__future_alloc(loop, sizeof *multi + count * each + extra,
                                                                 tornado__multi_finalize);
-    /* of a future that stands there several times one reference is taken over, and the others are added */
-    for (size_t i = 0; i < count; i++)
-        if (futures[i] && !futures[i]->immortal) {
-            if (futures[i]->visited)
-                tornado_future_retain(futures[i]);
-            futures[i]->visited = true;
-        }
-    for (size_t i = 0; i < count; i++)
-        if (futures[i] && !futures[i]->immortal)
-            futures[i]->visited = false;
+    if (multi) {
+        multi->named.count = count;
+        multi->named.results = (void **)(void *)&multi->children[count];
+    }
+    return multi;
+}
+
+/* Takes over the futures of a list; `multi` may be NULL: memory was short. */
+static tornado_future *tornado__multi_begin(tornado__multi *multi, const void *list, size_t stride, size_t count,
+                                            uint64_t quiet)
+{
+    tornado__listed_adopt(list, stride, count);
     if (!multi) {
-        for (size_t i = 0; i < count; i++)
-            tornado_future_release(futures[i]);
+        tornado__listed_release(list, stride, count);
         return &tornado__future_nomem;
     }
-    multi->count = count;
-    multi->results = (void **)(void *)&multi->children[count];
+    multi->quiet = quiet;
     for (size_t i = 0; i < count; i++) {
         tornado__multi_child *child = &multi->children[i];
         child->multi = multi;
-        child->future = futures[i];
+        child->future = tornado__listed(list, stride, i);
         child->waiter.task.run = tornado__multi_child_done;
-        if (futures[i] && futures[i]->state == TORNADO__PENDING) {
+        if (child->future && child->future->state == TORNADO__PENDING) {
             multi->pending++;
-            tornado__future_wait(futures[i], loop, &child->waiter);
+            tornado__future_wait(child->future, multi->future.loop, &child->waiter);
         }
     }
     if (multi->pending == 0) {
@@ -11495,9 +11839,212 @@ TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t
         return &multi->future;
     }
     multi->compound.let_go = tornado__multi_let_go;
-    tornado__link_append(&loop->compounds, &multi->compound.link);
+    tornado__link_append(&multi->future.loop->compounds, &multi->compound.link);
     return tornado_future_retain(&multi->future); /* it holds itself until all are done */
 }
+
+TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t count)
+{
+    return tornado__multi_begin(tornado__multi_new(count, 0), futures, sizeof *futures, count, 0);
+}
+
+TORNADO_API tornado_future *tornado_multi_quiet(tornado_future *const *futures, size_t count, const int *quiet)
+{
+    return tornado__multi_begin(tornado__multi_new(count, 0), futures, sizeof *futures, count,
+                                tornado__quiet_codes(quiet));
+}
+
+TORNADO_API tornado_future *tornado_multi_named(const tornado_named_future *futures, size_t count)
+{
+    size_t extra = 0;
+    for (size_t i = 0; i < count; i++)
+        extra += sizeof(char *) + strlen(futures[i].name) + 1;
+    tornado__multi *multi = tornado__multi_new(count, extra);
+    if (multi) {
+        multi->named.names = (const char **)(void *)&multi->named.results[count];
+        char *at = (char *)(void *)&multi->named.names[count];
+        for (size_t i = 0; i < count; i++) {
+            size_t size = strlen(futures[i].name) + 1;
+            multi->named.names[i] = memcpy(at, futures[i].name, size);
+            at += size;
+        }
+    }
+    return tornado__multi_begin(multi, count ? &futures->future : NULL, sizeof *futures, count, 0);
+}
+
+TORNADO_API void *tornado_named_result(const tornado_named_results *results, const char *name)
+{
+    for (size_t i = results->count; i-- > 0;)
+        if (strcmp(results->names[i], name) == 0)
+            return results->results[i];
+    return NULL;
+}
+
+/* ---- the wait iterator ---- */
+
+typedef struct tornado__iterator_child {
+    tornado__waiter waiter;
+    tornado_wait_iterator *iterator;
+    tornado_future *future; /* NULL: counts as done */
+    struct tornado__iterator_child *next; /* that finished after it */
+} tornado__iterator_child;
+
+struct tornado_wait_iterator {
+    tornado__held held;
+    unsigned references; /* the scope's, and one of each child that waits */
+    bool ended;          /* the scope has */
+    size_t count, left, current;
+    tornado__iterator_child *finished, *last_finished; /* and not given yet */
+    tornado_future *running; /* what `next` gave while none was finished; or NULL */
+    tornado__iterator_child children[];
+};
+
+static void tornado__iterator_unref(tornado_wait_iterator *iterator)
+{
+    if (--iterator->references == 0)
+        TORNADO_FREE(iterator);
+}
+
+static void tornado__iterator_finish(tornado_wait_iterator *iterator, tornado__iterator_child *child)
+{
+    child->next = NULL;
+    if (iterator->finished)
+        iterator->last_finished->next = child;
+    else
+        iterator->finished = child;
+    iterator->last_finished = child;
+}
+
+/* The future of the child that finished first and was not given yet. */
+static tornado_future *tornado__iterator_advance(tornado_wait_iterator *iterator)
+{
+    tornado__iterator_child *child = iterator->finished;
+    iterator->finished = child->next;
+    iterator->current = (size_t)(child - iterator->children);
+    iterator->left--;
+    return child->future ? child->future : &tornado__future_done;
+}
+
+static void tornado__iterator_child_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__iterator_child *child = TORNADO__CONTAINER(task, tornado__iterator_child, waiter.task);
+    tornado_wait_iterator *iterator = child->iterator;
+    if (!iterator->ended && !loop->closed) {
+        tornado_future *running = iterator->running;
+        tornado__iterator_finish(iterator, child);
+        if (running) {
+            iterator->running = NULL;
+            tornado__future_follow(running, tornado__iterator_advance(iterator));
+            tornado_future_release(running);
+        }
+    }
+    tornado__iterator_unref(iterator);
+}
+
+static void tornado__iterator_end(tornado__held *held)
+{
+    static const tornado_error over = {TORNADO_ERR_CLOSED, 0, 0, "the scope of the wait iterator has ended"};
+    tornado_wait_iterator *iterator = TORNADO__CONTAINER(held, tornado_wait_iterator, held);
+    iterator->ended = true;
+    for (size_t i = 0; i < iterator->count; i++) {
+        tornado__iterator_child *child = &iterator->children[i];
+        if (child->future && child->future->state == TORNADO__PENDING) {
+            tornado__future_unwait(child->future, &child->waiter);
+            iterator->references--;
+        }
+        tornado_future_release(child->future);
+    }
+    if (iterator->running) {
+        tornado__future_fail(iterator->running, &over);
+        tornado_future_release(iterator->running);
+    }
+    tornado__iterator_unref(iterator);
+}
+
+static tornado_wait_iterator *tornado__iterator_alloc(size_t count)
+{
+    tornado_wait_iterator *iterator = NULL;
+    if (!tornado__running()->scope) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_wait_iterator_new: no scope is open here");
+        return NULL;
+    }
+    if (count <= SIZE_MAX / 2 / sizeof *iterator->children - 1)
+        iterator = TORNADO_MALLOC(sizeof *iterator + count * sizeof *iterator->children);
+    if (!iterator)
+        tornado__nomem();
+    return iterator;
+}
+
+TORNADO_API tornado_wait_iterator *tornado_wait_iterator_new(tornado_future *const *futures, size_t count)
+{
+    tornado_wait_iterator *iterator = tornado__iterator_alloc(count);
+    tornado_scope *scope = tornado__running()->scope;
+    tornado__listed_adopt(futures, sizeof *futures, count);
+    if (!iterator) {
+        tornado__listed_release(futures, sizeof *futures, count);
+        return NULL;
+    }
+    memset(iterator, 0, sizeof *iterator);
+    iterator->references = 1;
+    iterator->count = iterator->left = count;
+    iterator->current = SIZE_MAX;
+    for (size_t i = 0; i < count; i++) {
+        tornado__iterator_child *child = &iterator->children[i];
+        child->waiter.task.run = tornado__iterator_child_done;
+        child->waiter.drop = NULL; /* the iterator holds the future */
+        child->iterator = iterator;
+        child->future = futures[i];
+        if (child->future && child->future->state == TORNADO__PENDING) {
+            iterator->references++;
+            tornado__future_wait(child->future, child->future->loop, &child->waiter);
+        } else {
+            tornado__iterator_finish(iterator, child);
+        }
+    }
+    iterator->held.release = tornado__iterator_end;
+    iterator->held.next = scope->held;
+    scope->held = &iterator->held;
+    return iterator;
+}
+
+TORNADO_API bool tornado_wait_iterator_done(const tornado_wait_iterator *iterator)
+{
+    return iterator->left == 0;
+}
+
+TORNADO_API tornado_future *tornado_wait_iterator_next(tornado_wait_iterator *iterator)
+{
+    if (iterator->finished)
+        return tornado_future_retain(tornado__iterator_advance(iterator));
+    if (iterator->left == 0) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_wait_iterator_next: there is none left");
+        return tornado_future_failed(tornado_last_error());
+    }
+    if (!iterator->running) {
+        tornado_future *running = tornado_future_new();
+        if (running->immortal)
+            return running;
+        iterator->running = running;
+    }
+    return tornado_future_retain(iterator->running);
+}
+
+TORNADO_API size_t tornado_wait_iterator_current_index(const tornado_wait_iterator *iterator)
+{
+    return iterator->current;
+}
+
+TORNADO_API tornado_future *tornado_wait_iterator_current_future(const tornado_wait_iterator *iterator)
+{
+    if (iterator->current == SIZE_MAX)
+        return NULL;
+    tornado_future *future = iterator->children[iterator->current].future;
+    return future ? future : &tornado__future_done;
+}
+
+/* ---- timeouts ---- */
+
+static const tornado_error tornado__error_timeout = {TORNADO_ERR_TIMEOUT, ETIMEDOUT, 0, "Timeout"};
 
 typedef struct tornado__with_timeout {
     tornado_future future; /* holds itself while it waits */
@@ -11505,6 +12052,7 @@ typedef struct tornado__with_timeout {
     tornado__timer timer;
     tornado__waiter waiter;
     tornado_future *other;
+    uint64_t quiet;
     bool late; /* the other is no longer held */
 } tornado__with_timeout;
 
@@ -11524,14 +12072,9 @@ static void tornado__with_timeout_done(tornado__task *task, tornado_ioloop *loop
     if (!loop->closed && self->future.state == TORNADO__PENDING) {
         if (self->timer.place)
             tornado__timer_clear(loop, &self->timer);
-        if (other->state == TORNADO__FAILED) {
-            tornado_future_set_error(&self->future, tornado_future_error(other));
-        } else {
-            self->future.value = other->value;
-            self->future.kind = other->kind;
-            self->future.owns = other->owns;
-            tornado__future_resolve(&self->future, TORNADO__SUCCEEDED);
-        }
+        tornado__future_follow(&self->future, other);
+    } else if (other->state == TORNADO__FAILED && tornado__is_quiet(self->quiet, other->error)) {
+        (void)tornado_future_error(other);
     }
     tornado__link_remove(&self->compound.link);
     tornado_future_release(other); /* what was held for this task */
@@ -11555,15 +12098,14 @@ static void tornado__with_timeout_let_go(tornado__compound *compound)
 /* What is waited for goes on, for whoever else holds it; an error that it ends with later is logged. */
 static void tornado__with_timeout_late(tornado__timer *timer, tornado_ioloop *loop)
 {
-    static const tornado_error timeout = {TORNADO_ERR_TIMEOUT, ETIMEDOUT, 0, "Timeout"};
     tornado__with_timeout *self = TORNADO__CONTAINER(timer, tornado__with_timeout, timer);
     (void)loop;
     self->late = true;
-    tornado_future_set_error(&self->future, &timeout);
+    tornado__future_fail(&self->future, &tornado__error_timeout);
     tornado_future_release(self->other); /* which may end both */
 }
 
-TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future *future)
+static tornado_future *tornado__with_timeout_begin(double seconds, tornado_future *future, uint64_t quiet)
 {
     int64_t ns = 0;
     bool valid = tornado__seconds_to_ns(seconds, &ns);
@@ -11582,6 +12124,7 @@ TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future 
         return &tornado__future_nomem;
     }
     self->other = future;
+    self->quiet = quiet;
     self->timer.fire = tornado__with_timeout_late;
     if (!tornado__timer_set(loop, &self->timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0))) {
         tornado_future_release(&self->future);
@@ -11594,6 +12137,854 @@ TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future 
     tornado_future_retain(&self->future);
     tornado__future_wait(future, loop, &self->waiter);
     return &self->future;
+}
+
+TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future *future)
+{
+    return tornado__with_timeout_begin(seconds, future, 0);
+}
+
+TORNADO_API tornado_future *tornado_with_timeout_quiet(double seconds, tornado_future *future, const int *quiet)
+{
+    return tornado__with_timeout_begin(seconds, future, tornado__quiet_codes(quiet));
+}
+
+/* ---- adapting ---- */
+
+typedef struct tornado__chain {
+    tornado__waiter waiter;
+    tornado_future *from, *to;
+} tornado__chain;
+
+static void tornado__chain_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__chain *chain = TORNADO__CONTAINER(task, tornado__chain, waiter.task);
+    if (!loop->closed && chain->to->state == TORNADO__PENDING)
+        tornado__future_follow(chain->to, chain->from);
+    tornado_future_release(chain->to);
+    tornado_future_release(chain->from); /* what was held for this task */
+    TORNADO_FREE(chain);
+}
+
+static void tornado__chain_drop(tornado__waiter *waiter)
+{
+    tornado__chain *chain = TORNADO__CONTAINER(waiter, tornado__chain, waiter);
+    tornado_future_release(chain->to);
+    TORNADO_FREE(chain);
+}
+
+TORNADO_API bool tornado_chain_future(tornado_future *from, tornado_future *to)
+{
+    tornado_ioloop *loop = from->loop ? from->loop : tornado_ioloop_current();
+    tornado__chain *chain = loop ? TORNADO_MALLOC(sizeof *chain) : NULL;
+    if (!chain)
+        return tornado__nomem();
+    chain->waiter.task.run = tornado__chain_done;
+    chain->waiter.drop = tornado__chain_drop;
+    chain->from = from;
+    chain->to = tornado_future_retain(to);
+    tornado__future_wait(from, loop, &chain->waiter);
+    return true;
+}
+
+typedef struct tornado__task_call {
+    tornado_task_start start;
+    tornado_future *task;
+    void *arg;
+} tornado__task_call;
+
+static void tornado__task_call_run(void *arg)
+{
+    tornado__task_call *call = arg;
+    call->start(call->task, call->arg);
+}
+
+TORNADO_API tornado_future *tornado_task(tornado_task_start start, void *arg)
+{
+    tornado_future *future = tornado_future_new();
+    if (future->immortal)
+        return future;
+    tornado__task_call call = {start, tornado_future_retain(future), arg};
+    const tornado_error *error = tornado_try(tornado__task_call_run, &call);
+    if (error) {
+        tornado_future_set_error(future, error);
+        tornado_future_release(future);
+    }
+    return future;
+}
+
+TORNADO_API void tornado_task_done(void *task)
+{
+    tornado_future_set_result(task, NULL, NULL);
+    tornado_future_release(task);
+}
+
+/* ---- those who wait in line ----
+
+   A line is a ring of tornado__parked, oldest first. The ring does not hold them: who gives up his future leaves it,
+   so nobody stands in a line who no longer waits. What they wait for is a tornado__shared, which they hold. */
+
+typedef struct tornado__shared {
+    unsigned references; /* the owner's, those of futures, those of holds */
+    bool freed;          /* by the owner */
+} tornado__shared;
+
+typedef struct tornado__parked {
+    tornado_future future;
+    tornado__link link;
+    tornado__timer timer;
+    tornado__shared *shared;
+    void (*on_end)(struct tornado__parked *parked); /* the future goes; may be NULL */
+    bool late_is_false; /* when the time is up its result is 0 */
+    bool passes_on;     /* a notification, of a condition */
+    void *item;         /* of a queue */
+    uint64_t order;     /* in which it was put */
+} tornado__parked;
+
+/* Of what begins with a tornado__shared; zero. */
+static void *tornado__shared_new(size_t size)
+{
+    tornado__shared *shared = TORNADO_MALLOC(size);
+    if (!shared) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(shared, 0, size);
+    shared->references = 1;
+    return shared;
+}
+
+static void tornado__shared_release(tornado__shared *shared)
+{
+    if (--shared->references == 0)
+        TORNADO_FREE(shared);
+}
+
+static void tornado__parked_finalize(tornado_future *future)
+{
+    tornado__parked *parked = (tornado__parked *)(void *)future;
+    tornado__link_remove(&parked->link);
+    tornado__timer_clear(future->loop, &parked->timer);
+    if (parked->on_end)
+        parked->on_end(parked);
+    tornado__shared_release(parked->shared);
+}
+
+/* One that stands in no line yet; NULL when memory is short. */
+static tornado__parked *tornado__parked_new(tornado__shared *shared, void (*on_end)(tornado__parked *))
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado__parked *parked =
+        loop ? (tornado__parked *)(void *)tornado__future_alloc(loop, sizeof *parked, tornado__parked_finalize) : NULL;
+    if (!parked)
+        return NULL;
+    parked->future.unattended = true;
+    tornado__link_init(&parked->link);
+    parked->shared = shared;
+    parked->on_end = on_end;
+    shared->references++;
+    return parked;
+}
+
+static void tornado__parked_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado__parked *parked = TORNADO__CONTAINER(timer, tornado__parked, timer);
+    (void)loop;
+    tornado__link_remove(&parked->link);
+    if (parked->late_is_false)
+        tornado_future_set_integer(&parked->future, 0);
+    else
+        tornado__future_fail(&parked->future, &tornado__error_timeout);
+}
+
+static const tornado_error tornado__error_freed = {TORNADO_ERR_CLOSED, 0, 0, "what was waited for was freed"};
+
+/* Has it stand in line, for `timeout` seconds unless that is NULL. Gives its future, perhaps one that has failed;
+   `parked` may be NULL: memory was short. */
+static tornado_future *tornado__park(tornado__parked *parked, tornado__link *line, const double *timeout)
+{
+    int64_t ns = 0;
+    if (!parked)
+        return &tornado__future_nomem;
+    tornado_ioloop *loop = parked->future.loop;
+    if (parked->shared->freed) {
+        tornado__future_fail(&parked->future, &tornado__error_freed);
+        return &parked->future;
+    }
+    bool valid = !timeout || tornado__seconds_to_ns(*timeout, &ns) ||
+                 tornado__fail(TORNADO_ERR_INVALID, 0, "the timeout is not a number");
+    parked->timer.fire = tornado__parked_late;
+    parked->timer.fires_at_close = true; /* callbacks hold the future */
+    if (!valid || (timeout && !tornado__timer_set(loop, &parked->timer,
+                                                  tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0)))) {
+        tornado_error error = *tornado_last_error();
+        tornado_future_release(&parked->future);
+        return tornado_future_failed(&error);
+    }
+    tornado__link_append(line, &parked->link);
+    return &parked->future;
+}
+
+/* Takes the one who has waited longest out of a line that is not empty, to be resolved. */
+static tornado__parked *tornado__line_pop(tornado__link *line)
+{
+    tornado__parked *parked = TORNADO__CONTAINER(line->next, tornado__parked, link);
+    tornado__link_remove(&parked->link);
+    tornado__timer_clear(parked->future.loop, &parked->timer);
+    return parked;
+}
+
+static void tornado__line_wake_all(tornado__link *line)
+{
+    while (!tornado__link_empty(line))
+        tornado_future_set_result(&tornado__line_pop(line)->future, NULL, NULL);
+}
+
+static void tornado__line_fail_all(tornado__link *line)
+{
+    while (!tornado__link_empty(line))
+        tornado__future_fail(&tornado__line_pop(line)->future, &tornado__error_freed);
+}
+
+/* Frees, for its owner, what has one line. */
+static void tornado__shared_free(tornado__shared *shared, tornado__link *line)
+{
+    shared->freed = true;
+    tornado__line_fail_all(line);
+    tornado__shared_release(shared);
+}
+
+/* Whether a future granted something that did not reach anybody. */
+static bool tornado__parked_in_vain(const tornado__parked *parked)
+{
+    return parked->future.state == TORNADO__SUCCEEDED && !parked->future.taken;
+}
+
+/* Reports an error of the program. */
+static bool tornado__misused(const char *message)
+{
+    tornado__fail(TORNADO_ERR_STATE, 0, "%s", message);
+    tornado_app_log(TORNADO_LOG_ERROR, "%s", message);
+    return false;
+}
+
+/* ---- locks ---- */
+
+struct tornado_condition {
+    tornado__shared shared;
+    tornado__link line;
+};
+
+TORNADO_API tornado_condition *tornado_condition_new(void)
+{
+    tornado_condition *condition = tornado__shared_new(sizeof *condition);
+    if (condition)
+        tornado__link_init(&condition->line);
+    return condition;
+}
+
+TORNADO_API void tornado_condition_free(tornado_condition *condition)
+{
+    if (condition)
+        tornado__shared_free(&condition->shared, &condition->line);
+}
+
+static void tornado__condition_wait_end(tornado__parked *parked)
+{
+    if (parked->passes_on && tornado__parked_in_vain(parked))
+        tornado_condition_notify(TORNADO__CONTAINER(parked->shared, tornado_condition, shared), 1);
+}
+
+static tornado_future *tornado__condition_wait(tornado_condition *condition, const double *timeout)
+{
+    tornado__parked *parked = tornado__parked_new(&condition->shared, tornado__condition_wait_end);
+    if (parked)
+        parked->late_is_false = true;
+    return tornado__park(parked, &condition->line, timeout);
+}
+
+TORNADO_API tornado_future *tornado_condition_wait(tornado_condition *condition)
+{
+    return tornado__condition_wait(condition, NULL);
+}
+
+TORNADO_API tornado_future *tornado_condition_wait_timeout(tornado_condition *condition, double seconds)
+{
+    return tornado__condition_wait(condition, &seconds);
+}
+
+TORNADO_API void tornado_condition_notify(tornado_condition *condition, size_t count)
+{
+    for (; count > 0 && !tornado__link_empty(&condition->line); count--) {
+        tornado__parked *parked = tornado__line_pop(&condition->line);
+        parked->passes_on = true;
+        tornado_future_set_integer(&parked->future, 1);
+    }
+}
+
+TORNADO_API void tornado_condition_notify_all(tornado_condition *condition)
+{
+    while (!tornado__link_empty(&condition->line))
+        tornado_future_set_integer(&tornado__line_pop(&condition->line)->future, 1);
+}
+
+struct tornado_event {
+    tornado__shared shared;
+    tornado__link line;
+    bool set;
+};
+
+TORNADO_API tornado_event *tornado_event_new(void)
+{
+    tornado_event *event = tornado__shared_new(sizeof *event);
+    if (event)
+        tornado__link_init(&event->line);
+    return event;
+}
+
+TORNADO_API void tornado_event_free(tornado_event *event)
+{
+    if (event)
+        tornado__shared_free(&event->shared, &event->line);
+}
+
+TORNADO_API void tornado_event_set(tornado_event *event)
+{
+    event->set = true;
+    tornado__line_wake_all(&event->line);
+}
+
+TORNADO_API void tornado_event_clear(tornado_event *event)
+{
+    event->set = false;
+}
+
+TORNADO_API bool tornado_event_is_set(const tornado_event *event)
+{
+    return event->set;
+}
+
+static tornado_future *tornado__event_wait(tornado_event *event, const double *timeout)
+{
+    if (event->set)
+        return &tornado__future_done;
+    return tornado__park(tornado__parked_new(&event->shared, NULL), &event->line, timeout);
+}
+
+TORNADO_API tornado_future *tornado_event_wait(tornado_event *event)
+{
+    return tornado__event_wait(event, NULL);
+}
+
+TORNADO_API tornado_future *tornado_event_wait_timeout(tornado_event *event, double seconds)
+{
+    return tornado__event_wait(event, &seconds);
+}
+
+struct tornado_semaphore {
+    tornado__shared shared;
+    tornado__link line; /* empty while there are permits */
+    int value, limit;
+    const char *beyond_limit; /* what the program did then */
+};
+
+struct tornado_lock {
+    tornado_semaphore semaphore;
+};
+
+static tornado_semaphore *tornado__semaphore_new(int value, int limit, const char *beyond_limit)
+{
+    if (value < 0) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "a semaphore begins with 0 or more, not with %d", value);
+        return NULL;
+    }
+    tornado_semaphore *semaphore = tornado__shared_new(sizeof *semaphore);
+    if (!semaphore)
+        return NULL;
+    tornado__link_init(&semaphore->line);
+    semaphore->value = value;
+    semaphore->limit = limit;
+    semaphore->beyond_limit = beyond_limit;
+    return semaphore;
+}
+
+TORNADO_API tornado_semaphore *tornado_semaphore_new(int value)
+{
+    return tornado__semaphore_new(value, INT_MAX, NULL);
+}
+
+TORNADO_API tornado_semaphore *tornado_bounded_semaphore_new(int value)
+{
+    return tornado__semaphore_new(value, value, "tornado_semaphore_release: it was released too many times");
+}
+
+TORNADO_API void tornado_semaphore_free(tornado_semaphore *semaphore)
+{
+    if (semaphore)
+        tornado__shared_free(&semaphore->shared, &semaphore->line);
+}
+
+static void tornado__semaphore_give(tornado_semaphore *semaphore)
+{
+    if (tornado__link_empty(&semaphore->line))
+        semaphore->value++;
+    else
+        tornado_future_set_result(&tornado__line_pop(&semaphore->line)->future, NULL, NULL);
+}
+
+static void tornado__semaphore_acquire_end(tornado__parked *parked)
+{
+    if (tornado__parked_in_vain(parked))
+        tornado__semaphore_give(TORNADO__CONTAINER(parked->shared, tornado_semaphore, shared));
+}
+
+static tornado_future *tornado__semaphore_acquire(tornado_semaphore *semaphore, const double *timeout)
+{
+    tornado__parked *parked = tornado__parked_new(&semaphore->shared, tornado__semaphore_acquire_end);
+    if (!parked || !tornado_semaphore_acquire_nowait(semaphore))
+        return tornado__park(parked, &semaphore->line, timeout);
+    tornado_future_set_result(&parked->future, NULL, NULL);
+    return &parked->future;
+}
+
+TORNADO_API tornado_future *tornado_semaphore_acquire(tornado_semaphore *semaphore)
+{
+    return tornado__semaphore_acquire(semaphore, NULL);
+}
+
+TORNADO_API tornado_future *tornado_semaphore_acquire_timeout(tornado_semaphore *semaphore, double seconds)
+{
+    return tornado__semaphore_acquire(semaphore, &seconds);
+}
+
+TORNADO_API bool tornado_semaphore_acquire_nowait(tornado_semaphore *semaphore)
+{
+    if (semaphore->value == 0)
+        return false;
+    semaphore->value--;
+    return true;
+}
+
+TORNADO_API bool tornado_semaphore_release(tornado_semaphore *semaphore)
+{
+    if (semaphore->value >= semaphore->limit)
+        return semaphore->beyond_limit
+                   ? tornado__misused(semaphore->beyond_limit)
+                   : tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_semaphore_release: more than INT_MAX permits");
+    tornado__semaphore_give(semaphore);
+    return true;
+}
+
+static void tornado__semaphore_hold_end(void *arg)
+{
+    tornado_semaphore *semaphore = arg;
+    tornado_semaphore_release(semaphore);
+    tornado__shared_release(&semaphore->shared);
+}
+
+/* A permit that is there is taken without a future, in a wait that lets others run now and then all the same. */
+static uint64_t tornado__semaphore_hold(tornado_semaphore *semaphore, const double *timeout)
+{
+    const tornado_error *error = NULL;
+    semaphore->shared.references++; /* who frees it while it is held does no harm */
+    if (semaphore->value > 0)
+        error = tornado_wait(&tornado__future_done);
+    if (!error && !tornado_semaphore_acquire_nowait(semaphore))
+        error = tornado_wait(tornado__semaphore_acquire(semaphore, timeout));
+    if (error) {
+        tornado__shared_release(&semaphore->shared);
+        tornado_raise_error(error);
+    }
+    return tornado_defer(tornado__semaphore_hold_end, semaphore);
+}
+
+TORNADO_API uint64_t tornado_semaphore_hold(tornado_semaphore *semaphore)
+{
+    return tornado__semaphore_hold(semaphore, NULL);
+}
+
+TORNADO_API uint64_t tornado_semaphore_hold_timeout(tornado_semaphore *semaphore, double seconds)
+{
+    return tornado__semaphore_hold(semaphore, &seconds);
+}
+
+TORNADO_API int tornado_semaphore_value(const tornado_semaphore *semaphore)
+{
+    return semaphore->value;
+}
+
+TORNADO_API tornado_lock *tornado_lock_new(void)
+{
+    return (tornado_lock *)tornado__semaphore_new(1, 1, "tornado_lock_release: it is not locked");
+}
+
+TORNADO_API void tornado_lock_free(tornado_lock *lock)
+{
+    tornado_semaphore_free((tornado_semaphore *)lock); /* which may be NULL */
+}
+
+TORNADO_API tornado_future *tornado_lock_acquire(tornado_lock *lock)
+{
+    return tornado__semaphore_acquire(&lock->semaphore, NULL);
+}
+
+TORNADO_API tornado_future *tornado_lock_acquire_timeout(tornado_lock *lock, double seconds)
+{
+    return tornado__semaphore_acquire(&lock->semaphore, &seconds);
+}
+
+TORNADO_API bool tornado_lock_acquire_nowait(tornado_lock *lock)
+{
+    return tornado_semaphore_acquire_nowait(&lock->semaphore);
+}
+
+TORNADO_API bool tornado_lock_release(tornado_lock *lock)
+{
+    return tornado_semaphore_release(&lock->semaphore);
+}
+
+TORNADO_API uint64_t tornado_lock_hold(tornado_lock *lock)
+{
+    return tornado__semaphore_hold(&lock->semaphore, NULL);
+}
+
+TORNADO_API uint64_t tornado_lock_hold_timeout(tornado_lock *lock, double seconds)
+{
+    return tornado__semaphore_hold(&lock->semaphore, &seconds);
+}
+
+TORNADO_API bool tornado_lock_is_locked(const tornado_lock *lock)
+{
+    return lock->semaphore.value == 0;
+}
+
+/* ---- queues ----
+
+   Items are in a ring of slots, or in a heap of them that begins at the first slot. An item that was given to somebody
+   who waits keeps a slot free until his future goes, so that it can come back without memory being short. */
+
+typedef struct tornado__slot {
+    void *item;
+    uint64_t order;
+} tornado__slot;
+
+struct tornado_queue {
+    tornado__shared shared;
+    tornado__link getters; /* empty while there are items */
+    tornado__link putters; /* empty while there is room */
+    tornado__link joiners;
+    tornado__slot *slots;
+    size_t capacity; /* a power of two, or 0; at least count + given */
+    size_t first, count, given;
+    size_t maxsize, unfinished;
+    uint64_t puts;
+    bool lifo;
+    tornado_compare compare;
+    tornado_callback destroy;
+};
+
+static void tornado__item_destroy(const tornado_queue *queue, void *item)
+{
+    if (queue->destroy)
+        queue->destroy(item);
+}
+
+static tornado__slot *tornado__slot_at(const tornado_queue *queue, size_t i)
+{
+    return &queue->slots[(queue->first + i) & (queue->capacity - 1)];
+}
+
+/* Makes room for one more. */
+static bool tornado__slots_reserve(tornado_queue *queue)
+{
+    size_t capacity = queue->capacity ? queue->capacity * 2 : 8;
+    if (queue->count + queue->given < queue->capacity)
+        return true;
+    tornado__slot *slots = capacity <= SIZE_MAX / 2 / sizeof *slots ? TORNADO_MALLOC(capacity * sizeof *slots) : NULL;
+    if (!slots)
+        return tornado__nomem();
+    for (size_t i = 0; i < queue->count; i++)
+        slots[i] = *tornado__slot_at(queue, i);
+    TORNADO_FREE(queue->slots);
+    queue->slots = slots;
+    queue->capacity = capacity;
+    queue->first = 0;
+    return true;
+}
+
+static bool tornado__slot_before(const tornado_queue *queue, const tornado__slot *a, const tornado__slot *b)
+{
+    int order = queue->compare(a->item, b->item);
+    return order < 0 || (order == 0 && a->order < b->order);
+}
+
+static void tornado__slots_rise(tornado_queue *queue, size_t at, tornado__slot slot)
+{
+    for (size_t parent; at > 0; at = parent) {
+        parent = (at - 1) / 2;
+        if (!tornado__slot_before(queue, &slot, &queue->slots[parent]))
+            break;
+        queue->slots[at] = queue->slots[parent];
+    }
+    queue->slots[at] = slot;
+}
+
+/* Puts a slot to where the root was taken away. */
+static void tornado__slots_sink(tornado_queue *queue, tornado__slot slot)
+{
+    size_t at = 0;
+    for (size_t child; (child = at * 2 + 1) < queue->count; at = child) {
+        if (child + 1 < queue->count && tornado__slot_before(queue, &queue->slots[child + 1], &queue->slots[child]))
+            child++;
+        if (!tornado__slot_before(queue, &queue->slots[child], &slot))
+            break;
+        queue->slots[at] = queue->slots[child];
+    }
+    queue->slots[at] = slot;
+}
+
+/* Adds a slot, for which there is room: behind all others, or back to where it was taken from. */
+static void tornado__slots_add(tornado_queue *queue, tornado__slot slot, bool back)
+{
+    if (queue->compare) {
+        tornado__slots_rise(queue, queue->count, slot);
+    } else if (back && !queue->lifo) {
+        queue->first = (queue->first - 1) & (queue->capacity - 1);
+        queue->slots[queue->first] = slot;
+    } else {
+        *tornado__slot_at(queue, queue->count) = slot;
+    }
+    queue->count++;
+}
+
+/* Takes the one whose turn it is; there must be one. */
+static tornado__slot tornado__slots_take(tornado_queue *queue)
+{
+    tornado__slot slot = *tornado__slot_at(queue, queue->lifo ? queue->count - 1 : 0);
+    queue->count--;
+    if (queue->compare)
+        tornado__slots_sink(queue, queue->slots[queue->count]);
+    else if (!queue->lifo)
+        queue->first = (queue->first + 1) & (queue->capacity - 1);
+    return slot;
+}
+
+static tornado_queue *tornado__queue_new(const tornado_queue_options *options, tornado_compare compare, bool lifo)
+{
+    tornado_queue *queue = tornado__shared_new(sizeof *queue);
+    if (!queue)
+        return NULL;
+    tornado__link_init(&queue->getters);
+    tornado__link_init(&queue->putters);
+    tornado__link_init(&queue->joiners);
+    queue->maxsize = options ? options->maxsize : 0;
+    queue->destroy = options ? options->destroy : NULL;
+    queue->compare = compare;
+    queue->lifo = lifo;
+    return queue;
+}
+
+TORNADO_API tornado_queue *tornado_queue_new(const tornado_queue_options *options)
+{
+    return tornado__queue_new(options, NULL, false);
+}
+
+TORNADO_API tornado_queue *tornado_lifo_queue_new(const tornado_queue_options *options)
+{
+    return tornado__queue_new(options, NULL, true);
+}
+
+TORNADO_API tornado_queue *tornado_priority_queue_new(tornado_compare compare, const tornado_queue_options *options)
+{
+    return tornado__queue_new(options, compare, false);
+}
+
+TORNADO_API void tornado_queue_free(tornado_queue *queue)
+{
+    if (!queue)
+        return;
+    queue->shared.freed = true;
+    tornado__line_fail_all(&queue->getters);
+    tornado__line_fail_all(&queue->putters);
+    tornado__line_fail_all(&queue->joiners);
+    while (queue->count > 0)
+        tornado__item_destroy(queue, tornado__slots_take(queue).item);
+    TORNADO_FREE(queue->slots);
+    queue->slots = NULL;
+    tornado__shared_release(&queue->shared);
+}
+
+/* Gives an item to who waits for one. */
+static void tornado__queue_deliver(tornado_queue *queue, tornado__parked *getter, tornado__slot slot)
+{
+    queue->given++;
+    getter->item = slot.item;
+    getter->order = slot.order;
+    tornado_future_set_result(&getter->future, slot.item, NULL);
+}
+
+/* The same, or puts it among the others. */
+static void tornado__queue_offer(tornado_queue *queue, tornado__slot slot, bool back)
+{
+    if (tornado__link_empty(&queue->getters))
+        tornado__slots_add(queue, slot, back);
+    else
+        tornado__queue_deliver(queue, tornado__line_pop(&queue->getters), slot);
+}
+
+/* Puts a new item, for which there is room in the sense of maxsize. */
+static bool tornado__queue_add(tornado_queue *queue, void *item)
+{
+    if (!tornado__slots_reserve(queue))
+        return false;
+    tornado__slot slot = {item, queue->puts++};
+    queue->unfinished++;
+    tornado__queue_offer(queue, slot, false);
+    return true;
+}
+
+/* Lets the next putter in, if one item is about to be taken and there is room for his then. He comes in first: his
+   may be the one that is taken. */
+static void tornado__queue_admit(tornado_queue *queue)
+{
+    while (queue->count <= queue->maxsize && !tornado__link_empty(&queue->putters)) {
+        tornado__parked *putter = tornado__line_pop(&queue->putters);
+        if (tornado__queue_add(queue, putter->item)) {
+            tornado_future_set_result(&putter->future, NULL, NULL);
+            break;
+        }
+        tornado__future_fail(&putter->future, &tornado__error_nomem);
+    }
+}
+
+TORNADO_API bool tornado_queue_put_nowait(tornado_queue *queue, void *item)
+{
+    if (tornado_queue_full(queue))
+        return tornado__fail(TORNADO_ERR_QUEUE_FULL, 0, "the queue is full: it has %zu items", queue->count);
+    return tornado__queue_add(queue, item);
+}
+
+static void tornado__queue_put_end(tornado__parked *parked)
+{
+    if (parked->future.state != TORNADO__SUCCEEDED)
+        tornado__item_destroy(TORNADO__CONTAINER(parked->shared, tornado_queue, shared), parked->item);
+}
+
+static tornado_future *tornado__queue_put(tornado_queue *queue, void *item, const double *timeout)
+{
+    if (!tornado_queue_full(queue)) {
+        if (tornado__queue_add(queue, item))
+            return &tornado__future_done;
+        tornado__item_destroy(queue, item);
+        return &tornado__future_nomem;
+    }
+    tornado__parked *parked = tornado__parked_new(&queue->shared, tornado__queue_put_end);
+    if (parked)
+        parked->item = item;
+    else
+        tornado__item_destroy(queue, item);
+    return tornado__park(parked, &queue->putters, timeout);
+}
+
+TORNADO_API tornado_future *tornado_queue_put(tornado_queue *queue, void *item)
+{
+    return tornado__queue_put(queue, item, NULL);
+}
+
+TORNADO_API tornado_future *tornado_queue_put_timeout(tornado_queue *queue, void *item, double seconds)
+{
+    return tornado__queue_put(queue, item, &seconds);
+}
+
+TORNADO_API bool tornado_queue_get_nowait(tornado_queue *queue, void **item)
+{
+    tornado__queue_admit(queue);
+    if (queue->count == 0)
+        return tornado__fail(TORNADO_ERR_QUEUE_EMPTY, 0, "the queue is empty");
+    *item = tornado__slots_take(queue).item;
+    return true;
+}
+
+static void tornado__queue_get_end(tornado__parked *parked)
+{
+    tornado_queue *queue = TORNADO__CONTAINER(parked->shared, tornado_queue, shared);
+    tornado__slot slot = {parked->item, parked->order};
+    if (parked->future.state != TORNADO__SUCCEEDED)
+        return;
+    queue->given--;
+    if (parked->future.taken)
+        return;
+    if (queue->shared.freed)
+        tornado__item_destroy(queue, slot.item);
+    else
+        tornado__queue_offer(queue, slot, true);
+}
+
+static tornado_future *tornado__queue_get(tornado_queue *queue, const double *timeout)
+{
+    tornado__parked *parked = tornado__parked_new(&queue->shared, tornado__queue_get_end);
+    if (parked)
+        tornado__queue_admit(queue);
+    if (!parked || queue->count == 0)
+        return tornado__park(parked, &queue->getters, timeout);
+    tornado__queue_deliver(queue, parked, tornado__slots_take(queue));
+    return &parked->future;
+}
+
+TORNADO_API tornado_future *tornado_queue_get(tornado_queue *queue)
+{
+    return tornado__queue_get(queue, NULL);
+}
+
+TORNADO_API tornado_future *tornado_queue_get_timeout(tornado_queue *queue, double seconds)
+{
+    return tornado__queue_get(queue, &seconds);
+}
+
+TORNADO_API bool tornado_queue_task_done(tornado_queue *queue)
+{
+    if (queue->unfinished == 0)
+        return tornado__misused("tornado_queue_task_done: it was called more often than items were put");
+    if (--queue->unfinished == 0)
+        tornado__line_wake_all(&queue->joiners);
+    return true;
+}
+
+static tornado_future *tornado__queue_join(tornado_queue *queue, const double *timeout)
+{
+    if (queue->unfinished == 0)
+        return &tornado__future_done;
+    return tornado__park(tornado__parked_new(&queue->shared, NULL), &queue->joiners, timeout);
+}
+
+TORNADO_API tornado_future *tornado_queue_join(tornado_queue *queue)
+{
+    return tornado__queue_join(queue, NULL);
+}
+
+TORNADO_API tornado_future *tornado_queue_join_timeout(tornado_queue *queue, double seconds)
+{
+    return tornado__queue_join(queue, &seconds);
+}
+
+TORNADO_API size_t tornado_queue_qsize(const tornado_queue *queue)
+{
+    return queue->count;
+}
+
+TORNADO_API size_t tornado_queue_maxsize(const tornado_queue *queue)
+{
+    return queue->maxsize;
+}
+
+TORNADO_API bool tornado_queue_empty(const tornado_queue *queue)
+{
+    return queue->count == 0;
+}
+
+TORNADO_API bool tornado_queue_full(const tornado_queue *queue)
+{
+    return queue->maxsize > 0 && queue->count >= queue->maxsize;
 }
 
 /*============================================================================

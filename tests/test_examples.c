@@ -415,6 +415,55 @@ TEST(examples_echo_drops_a_line_without_end)
     example_stop(&p, SIGTERM);
 }
 
+/* A site for the spider. */
+static void site_get(tornado_handler *self)
+{
+    static const struct {
+        const char *path, *html;
+    } pages[] = {
+        {"", "<p>abc</p><a href=\"a\">a</a><A class='x' HREF = 'b?c=1&amp;d=2#e'>b</A><a href=\"/other\">outside</a>"
+             "<link href=\"style.css\"><a href=\"mailto:me@localhost\">me</a><a name=\"x\">no link</a>"},
+        {"a", "<a href=\"../site/a#again\">a</a><a href=\"missing\">gone</a><a href=\"./sub/deep\">deep</a>"},
+        {"b", ""},
+        {"sub/deep", "<a href=\"/site/none\">none</a><a href=\"..\">up</a><a href=\"http://127.0.0.1:1/\">elsewhere</a>"},
+    };
+    const char *path = tornado_path_arg(self, 0);
+    for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++)
+        if (strcmp(pages[i].path, path) == 0) {
+            tornado_write(self, pages[i].html);
+            return;
+        }
+    tornado_raise_http_error(404, "no page");
+}
+
+TEST_LIMIT(examples_spider_fetches_each_page_below_its_url_once, 20)
+{
+    static const tornado_handler_class site = {.name = "site", .get = site_get};
+    tornado_rule rules[] = {{.path = "/site/(.*)", .handler = &site}, {0}};
+    tornado_log_options errors_only = {.level = TORNADO_LOG_ERROR};
+    tornado_enable_pretty_logging(&errors_only);
+    tornado_application *app = tornado_application_new(rules, NULL);
+    tornado_httpserver *server = app ? tornado_application_listen(app, 0, NULL) : NULL;
+    CHECK(server != NULL);
+    int port = tornado_httpserver_port(server);
+    const test_output *out = test_run_loop(tornado_ioloop_current(), "%s http://127.0.0.1:%d/site/ | "
+                                           "sed 's/127.0.0.1:[0-9]*//; s/in [0-9]* s/in N s/' | LC_ALL=C sort", example_path("spider"), port);
+    CHECK_STR(out->text, "Done in N seconds, fetched 4 URLs.\n"
+                         "Exception: HTTP 404 http:///site/missing\n"
+                         "Exception: HTTP 404 http:///site/none\n"
+                         "fetched http:///site/\n"
+                         "fetched http:///site/a\n"
+                         "fetched http:///site/b?c=1&d=2\n"
+                         "fetched http:///site/sub/deep\n"
+                         "fetching http:///site/\n"
+                         "fetching http:///site/a\n"
+                         "fetching http:///site/b?c=1&d=2\n"
+                         "fetching http:///site/missing\n"
+                         "fetching http:///site/none\n"
+                         "fetching http:///site/sub/deep\n");
+    tornado_application_free(app);
+}
+
 TEST(examples_answer_curl)
 {
     TEST_NEED("curl");

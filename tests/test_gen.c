@@ -1,4 +1,4 @@
-/* Sleeping, several futures as one, timeouts. */
+/* Sleeping, several futures as one, timeouts, futures as they finish, adapting callbacks. */
 #include "runtime.h"
 
 #include <math.h>
@@ -397,6 +397,295 @@ TEST_EACH_POLLER(gen_with_timeout_that_is_released_goes_with_its_timer)
 }
 
 /*----------------------------------------------------------------------------
+ * Named and quiet.
+ *----------------------------------------------------------------------------*/
+
+static void *by_name(void *arg)
+{
+    int value = 1;
+    char name[] = "first";
+    const tornado_named_future list[] = {{name, tornado_sleep(0)}, {"second", integer_of(2)},
+                                         {"twice", integer_of(3)}, {"twice", tornado_future_resolved(&value)},
+                                         {"", NULL}};
+    tornado_future *multi = tornado_multi_named(list, 5);
+    name[0] = '?'; /* it was copied */
+    const tornado_named_results *results = tornado_await(multi);
+    CHECK(tornado_named_result(results, "first") == NULL);
+    CHECK_INT(*(int64_t *)tornado_named_result(results, "second"), 2);
+    CHECK(tornado_named_result(results, "twice") == &value);
+    CHECK(tornado_named_result(results, "") == NULL);
+    CHECK(tornado_named_result(results, "none") == NULL);
+    results = tornado_await(tornado_multi_named(NULL, 0));
+    CHECK(tornado_named_result(results, "none") == NULL);
+    const tornado_named_future fails[] = {{"a", tornado_moment()}, {"b", tornado_future_failed(&broken)}};
+    CHECK(is_error(tornado_wait(tornado_multi_named(fails, 2)), TORNADO_ERR_SYSTEM));
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_multi_named_gives_results_by_name)
+{
+    run(by_name, NULL);
+}
+
+static void *fail_with(void *error)
+{
+    tornado_await(tornado_moment());
+    tornado_raise_error(error);
+}
+
+static void *quiet_in_all_ways(void *arg)
+{
+    const int system[] = {TORNADO_ERR_TIMEOUT, TORNADO_ERR_SYSTEM, 0}, limit[] = {TORNADO_ERR_LIMIT, 0}, none[] = {0};
+    struct {
+        const int *quiet;
+        int logged;
+    } cases[] = {{system, 0}, {limit, 1}, {none, 1}, {NULL, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        log_keep();
+        tornado_future *list[] = {tornado_future_failed(&too_late), tornado_spawn(fail_with, (void *)(uintptr_t)&broken)};
+        CHECK(is_error(tornado_wait(tornado_multi_quiet(list, 2, cases[i].quiet)), TORNADO_ERR_LIMIT));
+        CHECK_INT(logged("it broke"), cases[i].logged);
+        log_keep();
+        tornado_future *late = tornado_future_new();
+        CHECK(is_error(tornado_wait(tornado_with_timeout_quiet(0, tornado_future_retain(late), cases[i].quiet)),
+                       TORNADO_ERR_TIMEOUT));
+        tornado_future_set_error(late, &broken);
+        tornado_future_release(late);
+        tornado_await(tornado_moment());
+        tornado_await(tornado_moment());
+        CHECK_INT(logged("it broke"), cases[i].logged);
+    }
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_quiet_errors_are_not_logged)
+{
+    run(quiet_in_all_ways, NULL);
+}
+
+/*----------------------------------------------------------------------------
+ * One after the other, as they finish.
+ *----------------------------------------------------------------------------*/
+
+static void *as_they_finish(void *arg)
+{
+    tornado_future *late = tornado_future_new(), *later = tornado_future_new();
+    tornado_future *list[] = {tornado_future_retain(later), tornado_future_failed(&broken), NULL,
+                              tornado_future_retain(late), integer_of(5), bytes_of("abc")};
+    tornado_wait_iterator *each = tornado_wait_iterator_new(list, 6);
+    CHECK(tornado_wait_iterator_current_index(each) == SIZE_MAX);
+    CHECK(tornado_wait_iterator_current_future(each) == NULL);
+    CHECK(is_error(tornado_wait(tornado_wait_iterator_next(each)), TORNADO_ERR_SYSTEM));
+    CHECK_INT(tornado_wait_iterator_current_index(each), 1);
+    CHECK(tornado_wait_iterator_current_future(each) == list[1]);
+    CHECK(tornado_await(tornado_wait_iterator_next(each)) == NULL);
+    CHECK_INT(tornado_wait_iterator_current_index(each), 2);
+    CHECK_INT(tornado_await_integer(tornado_wait_iterator_next(each)), 5);
+    CHECK_INT(tornado_wait_iterator_current_index(each), 4);
+    CHECK_STR(tornado_await_bytes(tornado_wait_iterator_next(each)).data, "abc");
+    tornado_future *next = tornado_wait_iterator_next(each), *same = tornado_wait_iterator_next(each);
+    CHECK(next == same && !tornado_future_done(next));
+    CHECK_INT(tornado_wait_iterator_current_index(each), 5);
+    tornado_future_set_integer(late, 6);
+    tornado_future_set_integer(later, 7);
+    CHECK_INT(tornado_await_integer(next), 6);
+    CHECK_INT(tornado_await_integer(same), 6);
+    CHECK_INT(tornado_wait_iterator_current_index(each), 3);
+    CHECK(tornado_wait_iterator_current_future(each) == late);
+    CHECK(!tornado_wait_iterator_done(each));
+    CHECK_INT(tornado_await_integer(tornado_wait_iterator_next(each)), 7);
+    CHECK_INT(tornado_wait_iterator_current_index(each), 0);
+    CHECK(tornado_wait_iterator_done(each));
+    CHECK(is_error(tornado_wait(tornado_wait_iterator_next(each)), TORNADO_ERR_STATE));
+    tornado_future_release(late);
+    tornado_future_release(later);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_wait_iterator_gives_each_as_it_finishes)
+{
+    run(as_they_finish, NULL);
+}
+
+static void *sort_by_sleeping(void *arg)
+{
+    static const double seconds[] = {0.03, 0.01, 0.02};
+    tornado_future *list[3];
+    for (int i = 0; i < 3; i++)
+        list[i] = tornado_sleep(seconds[i]);
+    tornado_wait_iterator *each = tornado_wait_iterator_new(list, 3);
+    while (!tornado_wait_iterator_done(each)) {
+        CHECK(tornado_wait(tornado_wait_iterator_next(each)) == NULL);
+        note(&"0\0001\0002"[2 * tornado_wait_iterator_current_index(each)]);
+    }
+    CHECK_STR(trace, "120");
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_wait_iterator_waits_for_the_next)
+{
+    run(sort_by_sleeping, NULL);
+}
+
+static void *end_early(void *arg)
+{
+    tornado_scope scope;
+    tornado_future *pending = tornado_future_new(), *twice = tornado_future_new();
+    tornado_future *list[] = {tornado_future_retain(pending), tornado_future_retain(twice), twice, tornado_sleep(100)};
+    tornado_scope_enter(&scope);
+    tornado_wait_iterator *each = tornado_wait_iterator_new(list, 4);
+    tornado_future *next = tornado_wait_iterator_next(each);
+    tornado_future_set_result(twice, arg, count_one); /* its tasks are scheduled when the scope ends */
+    tornado_future_release(twice);
+    CHECK_INT(*(int *)arg, 0);
+    tornado_scope_leave(&scope);
+    CHECK_INT(*(int *)arg, 1);
+    CHECK(is_error(tornado_wait(next), TORNADO_ERR_CLOSED));
+    tornado_future_set_integer(pending, 1);
+    tornado_future_release(pending);
+    tornado_await(tornado_moment());
+    return NULL;
+}
+
+TEST_EACH_POLLER(gen_wait_iterator_goes_with_its_scope)
+{
+    int destroyed = 0;
+    log_keep();
+    run(end_early, &destroyed);
+    CHECK_STR(log_text, "");
+}
+
+static void *cancelled_iteration(void *arg)
+{
+    tornado_future *list[] = {tornado_sleep(100), tornado_future_retain(arg)};
+    tornado_wait_iterator *each = tornado_wait_iterator_new(list, 2);
+    while (!tornado_wait_iterator_done(each))
+        tornado_await(tornado_wait_iterator_next(each));
+    FAIL("not cancelled");
+    return NULL;
+}
+
+static void *cancel_iteration(void *arg)
+{
+    tornado_future *never = tornado_future_new(), *iterates = tornado_spawn(cancelled_iteration, never);
+    tornado_await(tornado_moment());
+    tornado_await(tornado_moment());
+    CHECK(tornado_cancel(iterates));
+    CHECK(is_error(tornado_wait(iterates), TORNADO_ERR_CANCELLED));
+    tornado_future_set_integer(never, 1);
+    tornado_future_release(never);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_wait_iterator_may_be_left_by_cancelling)
+{
+    run(cancel_iteration, NULL);
+}
+
+TEST(gen_wait_iterator_needs_a_scope)
+{
+    tornado_future *list[] = {tornado_future_new()};
+    CHECK(tornado_wait_iterator_new(list, 1) == NULL);
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+}
+
+/*----------------------------------------------------------------------------
+ * Adapting.
+ *----------------------------------------------------------------------------*/
+
+static void *chain_all(void *arg)
+{
+    int destroyed = 0;
+    tornado_future *from[4], *to[4];
+    for (int i = 0; i < 4; i++) {
+        from[i] = tornado_future_new();
+        to[i] = tornado_future_new();
+        CHECK(tornado_chain_future(from[i], to[i]));
+    }
+    tornado_future_set_result(from[0], &destroyed, count_one);
+    tornado_future_set_error(from[1], &broken);
+    tornado_future_set_integer(to[2], 3); /* it is done first, so it stays what it is */
+    tornado_future_set_integer(from[2], 4);
+    for (int i = 0; i < 4; i++) /* the last goes without being done */
+        tornado_future_release(from[i]);
+    CHECK_INT(tornado_await_integer(to[2]), 3);
+    CHECK(is_error(tornado_wait(to[1]), TORNADO_ERR_SYSTEM));
+    tornado_scope scope;
+    tornado_scope_enter(&scope);
+    CHECK(tornado_await(to[0]) == &destroyed);
+    tornado_await(tornado_moment());
+    CHECK_INT(destroyed, 0);
+    tornado_scope_leave(&scope);
+    CHECK_INT(destroyed, 1);
+    CHECK(!tornado_future_done(to[3]));
+    tornado_future_release(to[3]);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_chain_future_passes_the_outcome_on)
+{
+    log_keep();
+    run(chain_all, NULL);
+    CHECK_STR(log_text, "");
+}
+
+/* An interface that calls back. */
+static void start_callback(tornado_future *task, void *arg)
+{
+    note(arg);
+    if (!tornado_ioloop_add_callback(tornado_ioloop_current(), tornado_task_done, task))
+        tornado_raise_error(tornado_last_error());
+}
+
+static void start_at_once(tornado_future *task, void *arg)
+{
+    tornado_future_set_integer(task, *(int *)arg);
+    tornado_future_release(task);
+}
+
+static void cannot_start(tornado_future *task, void *arg)
+{
+    (void)task;
+    (void)arg;
+    tornado_raise_error(&broken);
+}
+
+static void *task_of_each_kind(void *arg)
+{
+    int five = 5;
+    CHECK(tornado_await(tornado_task(start_callback, "started")) == NULL);
+    CHECK_STR(trace, "started");
+    CHECK_INT(tornado_await_integer(tornado_task(start_at_once, &five)), 5);
+    CHECK(is_error(tornado_wait(tornado_task(cannot_start, NULL)), TORNADO_ERR_SYSTEM));
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_task_is_done_when_a_callback_says_so)
+{
+    run(task_of_each_kind, NULL);
+}
+
+static void *maybe(void *arg)
+{
+    CHECK_INT(tornado_await_integer(tornado_maybe_future(integer_of(1))), 1);
+    CHECK(tornado_await(tornado_maybe_future(NULL)) == NULL);
+    return arg;
+}
+
+TEST(gen_maybe_future_is_done_without_a_future)
+{
+    run(maybe, NULL);
+}
+
+TEST(gen_until_is_the_time_that_is_left)
+{
+    double now = tornado_ioloop_time(tornado_ioloop_current()), left = tornado_until(now + 1000);
+    CHECK(left <= 1000 && left > 900);
+    CHECK(tornado_until(now) <= 0);
+    CHECK(tornado_until(INFINITY) > 1e300);
+}
+
+/*----------------------------------------------------------------------------
  * When memory is short.
  *----------------------------------------------------------------------------*/
 
@@ -418,6 +707,18 @@ static void *some_of_all(void *arg)
     tornado_future_release(pending);
     error = tornado_wait(tornado_with_timeout(10, tornado_sleep(0)));
     CHECK(!error || error->code == TORNADO_ERR_NOMEM);
+    tornado_future *chained = tornado_future_new(), *children[] = {tornado_sleep(0), tornado_future_retain(chained)};
+    tornado_wait_iterator *each = tornado_wait_iterator_new(children, 2);
+    const tornado_named_future named[] = {{"a", tornado_task(start_callback, "")}, {"b", tornado_moment()}};
+    multi = tornado_multi_named(named, 2);
+    if (!tornado_chain_future(multi, chained) && !tornado_future_done(chained))
+        tornado_future_set_error(chained, tornado_last_error());
+    tornado_future_release(chained);
+    for (int i = 0; each && i < 2; i++) {
+        error = tornado_wait(tornado_wait_iterator_next(each));
+        CHECK(!error || error->code == TORNADO_ERR_NOMEM);
+    }
+    (void)tornado_wait(multi);
     tornado_await(tornado_moment());
     return arg;
 }
