@@ -131,6 +131,7 @@
     future      results to come
     coroutine   stacks, switching, spawn, await, cancel
     gen         sleep, several futures as one, timeouts
+    executor    work that blocks, on threads
     address     socket addresses
     iostream    non-blocking sockets with buffers
     netutil     listening sockets
@@ -153,6 +154,7 @@
     TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (64 KiB on 32 bits)
     TORNADO_MAX_COROUTINES   of one loop at once; default 100000
     TORNADO_MAX_HEADERS      header lines of a request; default 256
+    TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
    THE LOOP
@@ -1032,8 +1034,8 @@ TORNADO_API const tornado_error *tornado_wait_result(tornado_future *future, voi
 TORNADO_API const tornado_error *tornado_wait_integer(tornado_future *future, int64_t *result);
 TORNADO_API const tornado_error *tornado_wait_bytes(tornado_future *future, tornado_bytes *result);
 
-/* The arena of the coroutine that runs (of the request, in its handler); NULL outside coroutines or when memory is
-   short. */
+/* The arena of the coroutine that runs (of the request, in its handler; of a job, on a thread of an executor); NULL
+   elsewhere, or when memory is short. */
 TORNADO_API tornado_arena *tornado_current_arena(void);
 
 /* Runs the loop until fn(arg), as a coroutine, has finished. False with what it raised in tornado_last_error().
@@ -1065,6 +1067,78 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi(tornado_future *const
 /* Done like `future`, whose reference it takes over, or fails with TORNADO_ERR_TIMEOUT after `seconds`. What was
    waited for is not cancelled; its failure after the timeout is logged. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_with_timeout(double seconds, tornado_future *future);
+
+/*============================================================================
+ * section: executor (public)
+ * Work that blocks, on threads of its own: its result comes back to the loop as a future.
+ *
+ *     static void *count_lines(void *arg)               // on another thread, while the loop serves others
+ *     {
+ *         FILE *file = fopen(arg, "r");
+ *         if (!file)
+ *             tornado_raise_http_error(404, "no file %s", (char *)arg);
+ *         tornado_defer(close_file, file);
+ *         int *lines = tornado_arena_calloc(tornado_current_arena(), 1, sizeof *lines);
+ *         ...
+ *         return lines;
+ *     }
+ *     int *lines = tornado_await(tornado_run_on_executor(count_lines, path));       // in a handler
+ *
+ * A job runs to its end, also when nobody waits any more: when the coroutine that waits is cancelled, its future is
+ * released, or the loop is closed. So what `arg` points to must live until the job has ended: have it copied
+ * (tornado_job_options), or give memory away. A job must not touch what belongs to the loop: futures, streams, the
+ * request and its arena.
+ *============================================================================*/
+
+typedef struct tornado_executor tornado_executor;
+
+typedef struct tornado_executor_options {
+    int max_workers;    /* threads at most; default: 4 more than tornado_cpu_count(), but not more than 32 */
+    int max_queue;      /* jobs that wait for a thread, at most; default 10000; TORNADO_NONE */
+    size_t stack_size;  /* bytes of a thread's stack; default: the system's */
+    bool dummy;         /* no threads: jobs run on the loop, each in a turn of its own, and block it meanwhile */
+} tornado_executor_options;
+
+/* A pool of threads, which are started as jobs come. The caller frees it. NULL with the reason. With
+   TORNADO_NO_THREADS every executor is a dummy. */
+TORNADO_API tornado_executor *tornado_executor_new(const tornado_executor_options *options);
+
+/* A function that runs on a thread of an executor. It may raise, defer and use tornado_try as a coroutine may, but
+   not wait. What it allocates from tornado_current_arena() lives as long as the future of its result. */
+typedef void *(*tornado_job)(void *arg);
+
+typedef struct tornado_job_options {
+    size_t copy;               /* copy so many bytes of what arg points to: fn gets the copy, which is gone after it */
+    tornado_callback destroy;  /* owns the result: called with it (when not NULL) when the future goes, or, when the
+                                  loop was closed before, from whichever thread */
+} tornado_job_options;
+
+/* Has fn(arg) run on a thread. The future, of the current loop, has its result, or the error that it raised. It has
+   failed already, and fn never runs, with TORNADO_ERR_LIMIT (503 for a request) when max_queue jobs wait,
+   TORNADO_ERR_STATE after a shutdown, or in a child process that was forked after the executor was made,
+   TORNADO_ERR_SYSTEM when not even one thread can be started, or TORNADO_ERR_NOMEM. An executor of NULL is the
+   process's own, made when it is first used. ANY THREAD that has a loop. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_executor_submit(tornado_executor *executor, tornado_job fn,
+                                                                     void *arg);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_executor_submit_with(tornado_executor *executor, tornado_job fn,
+                                                                          void *arg,
+                                                                          const tornado_job_options *options);
+
+/* The same on the process's own executor. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_run_on_executor(tornado_job fn, void *arg);
+
+/* How many jobs wait for a thread. ANY THREAD. */
+TORNADO_API size_t tornado_executor_queued(tornado_executor *executor);
+
+/* Accepts nothing more and waits, blocking, until what was submitted has run; with `cancel`, until what runs has
+   ended: the futures of jobs that have not begun fail with TORNADO_ERR_CANCELLED. Results still come through the
+   loop. The process's own executor (NULL) is freed, and made anew when it is next used; nobody may submit to it
+   meanwhile. At the end of a program it is waited for only by this. False with TORNADO_ERR_STATE, and nothing
+   done, when called from a job of this executor. */
+TORNADO_API bool tornado_executor_shutdown(tornado_executor *executor, bool cancel);
+
+/* Shuts it down, without `cancel` when that was not done before, and frees it. NULL is allowed. */
+TORNADO_API void tornado_executor_free(tornado_executor *executor);
 
 /*============================================================================
  * section: address (public)
@@ -2128,6 +2202,95 @@ static void tornado__valgrind_stack(const char *low, const char *high)
 #endif
 }
 
+/* ---- how many processors this process may use ---- */
+
+#ifdef __linux__
+/* Reads the beginning of a small file. False when it cannot be read. */
+static bool tornado__read_small(const char *path, char *text, size_t room)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t len = fd >= 0 ? read(fd, text, room - 1) : -1;
+    if (fd >= 0)
+        close(fd);
+    text[len > 0 ? len : 0] = '\0';
+    return len > 0;
+}
+
+/* The processor time that one directory of control groups allows, in whole processors, rounded up; INT_MAX: any. */
+static int tornado__cgroup_directory_cpus(const char *directory, bool v1)
+{
+    char path[1200], text[64];
+    long long quota = 0, period = 0;
+    snprintf(path, sizeof path, "%s/%s", directory, v1 ? "cpu.cfs_quota_us" : "cpu.max");
+    if (!tornado__read_small(path, text, sizeof text))
+        return INT_MAX;
+    int numbers = sscanf(text, "%lld %lld", &quota, &period); /* none in "max 100000" */
+    snprintf(path, sizeof path, "%s/cpu.cfs_period_us", directory);
+    if (v1 && numbers == 1 && tornado__read_small(path, text, sizeof text))
+        numbers += sscanf(text, "%lld", &period);
+    if (numbers != 2 || quota <= 0 || period <= 0 || quota / period >= INT_MAX)
+        return INT_MAX;
+    return (int)((quota + period - 1) / period);
+}
+
+/* The least of the limits of a group and of those that it is in. A container may see its own group as the root. */
+static int tornado__cgroup_path_cpus(const char *mount, char *group, bool v1)
+{
+    char directory[1024];
+    int least = INT_MAX;
+    for (char *end = group + strlen(group);; *end = '\0') {
+        snprintf(directory, sizeof directory, "%s%s", mount, group);
+        int cpus = tornado__cgroup_directory_cpus(directory, v1);
+        least = cpus < least ? cpus : least;
+        if (end == group || !(end = strrchr(group, '/')))
+            return least;
+    }
+}
+
+/* The limit of this process's control groups, of both versions: lines "0::/group" and "4:cpu,cpuacct:/group". */
+static int tornado__cgroup_cpus(void)
+{
+    char text[4096], mount[128];
+    int least = INT_MAX;
+    if (!tornado__read_small("/proc/self/cgroup", text, sizeof text))
+        return INT_MAX;
+    for (char *line = text, *next; line && *line; line = next) {
+        if ((next = strchr(line, '\n')) != NULL)
+            *next++ = '\0';
+        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = '\0';
+        controllers++;
+        bool v1 = *controllers != '\0';
+        if (v1 && strcmp(controllers, "cpu") != 0 && strncmp(controllers, "cpu,", 4) != 0 &&
+            !strstr(controllers, ",cpu"))
+            continue;
+        snprintf(mount, sizeof mount, "/sys/fs/cgroup%s%.80s", v1 ? "/" : "", controllers);
+        int cpus = tornado__cgroup_path_cpus(mount, group, v1);
+        least = cpus < least ? cpus : least;
+    }
+    return least;
+}
+#endif
+
+static int tornado__cpu_count(void)
+{
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+#ifdef __linux__
+    unsigned long mask[1024];
+    long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask), allowed = 0;
+    for (long i = 0; i < bytes / (long)sizeof *mask; i++)
+        allowed += __builtin_popcountl(mask[i]);
+    if (allowed > 0)
+        count = allowed;
+    int limit = tornado__cgroup_cpus();
+    if (count > limit)
+        count = limit;
+#endif
+    return count < 1 ? 1 : count > INT_MAX ? INT_MAX : (int)count;
+}
+
 /*============================================================================
  * section: error (private)
  * The chain of scopes and the way up it.
@@ -2161,6 +2324,7 @@ typedef struct tornado__execution {
     tornado_scope *scope;
     struct tornado__coroutine *coroutine; /* NULL for a loop's own */
     unsigned deferring; /* deferred functions that run now: they may not wait */
+    tornado_arena **arena; /* not of a coroutine: where a job's is to be */
     tornado_error raised; /* last, until the next try */
     tornado_error waited; /* what the last wait failed with */
 } tornado__execution;
@@ -8448,6 +8612,17 @@ static tornado__callback *tornado__callback_new(tornado_ioloop *loop, tornado_ca
     return node;
 }
 
+/* Adds a task from any thread, in a node that the caller made. */
+static void tornado__ioloop_post(tornado_ioloop *loop, tornado__callback *node)
+{
+    tornado__callback *head = atomic_load_explicit(&loop->remote, memory_order_relaxed);
+    do
+        node->task.next = head ? &head->task : NULL;
+    while (!atomic_compare_exchange_weak(&loop->remote, &head, node));
+    if (!head) /* whoever found the list empty wakes the loop, for all who come until it looks */
+        tornado__ioloop_wake(loop);
+}
+
 TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callback callback, void *arg)
 {
     bool own = atomic_load_explicit(&loop->owner, memory_order_relaxed) == &tornado__thread;
@@ -8456,16 +8631,10 @@ TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callb
     tornado__callback *node = tornado__callback_new(own ? loop : NULL, callback, arg);
     if (!node)
         return false;
-    if (own) {
+    if (own)
         tornado__ioloop_schedule(loop, &node->task);
-        return true;
-    }
-    tornado__callback *head = atomic_load_explicit(&loop->remote, memory_order_relaxed);
-    do
-        node->task.next = head ? &head->task : NULL;
-    while (!atomic_compare_exchange_weak(&loop->remote, &head, node));
-    if (!head) /* whoever found the list empty wakes the loop, for all who come until it looks */
-        tornado__ioloop_wake(loop);
+    else
+        tornado__ioloop_post(loop, node);
     return true;
 }
 
@@ -8989,10 +9158,10 @@ TORNADO_API void tornado_ioloop_release(tornado_ioloop *loop)
 {
     if (atomic_fetch_sub(&loop->references, 1) > 1)
         return;
-    for (tornado__callback *node = atomic_load(&loop->remote); node;) {
-        tornado__task *next = node->task.next;
-        TORNADO_FREE(node);
-        node = next ? TORNADO__CONTAINER(next, tornado__callback, task) : NULL;
+    tornado__callback *remote = atomic_load(&loop->remote);
+    for (tornado__task *task = remote ? &remote->task : NULL, *next; task; task = next) {
+        next = task->next;
+        task->run(task, loop); /* it is closed: each only lets go of what it holds */
     }
     for (int i = 0; i < 2; i++)
         if (loop->wake[i] >= 0)
@@ -10240,12 +10409,12 @@ TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_cor
 
 TORNADO_API tornado_arena *tornado_current_arena(void)
 {
-    tornado__coroutine *co = tornado__running()->coroutine;
-    if (!co)
-        return NULL;
-    if (!co->arena)
-        co->arena = tornado_arena_new();
-    return co->arena;
+    tornado__execution *running = tornado__running();
+    tornado__coroutine *co = running->coroutine;
+    tornado_arena **arena = co ? &co->arena : running->arena;
+    if (arena && !*arena)
+        *arena = tornado_arena_new();
+    return arena ? *arena : NULL;
 }
 
 /* ---- waiting ---- */
@@ -10767,6 +10936,449 @@ TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future 
     tornado_future_retain(&self->future);
     tornado__future_wait(future, loop, &self->waiter);
     return &self->future;
+}
+
+/*============================================================================
+ * section: executor (private)
+ * A queue of jobs, the threads that take from it, and the way back to each job's loop.
+ *
+ * A job crosses threads twice: by the executor's queue, under its lock, and back by the list of its loop for what
+ * comes from other threads, of which it embeds a node: so handing back cannot fail, and however many end before the
+ * loop looks, they wake it once. Its future is touched by the loop's thread alone. When the loop is closed first the
+ * job loses its future, runs to its end all the same, and goes with the last reference to the loop.
+ *============================================================================*/
+
+#ifndef TORNADO_NO_THREADS
+#include <pthread.h>
+#endif
+
+typedef struct tornado__job {
+    tornado__callback done;     /* first; its task queues the job before, and hands it back after */
+    tornado__compound compound; /* of the loop, so that its end is noticed */
+    tornado_future *future;     /* a reference, for the loop's thread; NULL when the loop was closed */
+    tornado_ioloop *loop;       /* retained until the job is handed back */
+    tornado_job fn;
+    void *arg;
+    tornado_callback destroy;
+    void *result;
+    tornado_arena *arena;
+    tornado_error error; /* code 0: none */
+    max_align_t copy[];
+} tornado__job;
+
+struct tornado_executor {
+    bool dummy, closed;
+    int max_workers;
+    size_t queued, max_queue;
+    size_t stack_size;
+    pid_t pid; /* in any other process the threads are not there, and nobody would unlock the lock */
+#ifndef TORNADO_NO_THREADS
+    pthread_mutex_t lock; /* for all of this but what is constant */
+    pthread_cond_t work;
+    tornado__queue queue;
+    int workers, idle; /* idle: waiting for work, also those that were just told of some */
+    pthread_t threads[];
+#endif
+};
+
+static _Atomic(tornado_executor *) tornado__executor_default;
+
+static tornado__job *tornado__job_of(tornado__task *task)
+{
+    return TORNADO__CONTAINER(task, tornado__job, done.task);
+}
+
+static void tornado__job_free(tornado__job *job)
+{
+    if (job->destroy && job->result)
+        job->destroy(job->result);
+    tornado_arena_free(job->arena);
+    TORNADO_FREE(job);
+}
+
+/* The loop is being closed. */
+static void tornado__job_let_go(tornado__compound *compound)
+{
+    tornado__job *job = TORNADO__CONTAINER(compound, tornado__job, compound);
+    tornado_future *future = job->future;
+    job->future = NULL;
+    tornado_future_release(future);
+}
+
+/* Back on the loop; or, when that was closed meanwhile, wherever the last reference to it went. */
+static void tornado__job_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__job *job = tornado__job_of(task);
+    tornado_future *future = job->future;
+    tornado__link_remove(&job->compound.link);
+    if (future && !loop->closed && future->state == TORNADO__PENDING) {
+        if (job->error.code) {
+            tornado_future_set_error(future, &job->error);
+        } else {
+            void *result = job->result;
+            future->arena = job->arena;
+            tornado_future_set_result(future, result, result ? job->destroy : NULL);
+            future->owns = future->destroy || future->arena;
+            job->result = NULL;
+            job->arena = NULL;
+        }
+    }
+    tornado_future_release(future);
+    tornado__job_free(job);
+}
+
+static void tornado__job_call(void *arg)
+{
+    tornado__job *job = arg;
+    job->result = job->fn(job->arg);
+}
+
+static void tornado__job_run(tornado__job *job)
+{
+    tornado__execution *running = tornado__running();
+    running->arena = &job->arena;
+    const tornado_error *error = tornado_try(tornado__job_call, job);
+    running->arena = NULL;
+    if (error)
+        job->error = *error;
+}
+
+/* What an executor without threads does. */
+static void tornado__job_run_on_loop(tornado__task *task, tornado_ioloop *loop)
+{
+    if (!loop->closed)
+        tornado__job_run(tornado__job_of(task));
+    tornado__job_done(task, loop);
+}
+
+#ifndef TORNADO_NO_THREADS
+
+/* ---- threads ---- */
+
+static void tornado__job_hand_back(tornado__job *job)
+{
+    tornado_ioloop *loop = job->loop;
+    job->done.task.run = tornado__job_done;
+    tornado__ioloop_post(loop, &job->done); /* from here on the job may be gone */
+    tornado_ioloop_release(loop);
+}
+
+static void *tornado__worker(void *arg)
+{
+    tornado_executor *executor = arg;
+    pthread_mutex_lock(&executor->lock);
+    for (;;) {
+        while (!executor->queue.first && !executor->closed) {
+            executor->idle++;
+            pthread_cond_wait(&executor->work, &executor->lock);
+            executor->idle--;
+        }
+        tornado__task *task = tornado__queue_pop(&executor->queue);
+        if (!task)
+            break;
+        executor->queued--;
+        pthread_mutex_unlock(&executor->lock);
+        tornado__job_run(tornado__job_of(task));
+        tornado__job_hand_back(tornado__job_of(task));
+        pthread_mutex_lock(&executor->lock);
+    }
+    pthread_mutex_unlock(&executor->lock);
+    if (tornado__current_loop) /* a job had one made */
+        tornado_ioloop_close(tornado__current_loop, false);
+    return NULL;
+}
+
+/* Starts one more thread, which gets no signals but those of its own faults: handlers run where they did before. */
+static bool tornado__worker_start(tornado_executor *executor)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+    sigset_t blocked, before;
+    pthread_attr_t attributes;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < TORNADO__COUNT(faults); i++)
+        sigdelset(&blocked, faults[i]);
+    int error = pthread_attr_init(&attributes);
+    if (!error) {
+        if (executor->stack_size)
+            error = pthread_attr_setstacksize(&attributes, executor->stack_size);
+        if (!error) {
+            pthread_sigmask(SIG_BLOCK, &blocked, &before);
+            error = pthread_create(&executor->threads[executor->workers], &attributes, tornado__worker, executor);
+            pthread_sigmask(SIG_SETMASK, &before, NULL);
+        }
+        pthread_attr_destroy(&attributes);
+    }
+    if (error)
+        return tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot start a thread: %s", strerror(error));
+    executor->workers++;
+    return true;
+}
+
+/* Queues a job. False with the reason: it is still the caller's. */
+static bool tornado__workers_take(tornado_executor *executor, tornado__job *job)
+{
+    bool taken = false;
+    pthread_mutex_lock(&executor->lock);
+    if (executor->closed) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the executor is shut down");
+    } else if (executor->queued >= executor->max_queue) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_executor_submit: %zu jobs are waiting already",
+                      executor->queued);
+        tornado__thread.last.http_status = 503;
+    } else {
+        bool enough = executor->queued < (size_t)executor->idle || executor->workers >= executor->max_workers;
+        taken = enough || tornado__worker_start(executor) || executor->workers > 0;
+    }
+    if (taken) {
+        executor->queued++;
+        tornado__queue_push(&executor->queue, &job->done.task);
+    }
+    bool wake = taken && executor->idle > 0;
+    pthread_mutex_unlock(&executor->lock);
+    if (wake)
+        pthread_cond_signal(&executor->work);
+    return taken;
+}
+
+/* Has the threads end and waits for them. */
+static bool tornado__workers_end(tornado_executor *executor, bool cancel)
+{
+    tornado__queue cancelled = {NULL, NULL};
+    pthread_mutex_lock(&executor->lock);
+    for (int i = 0; i < executor->workers; i++)
+        if (pthread_equal(executor->threads[i], pthread_self())) {
+            pthread_mutex_unlock(&executor->lock);
+            return tornado__fail(TORNADO_ERR_STATE, EDEADLK, "tornado_executor_shutdown: called from a job of it");
+        }
+    executor->closed = true;
+    if (cancel) {
+        cancelled = executor->queue;
+        executor->queue.first = NULL;
+        executor->queued = 0;
+    }
+    pthread_cond_broadcast(&executor->work);
+    pthread_mutex_unlock(&executor->lock);
+    for (tornado__task *task; (task = tornado__queue_pop(&cancelled)) != NULL;) {
+        tornado__job_of(task)->error = tornado__error_cancelled;
+        tornado__job_hand_back(tornado__job_of(task));
+    }
+    for (int i = 0; i < executor->workers; i++)
+        pthread_join(executor->threads[i], NULL);
+    executor->workers = 0;
+    return true;
+}
+
+static tornado_executor *tornado__executor_alloc(int max_workers)
+{
+    tornado_executor *executor = TORNADO_MALLOC(sizeof *executor + (size_t)max_workers * sizeof(pthread_t));
+    if (!executor)
+        return NULL;
+    memset(executor, 0, sizeof *executor);
+    int error = pthread_mutex_init(&executor->lock, NULL);
+    if (!error && (error = pthread_cond_init(&executor->work, NULL)) != 0)
+        pthread_mutex_destroy(&executor->lock);
+    if (error) {
+        TORNADO_FREE(executor);
+        return NULL;
+    }
+    return executor;
+}
+
+static void tornado__executor_release(tornado_executor *executor)
+{
+    if (executor->pid == getpid()) {
+        pthread_cond_destroy(&executor->work);
+        pthread_mutex_destroy(&executor->lock);
+    }
+    TORNADO_FREE(executor);
+}
+
+TORNADO_API size_t tornado_executor_queued(tornado_executor *executor)
+{
+    if (!executor)
+        executor = atomic_load(&tornado__executor_default);
+    if (!executor || executor->pid != getpid())
+        return 0;
+    pthread_mutex_lock(&executor->lock);
+    size_t queued = executor->queued;
+    pthread_mutex_unlock(&executor->lock);
+    return queued;
+}
+
+#else
+
+/* ---- no threads: all is done on the loop ---- */
+
+static bool tornado__workers_take(tornado_executor *executor, tornado__job *job)
+{
+    (void)executor;
+    (void)job;
+    return false;
+}
+
+static bool tornado__workers_end(tornado_executor *executor, bool cancel)
+{
+    (void)cancel;
+    executor->closed = true;
+    return true;
+}
+
+static tornado_executor *tornado__executor_alloc(int max_workers)
+{
+    tornado_executor *executor = TORNADO_MALLOC(sizeof *executor);
+    (void)max_workers;
+    if (executor) {
+        memset(executor, 0, sizeof *executor);
+        executor->dummy = true;
+    }
+    return executor;
+}
+
+static void tornado__executor_release(tornado_executor *executor)
+{
+    TORNADO_FREE(executor);
+}
+
+TORNADO_API size_t tornado_executor_queued(tornado_executor *executor)
+{
+    (void)executor;
+    return 0;
+}
+
+#endif
+
+/* ---- for all ---- */
+
+TORNADO_API tornado_executor *tornado_executor_new(const tornado_executor_options *options)
+{
+    static const tornado_executor_options defaults;
+    const tornado_executor_options *o = options ? options : &defaults;
+    int workers = o->max_workers;
+    if (workers < 0 || workers > 65536 || o->max_queue < TORNADO_NONE) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_executor_new: max_workers or max_queue is not valid");
+        return NULL;
+    }
+    if (workers == 0 && (workers = tornado__cpu_count() + 4) > 32)
+        workers = 32;
+    tornado_executor *executor = tornado__executor_alloc(workers);
+    if (!executor) {
+        tornado__nomem();
+        return NULL;
+    }
+    executor->max_workers = workers;
+    executor->max_queue = o->max_queue == 0 ? 10000 : o->max_queue < 0 ? SIZE_MAX : (size_t)o->max_queue;
+    executor->stack_size = o->stack_size;
+    executor->dummy |= o->dummy;
+    executor->pid = getpid();
+    return executor;
+}
+
+/* The process's own. One that was inherited by a fork is left behind: its lock may be taken for ever. */
+static tornado_executor *tornado__executor_own(void)
+{
+    tornado_executor *executor = atomic_load(&tornado__executor_default);
+    if (executor && executor->pid == getpid())
+        return executor;
+    tornado_executor *made = tornado_executor_new(NULL);
+    if (!made || atomic_compare_exchange_strong(&tornado__executor_default, &executor, made))
+        return made;
+    tornado_executor_free(made); /* another thread was faster */
+    return executor;
+}
+
+static tornado__job *tornado__job_new(tornado_ioloop *loop, tornado_job fn, void *arg,
+                                      const tornado_job_options *options)
+{
+    size_t copy = options ? options->copy : 0;
+    tornado__job *job = copy < SIZE_MAX / 2 ? TORNADO_MALLOC(sizeof *job + copy) : NULL;
+    tornado_future *future = job ? tornado__future_alloc(loop, sizeof *future, NULL) : NULL;
+    if (!future) {
+        TORNADO_FREE(job);
+        tornado__nomem();
+        return NULL;
+    }
+    memset(job, 0, sizeof *job);
+    job->future = future;
+    job->loop = loop;
+    job->fn = fn;
+    job->arg = copy ? memcpy(job->copy, arg, copy) : arg;
+    job->destroy = options ? options->destroy : NULL;
+    job->compound.let_go = tornado__job_let_go;
+    tornado__link_append(&loop->compounds, &job->compound.link);
+    return job;
+}
+
+/* Hands a job over; what it holds on to may be gone when this returns. */
+static bool tornado__executor_take(tornado_executor *executor, tornado__job *job)
+{
+    if (executor->pid != getpid())
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the executor is another process's");
+    if (!executor->dummy) {
+        tornado_ioloop_retain(job->loop);
+        if (tornado__workers_take(executor, job))
+            return true;
+        tornado_ioloop_release(job->loop);
+        return false;
+    }
+    if (executor->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the executor is shut down");
+    job->done.task.run = tornado__job_run_on_loop;
+    tornado__ioloop_schedule(job->loop, &job->done.task);
+    return true;
+}
+
+TORNADO_API tornado_future *tornado_executor_submit_with(tornado_executor *executor, tornado_job fn, void *arg,
+                                                         const tornado_job_options *options)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    if (!loop)
+        return &tornado__future_nomem;
+    if (!executor && !(executor = tornado__executor_own()))
+        return tornado_future_failed(tornado_last_error());
+    if (loop->closed) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the loop is closed");
+        return tornado_future_failed(tornado_last_error());
+    }
+    tornado__job *job = tornado__job_new(loop, fn, arg, options);
+    if (!job)
+        return &tornado__future_nomem;
+    tornado_future *future = tornado_future_retain(job->future);
+    if (tornado__executor_take(executor, job))
+        return future;
+    tornado__link_remove(&job->compound.link);
+    tornado_future_release(job->future);
+    tornado__job_free(job);
+    tornado_future_set_error(future, tornado_last_error());
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_executor_submit(tornado_executor *executor, tornado_job fn, void *arg)
+{
+    return tornado_executor_submit_with(executor, fn, arg, NULL);
+}
+
+TORNADO_API tornado_future *tornado_run_on_executor(tornado_job fn, void *arg)
+{
+    return tornado_executor_submit_with(NULL, fn, arg, NULL);
+}
+
+TORNADO_API bool tornado_executor_shutdown(tornado_executor *executor, bool cancel)
+{
+    tornado_executor *shared = executor ? NULL : atomic_load(&tornado__executor_default);
+    executor = executor ? executor : shared;
+    if (!executor || executor->pid != getpid())
+        return true;
+    if (!tornado__workers_end(executor, cancel))
+        return false;
+    if (shared && atomic_compare_exchange_strong(&tornado__executor_default, &shared, NULL))
+        tornado__executor_release(executor);
+    return true;
+}
+
+TORNADO_API void tornado_executor_free(tornado_executor *executor)
+{
+    if (executor && tornado_executor_shutdown(executor, false))
+        tornado__executor_release(executor);
 }
 
 /*============================================================================
