@@ -133,8 +133,9 @@
     gen         sleep, several futures as one, timeouts
     executor    work that blocks, on threads
     address     socket addresses
-    iostream    non-blocking sockets with buffers
+    iostream    non-blocking sockets and pipes with buffers
     netutil     listening sockets
+    process     several processes of one server; subprocesses
     tcp         a server with a coroutine for each connection
     httputil    headers, status codes, arguments, cookies, URLs
     http1       HTTP/1.x connections
@@ -293,7 +294,8 @@ typedef void (*tornado_callback)(void *arg);
     X(PARSE, 11, "the input is malformed")                                                                   \
     X(HTTP, 12, "the request failed; http_status tells how")                                                 \
     X(UNSUPPORTED, 13, "not supported here")                                                                 \
-    X(FINISH, 14, "the request was finished early")
+    X(FINISH, 14, "the request was finished early")                                                          \
+    X(CALLED_PROCESS, 15, "a process did not exit with 0")
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
@@ -1180,7 +1182,7 @@ TORNADO_API bool tornado_is_valid_ip(const char *ip);
 
 /*============================================================================
  * section: iostream (public)
- * Reading from and writing to non-blocking sockets.
+ * Reading from and writing to non-blocking sockets and pipes.
  *
  * One read at a time; writes queue. What a read gives lives until the next read on the stream, or until the stream
  * is released. A stream counts references; whoever made it has one.
@@ -1193,8 +1195,8 @@ typedef struct tornado_iostream_options {
     int64_t max_write_buffer_size; /* bytes written and not yet sent, at most; default TORNADO_NONE */
 } tornado_iostream_options;
 
-/* A stream over a socket, connected or about to be. Takes the fd over, also when it fails, and makes it
-   non-blocking. NULL with the reason. */
+/* A stream over a socket, connected or about to be, or over an end of a pipe (Tornado's PipeIOStream). Takes the fd
+   over, also when it fails, and makes it non-blocking. NULL with the reason. */
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options);
 
 /* Adds a reference, and returns the stream. */
@@ -1315,6 +1317,110 @@ typedef struct tornado_acceptor tornado_acceptor;
 typedef void (*tornado_accept_callback)(int fd, const tornado_address *address, void *arg);
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg);
 TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor);
+
+/*============================================================================
+ * section: process (public)
+ * One server in several processes; other programs as subprocesses.
+ *
+ *     static const char *const sort[] = {"sort", "-r", NULL};
+ *     tornado_subprocess_options options = {.std_in = TORNADO_STREAM, .std_out = TORNADO_STREAM};
+ *     tornado_subprocess *child = tornado_subprocess_new(sort, &options);
+ *     if (!child)
+ *         tornado_raise_error(tornado_last_error());
+ *     tornado_defer(free_subprocess, child);
+ *     tornado_await(tornado_iostream_write(tornado_subprocess_stdin(child), text));
+ *     tornado_iostream_close(tornado_subprocess_stdin(child));
+ *     tornado_bytes sorted = tornado_await_bytes(tornado_iostream_read_until_close(tornado_subprocess_stdout(child)));
+ *     tornado_await(tornado_subprocess_wait_for_exit(child, true));
+ *============================================================================*/
+
+/* How many processors this process may use, at least 1: those of its affinity, fewer when a limit of its control
+   groups (a container's) allows less time. */
+TORNADO_API int tornado_cpu_count(void);
+
+/* Where a number of processes is asked for: tornado_cpu_count(). */
+#define TORNADO_PER_CORE (-1)
+
+/* Becomes `processes` children (0 or less: one per core) of this process, which looks after them and does not come
+   back: in each child this returns its task id, from 0 up. A child that dies of a signal, or exits with another
+   status than 0, is started again with the same id, up to max_restarts times in all (Tornado's
+   default is 100; TORNADO_NONE: without limit). The parent exits with 0 when all have exited with 0. SIGTERM and SIGINT for the parent,
+   unless it ignores or handles them, are passed on to the children, which are not started again; when one of these
+   does not exit with 0 the parent dies of that signal, too.
+
+   Returns -1 in the parent when it cannot start them, or gives up: the other children were ended then (SIGTERM).
+   Open listening sockets before, and everything of a loop after: TORNADO_ERR_STATE while there is an open loop. */
+TORNADO_API int tornado_fork_processes(int processes, int max_restarts);
+
+/* The id of this process, or -1 when it was not made by tornado_fork_processes. */
+TORNADO_API int tornado_task_id(void);
+
+/* Another program that runs. Of the loop that was current when it was made. */
+typedef struct tornado_subprocess tornado_subprocess;
+
+/* What a standard descriptor of a subprocess is: inherited (0), a descriptor of this process (above 0), or: */
+enum {
+    TORNADO_STREAM = -1,  /* the other end of a pipe, of which this end is a stream */
+    TORNADO_STDOUT = -2,  /* for std_err: the same as std_out */
+    TORNADO_DEVNULL = -3  /* /dev/null */
+};
+
+/* The return code of a subprocess that has not ended. */
+#define TORNADO_RUNNING (-2147483647 - 1)
+
+typedef struct tornado_subprocess_options {
+    int std_in, std_out, std_err;
+    const char *cwd;         /* where it begins; default: here. A program's relative path is looked up there */
+    const char *const *env;  /* "NAME=value"..., NULL; default: this process's */
+    bool new_session;        /* setsid: a process group of its own, and no terminal */
+} tornado_subprocess_options;
+
+/* Runs the program argv[0], looked up in PATH (this process's) unless it has a slash, with the arguments argv, up to
+   a NULL. It gets no descriptors but the standard three, SIGPIPE is as by default, other ignored signals stay
+   ignored. Strings and descriptors are borrowed until this returns. NULL with the reason, also when the program
+   cannot be run. */
+TORNADO_API tornado_subprocess *tornado_subprocess_new(const char *const *argv,
+                                                       const tornado_subprocess_options *options);
+
+/* The same with a command of /bin/sh. Never put into it what others have written. */
+TORNADO_API tornado_subprocess *tornado_subprocess_shell(const char *command,
+                                                         const tornado_subprocess_options *options);
+
+/* Closes its streams, unless somebody else holds them, and takes the exit callback back. The process goes on, and is
+   waited for when it ends while its loop is open; futures of its end stay valid. NULL is allowed. */
+TORNADO_API void tornado_subprocess_free(tornado_subprocess *process);
+
+/* Its streams, or NULL where TORNADO_STREAM was not asked for; borrowed. */
+TORNADO_API tornado_iostream *tornado_subprocess_stdin(const tornado_subprocess *process);
+TORNADO_API tornado_iostream *tornado_subprocess_stdout(const tornado_subprocess *process);
+TORNADO_API tornado_iostream *tornado_subprocess_stderr(const tornado_subprocess *process);
+
+/* Its process id; that of another process, perhaps, once it has ended. */
+TORNADO_API int tornado_subprocess_pid(const tornado_subprocess *process);
+
+/* What it exited with, or minus the signal that killed it, as in Python; TORNADO_RUNNING. 255, and a warning
+   is logged, when somebody else has waited for it. */
+TORNADO_API int tornado_subprocess_returncode(const tornado_subprocess *process);
+
+/* Sends a signal. False (TORNADO_ERR_STATE) when it has ended. */
+TORNADO_API bool tornado_subprocess_send_signal(tornado_subprocess *process, int number);
+
+/* Has callback(returncode, arg) run once, in a turn of the loop, when it has ended. NULL takes it back. */
+typedef void (*tornado_exit_callback)(int returncode, void *arg);
+TORNADO_API void tornado_subprocess_set_exit_callback(tornado_subprocess *process, tornado_exit_callback callback,
+                                                      void *arg);
+
+/* Done when it has ended, with its return code (tornado_await_integer). With `raise_error` any but 0 is a failure,
+   TORNADO_ERR_CALLED_PROCESS. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess *process,
+                                                                              bool raise_error);
+
+/* The end of a subprocess is noticed by a descriptor (Linux 5.3), or, where the system has none, by SIGCHLD, whose
+   handler is installed when it is first needed, calls the one before it, and can serve 64 loops. initialize
+   installs it now, for every subprocess of the process from now on; uninitialize puts back what was there, if no
+   other came later: what SIGCHLD was to tell is then not noticed. False with TORNADO_ERR_SYSTEM. */
+TORNADO_API bool tornado_subprocess_initialize(void);
+TORNADO_API void tornado_subprocess_uninitialize(void);
 
 /*============================================================================
  * section: tcp (public)
@@ -2201,6 +2307,13 @@ static void tornado__valgrind_stack(const char *low, const char *high)
     (void)high;
 #endif
 }
+
+/* The signals that this thread holds back. Without pthreads there is one thread. */
+#ifdef TORNADO_NO_THREADS
+#define tornado__sigmask(how, set, before) sigprocmask(how, set, before)
+#else
+#define tornado__sigmask(how, set, before) pthread_sigmask(how, set, before)
+#endif
 
 /* ---- how many processors this process may use ---- */
 
@@ -8497,7 +8610,14 @@ static struct {
     atomic_int shutdown_handlers; /* signal handlers that run now */
     double shutdown_grace;
     struct sigaction before_sigint, before_sigterm;
+    atomic_int open; /* loops that are not closed */
 } tornado__ioloop_process;
+
+/* Whether any thread has a loop: then this process must not become several. */
+static bool tornado__ioloop_any(void)
+{
+    return atomic_load(&tornado__ioloop_process.open) > 0;
+}
 
 static const tornado_poller *tornado__poller_named(const char *name)
 {
@@ -9292,6 +9412,7 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     }
     loop->stack_size = o->stack_size ? o->stack_size : TORNADO_STACK_SIZE;
     loop->max_coroutines = o->max_coroutines > 0 ? o->max_coroutines : TORNADO_MAX_COROUTINES;
+    atomic_fetch_add(&tornado__ioloop_process.open, 1);
     if (!tornado__current_usable())
         tornado_ioloop_make_current(loop);
     return loop;
@@ -9313,6 +9434,7 @@ TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
     if (loop->closed)
         return true;
     tornado__shutdown_forget(loop);
+    atomic_fetch_sub(&tornado__ioloop_process.open, 1);
     for (int fd = 0; all_fds && fd < loop->fds_capacity; fd++)
         if (loop->fds[fd].handler && fd != loop->wake[0]) {
             tornado_ioloop_remove_handler(loop, fd);
@@ -11102,9 +11224,9 @@ static bool tornado__worker_start(tornado_executor *executor)
         if (executor->stack_size)
             error = pthread_attr_setstacksize(&attributes, executor->stack_size);
         if (!error) {
-            pthread_sigmask(SIG_BLOCK, &blocked, &before);
+            tornado__sigmask(SIG_BLOCK, &blocked, &before);
             error = pthread_create(&executor->threads[executor->workers], &attributes, tornado__worker, executor);
-            pthread_sigmask(SIG_SETMASK, &before, NULL);
+            tornado__sigmask(SIG_SETMASK, &before, NULL);
         }
         pthread_attr_destroy(&attributes);
     }
@@ -11561,6 +11683,9 @@ typedef struct tornado__chunk {
     void *owned; /* memory to free, when the bytes are not behind this struct */
 } tornado__chunk;
 
+/* Of TORNADO_IOLOOP_ERROR the part that is not a hang-up: POLLERR, EPOLLERR. */
+#define TORNADO__IOLOOP_BROKEN 8u
+
 /* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the
    stream, and must then return anything. `closed` is called once. `drained`, which may be NULL, after everything
    queued was sent. `wants_end`: whether to close at the peer's end while paused; NULL: always. `free` frees the
@@ -11586,6 +11711,7 @@ struct tornado_iostream {
     bool closed;
     bool paused;     /* the owner does not want data now */
     bool unbuffered_ready; /* the kernel holds bytes that were reported and left there */
+    bool pipe;       /* not a socket */
 };
 
 /* ---- the loop's side ---- */
@@ -11752,12 +11878,40 @@ static void tornado__iostream_sent(tornado_iostream *stream, size_t sent)
     }
 }
 
-/* One send of what is queued, up to 16 chunks. Returns what send does. */
+/* write to a pipe. When nobody reads from it any more that raises SIGPIPE, against which a pipe has no flag: it is
+   held back meanwhile, and taken if it came. */
+static TORNADO__COLD ssize_t tornado__pipe_write(int fd, const void *data, size_t len)
+{
+    sigset_t sigpipe, before, pending;
+    int number;
+    sigemptyset(&sigpipe);
+    sigaddset(&sigpipe, SIGPIPE);
+    sigpending(&pending);
+    bool came_before = sigismember(&pending, SIGPIPE);
+    tornado__sigmask(SIG_BLOCK, &sigpipe, &before);
+    ssize_t wrote = write(fd, data, len);
+    int error = errno;
+    if (wrote < 0 && error == EPIPE && !came_before && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE))
+        sigwait(&sigpipe, &number);
+    tornado__sigmask(SIG_SETMASK, &before, NULL);
+    errno = error;
+    return wrote;
+}
+
+/* One run of bytes. Returns what send does. */
+static TORNADO__INLINE ssize_t tornado__iostream_send_bytes(tornado_iostream *stream, const void *data, size_t len)
+{
+    if (TORNADO__UNLIKELY(stream->pipe))
+        return tornado__pipe_write(stream->fd, data, len);
+    return send(stream->fd, data, len, MSG_NOSIGNAL);
+}
+
+/* One send of what is queued, up to 16 chunks (one to a pipe). Returns what send does. */
 static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
 {
     tornado__chunk *chunk = stream->out;
-    if (TORNADO__LIKELY(!chunk->next))
-        return send(stream->fd, chunk->start, (size_t)(chunk->end - chunk->start), MSG_NOSIGNAL);
+    if (TORNADO__LIKELY(!chunk->next) || stream->pipe)
+        return tornado__iostream_send_bytes(stream, chunk->start, (size_t)(chunk->end - chunk->start));
     struct iovec parts[16];
     struct msghdr message;
     memset(&message, 0, sizeof message);
@@ -11842,6 +11996,11 @@ static char *tornado__loop_scratch(tornado_ioloop *loop)
     return loop->scratch;
 }
 
+static TORNADO__INLINE ssize_t tornado__iostream_recv(tornado_iostream *stream, void *data, size_t room)
+{
+    return TORNADO__UNLIKELY(stream->pipe) ? read(stream->fd, data, room) : recv(stream->fd, data, room, 0);
+}
+
 /* One recv, and its bytes to the owner. Returns what recv does, with EINTR as EAGAIN. */
 static ssize_t tornado__iostream_receive(tornado_iostream *stream)
 {
@@ -11851,7 +12010,7 @@ static ssize_t tornado__iostream_receive(tornado_iostream *stream)
         if (!tornado__iostream_reserve_in(stream, 4096))
             goto nomem;
         tornado__inbuf *in = stream->in;
-        received = recv(stream->fd, in->bytes + in->end, in->cap - in->end, 0);
+        received = tornado__iostream_recv(stream, in->bytes + in->end, in->cap - in->end);
         if (received > 0) {
             in->end += (size_t)received;
             tornado__iostream_feed(stream);
@@ -11861,7 +12020,7 @@ static ssize_t tornado__iostream_receive(tornado_iostream *stream)
     char *scratch = tornado__loop_scratch(loop);
     if (!scratch)
         goto nomem;
-    received = recv(stream->fd, scratch, TORNADO__SCRATCH_SIZE, 0);
+    received = tornado__iostream_recv(stream, scratch, TORNADO__SCRATCH_SIZE);
     if (received <= 0)
         return received;
     /* the owner runs user code, which must find no scratch that is in use: it is lent, and given back */
@@ -11918,6 +12077,11 @@ static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
         return;
     }
     bool wants_end = !stream->owner->wants_end || stream->owner->wants_end(stream);
+    if (stream->pipe && (wants_end || stream->out) && events & TORNADO__IOLOOP_BROKEN) { /* nobody reads it */
+        tornado__fail(TORNADO_ERR_SYSTEM, EPIPE, "write: %s", strerror(EPIPE));
+        tornado__iostream_shut(stream, &tornado__thread.last);
+        return;
+    }
     if (wants_end && ioctl(stream->fd, FIONREAD, &waiting) == 0 && waiting == 0) {
         tornado__iostream_end(stream);
         return;
@@ -12300,12 +12464,13 @@ static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
 
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
 {
-    int type = 0;
-    socklen_t len = sizeof type;
+    struct stat status;
     tornado_ioloop *loop = tornado_ioloop_current();
-    if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || !tornado__set_flags(fd)) {
-        tornado__fail(TORNADO_ERR_INVALID, fd < 0 ? EBADF : errno,
-                      "tornado_iostream_new: fd %d is not a socket: %s", fd, strerror(fd < 0 ? EBADF : errno));
+    bool known = fd >= 0 && fstat(fd, &status) == 0;
+    if (!known || !(S_ISSOCK(status.st_mode) || S_ISFIFO(status.st_mode)) || !tornado__set_flags(fd)) {
+        int error = fd < 0 ? EBADF : known ? ENOTSOCK : errno;
+        tornado__fail(TORNADO_ERR_INVALID, error, "tornado_iostream_new: fd %d is no socket or pipe: %s", fd,
+                      strerror(error));
         goto failed;
     }
     tornado__user_stream *user = loop ? TORNADO_MALLOC(sizeof *user) : NULL;
@@ -12316,6 +12481,7 @@ TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostrea
     memset(&user->io, 0, sizeof user->io);
     tornado__iostream_init(&user->stream, loop, fd, &tornado__user_owner);
     user->stream.io = &user->io;
+    user->stream.pipe = S_ISFIFO(status.st_mode);
     user->stream.paused = true;
     user->io.writes_end = &user->io.writes;
     user->io.task.run = tornado__user_run;
@@ -12564,7 +12730,7 @@ TORNADO_API tornado_future *tornado_iostream_write(tornado_iostream *stream, tor
         return &tornado__future_done;
     if (!stream->out && !stream->connecting)
         do
-            sent = send(stream->fd, data.data, data.len, MSG_NOSIGNAL);
+            sent = tornado__iostream_send_bytes(stream, data.data, data.len);
         while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
         tornado__fail(TORNADO_ERR_SYSTEM, errno, "write: %s", strerror(errno));
@@ -13041,6 +13207,903 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
     tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
     tornado__thread.last = error;
     return false;
+}
+
+/*============================================================================
+ * section: process (private)
+ * Looking after children by waiting, starting programs, noticing their ends on a loop.
+ *
+ * A program is started by vfork where there is one: the memory of a large server is then not copied. Between vfork
+ * and exec the child runs on the parent's memory, so it makes system calls only, with what the parent prepared, and
+ * with no handler that could run; a pipe that exec closes brings back what went wrong.
+ *
+ * A running subprocess is held by its watch, and by its user: it lives until both have let go. The watch is a pidfd
+ * of the loop's; or a place in the loop's list of those for whom SIGCHLD comes, which the signal's handler has each
+ * loop look through.
+ *============================================================================*/
+
+#include <sys/wait.h>
+
+TORNADO_API int tornado_cpu_count(void)
+{
+    return tornado__cpu_count();
+}
+
+/* ---- several processes of one server ---- */
+
+typedef struct tornado__fork_child {
+    volatile pid_t pid; /* 0: ended. The signal handler reads it */
+} tornado__fork_child;
+
+static struct {
+    int task; /* plus one */
+    tornado__fork_child *children;
+    volatile sig_atomic_t count, signalled; /* signalled: which was passed on */
+} tornado__forks;
+
+static const int tornado__fork_signals[] = {SIGTERM, SIGINT, SIGCHLD};
+
+TORNADO_API int tornado_task_id(void)
+{
+    return tornado__forks.task - 1;
+}
+
+static void tornado__fork_signal_children(int number)
+{
+    for (int i = 0; i < tornado__forks.count; i++)
+        if (tornado__forks.children[i].pid > 0)
+            kill(tornado__forks.children[i].pid, number);
+}
+
+static void tornado__fork_handler(int number)
+{
+    int saved = errno;
+    tornado__forks.signalled = number;
+    tornado__fork_signal_children(number);
+    errno = saved;
+}
+
+/* Passes signals on which would by default end the parent alone; where SIGCHLD is ignored nobody could be waited
+   for. Keeps what was there in `before`. */
+static void tornado__fork_handle(struct sigaction *before)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__fork_signals); i++) {
+        bool child = tornado__fork_signals[i] == SIGCHLD;
+        struct sigaction action;
+        sigaction(tornado__fork_signals[i], NULL, &before[i]);
+        if ((before[i].sa_flags & SA_SIGINFO) || before[i].sa_handler != (child ? SIG_IGN : SIG_DFL))
+            continue;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = child ? SIG_DFL : tornado__fork_handler;
+        sigemptyset(&action.sa_mask);
+        sigaction(tornado__fork_signals[i], &action, NULL);
+    }
+}
+
+static void tornado__fork_unhandle(const struct sigaction *before)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__fork_signals); i++)
+        sigaction(tornado__fork_signals[i], &before[i], NULL);
+}
+
+/* Starts the child with one id, unless all are to end. 0 in it, 1 in the parent, -1 when it cannot. */
+static int tornado__fork_start(int id, const struct sigaction *before)
+{
+    sigset_t all, mask;
+    sigfillset(&all);
+    tornado__sigmask(SIG_BLOCK, &all, &mask); /* so that the handler knows each child */
+    fflush(stdout); /* or each child prints it, too */
+    pid_t pid = tornado__forks.signalled ? INT_MAX : fork();
+    int error = errno;
+    if (pid == 0) {
+        tornado__forks.task = id + 1;
+        tornado__forks.count = 0;
+        TORNADO_FREE(tornado__forks.children);
+        tornado__forks.children = NULL;
+        tornado__fork_unhandle(before);
+    } else if (pid > 0 && !tornado__forks.signalled) {
+        tornado__forks.children[id].pid = pid;
+    }
+    tornado__sigmask(SIG_SETMASK, &mask, NULL);
+    if (pid < 0)
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_fork_processes: fork: %s", strerror(error));
+    return pid < 0 ? -1 : pid == 0 ? 0 : 1;
+}
+
+/* Waits for the next child to end; the id, or -1 when there is none left. This process may have other children. */
+static int tornado__fork_wait(int *status)
+{
+    for (;;) {
+        int left = 0;
+        for (int i = 0; i < tornado__forks.count; i++)
+            left += tornado__forks.children[i].pid > 0;
+        pid_t pid = left ? waitpid(-1, status, 0) : -1;
+        if (!left || (pid < 0 && errno != EINTR))
+            return -1;
+        for (int i = 0; pid > 0 && i < tornado__forks.count; i++)
+            if (tornado__forks.children[i].pid == pid) {
+                tornado__forks.children[i].pid = 0;
+                return i;
+            }
+    }
+}
+
+/* Notes how a child ended. Whether it was well. */
+static bool tornado__fork_ended(int id, int status)
+{
+    const char *then = tornado__forks.signalled ? "" : ", restarting";
+    bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (clean)
+        tornado_gen_log(TORNADO_LOG_INFO, "child %d exited normally", id);
+    else if (WIFSIGNALED(status))
+        tornado_gen_log(TORNADO_LOG_WARNING, "child %d killed by signal %d%s", id, WTERMSIG(status), then);
+    else
+        tornado_gen_log(TORNADO_LOG_WARNING, "child %d exited with status %d%s", id, WEXITSTATUS(status), then);
+    return clean;
+}
+
+/* Looks after the children. Whether all ended well; false, with the reason, when it gives up. In a child that it
+   started again *task is its id. */
+static bool tornado__fork_supervise(int max_restarts, const struct sigaction *before, int *task)
+{
+    int restarts = 0, status, id;
+    bool clean = true;
+    while ((id = tornado__fork_wait(&status)) >= 0) {
+        if (tornado__fork_ended(id, status))
+            continue;
+        if (tornado__forks.signalled) {
+            clean = false;
+            continue;
+        }
+        if (max_restarts >= 0 && restarts++ >= max_restarts)
+            return tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_fork_processes: too many child restarts, giving up");
+        int started = tornado__fork_start(id, before);
+        if (started == 0)
+            *task = id;
+        if (started <= 0)
+            return false;
+    }
+    return clean;
+}
+
+/* Ends the children that are left, and all that was done for them. */
+static void tornado__fork_give_up(const struct sigaction *before)
+{
+    int status;
+    tornado__fork_signal_children(SIGTERM);
+    while (tornado__fork_wait(&status) >= 0) {
+    }
+    tornado__fork_unhandle(before);
+    tornado__forks.count = 0;
+    TORNADO_FREE(tornado__forks.children);
+    tornado__forks.children = NULL;
+}
+
+TORNADO_API int tornado_fork_processes(int processes, int max_restarts)
+{
+    struct sigaction before[TORNADO__COUNT(tornado__fork_signals)];
+    int task = -1;
+    if (tornado__forks.task || tornado__ioloop_any()) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_fork_processes: %s",
+                      tornado__forks.task ? "this process was made by it" : "a loop is open: it must come after this");
+        return -1;
+    }
+    if (processes <= 0)
+        processes = tornado__cpu_count();
+    size_t size = (size_t)processes * sizeof *tornado__forks.children;
+    tornado__forks.children = (size_t)processes < SIZE_MAX / sizeof *tornado__forks.children ? TORNADO_MALLOC(size)
+                                                                                            : NULL;
+    if (!tornado__forks.children) {
+        tornado__nomem();
+        return -1;
+    }
+    for (int i = 0; i < processes; i++)
+        tornado__forks.children[i].pid = 0;
+    tornado__forks.signalled = 0;
+    tornado__forks.count = processes;
+    tornado_gen_log(TORNADO_LOG_INFO, "Starting %d processes", processes);
+    tornado__fork_handle(before);
+    bool fine = true;
+    for (int i = 0; i < processes && fine && !tornado__forks.signalled; i++) {
+        int started = tornado__fork_start(i, before);
+        if (started == 0)
+            return i;
+        fine = started > 0;
+    }
+    if (fine)
+        fine = tornado__fork_supervise(max_restarts, before, &task);
+    if (task >= 0)
+        return task;
+    int signalled = tornado__forks.signalled;
+    tornado_error error = *tornado_last_error();
+    tornado__fork_give_up(before);
+    if (fine)
+        exit(0);
+    if (signalled)
+        raise(signalled);
+    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
+    tornado__thread.last = error;
+    return -1;
+}
+
+/* ---- starting a program ---- */
+
+/* What the child needs, prepared before there is one. Descriptors are above 2, or inherited (-1). */
+typedef struct tornado__launch {
+    const char *const *argv, *const *env;
+    const char *paths; /* where to look for the program: strings, then an empty one */
+    const char *cwd;
+    int fds[3];
+    bool same_stderr, new_session;
+    int report;          /* the pipe's end for a tornado__launch_failure */
+    const sigset_t *mask;
+} tornado__launch;
+
+typedef struct tornado__launch_failure {
+    int error;
+    int cwd; /* whether the directory was it */
+} tornado__launch_failure;
+
+/* Closes everything from `first` up: at once (close_range, Linux 5.9) or one by one. */
+static void tornado__launch_close_from(int first)
+{
+#ifdef __linux__
+    if (syscall(436 /* close_range, with one number everywhere */, (unsigned)first, ~0u, 0u) == 0)
+        return;
+#endif
+    long most = sysconf(_SC_OPEN_MAX);
+    for (int fd = first; fd < (most < 0 || most > 1 << 20 ? 1 << 20 : most); fd++)
+        close(fd);
+}
+
+/* Gives a signal that has a handler its default again, as exec would. */
+static void tornado__launch_reset_signals(void)
+{
+    struct sigaction action, none;
+    memset(&none, 0, sizeof none);
+    none.sa_handler = SIG_DFL;
+    sigemptyset(&none.sa_mask);
+    for (int number = 1; number < NSIG; number++) {
+        if (sigaction(number, NULL, &action) != 0)
+            continue;
+        if (number == SIGPIPE || (action.sa_flags & SA_SIGINFO) ||
+            (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN))
+            sigaction(number, &none, NULL);
+    }
+}
+
+/* The child's standard descriptors; the report's end becomes 3, and all above that are closed. */
+static bool tornado__launch_descriptors(const tornado__launch *launch)
+{
+    for (int i = 0; i < 3; i++)
+        if (launch->fds[i] >= 0 && dup2(launch->fds[i], i) < 0)
+            return false;
+    if (launch->same_stderr && dup2(1, 2) < 0)
+        return false;
+    if (launch->report != 3 && dup2(launch->report, 3) < 0)
+        return false;
+    if (fcntl(3, F_SETFD, FD_CLOEXEC) != 0)
+        return false;
+    tornado__launch_close_from(4);
+    return true;
+}
+
+/* In the child. Comes back only when it cannot run the program. System calls only. */
+static tornado__launch_failure tornado__launch_exec(const tornado__launch *launch)
+{
+    tornado__launch_failure failure = {0, 0};
+    if (launch->new_session)
+        setsid();
+    tornado__launch_reset_signals();
+    if (launch->cwd && chdir(launch->cwd) != 0) {
+        failure.error = errno;
+        failure.cwd = 1;
+        return failure;
+    }
+    tornado__sigmask(SIG_SETMASK, launch->mask, NULL);
+    failure.error = ENOENT;
+    for (const char *path = launch->paths; *path; path += strlen(path) + 1) {
+        execve(path, (char *const *)(uintptr_t)launch->argv, (char *const *)(uintptr_t)launch->env);
+        if (errno != ENOENT && errno != ENOTDIR)
+            failure.error = errno;
+        if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
+            break;
+    }
+    return failure;
+}
+
+/* Its own function, of which the child never returns: that would spoil the parent's stack. */
+static TORNADO__NOINLINE pid_t tornado__launch_fork(const tornado__launch *launch)
+{
+#ifdef __linux__
+    pid_t pid = vfork();
+#else
+    pid_t pid = fork();
+#endif
+    if (pid == 0) {
+        tornado__launch_failure failure = {errno, 0};
+        int report = launch->report;
+        if (tornado__launch_descriptors(launch)) {
+            report = 3;
+            failure = tornado__launch_exec(launch);
+        } else {
+            failure.error = errno;
+        }
+        ssize_t ignored = write(report, &failure, sizeof failure);
+        (void)ignored;
+        _exit(127);
+    }
+    return pid;
+}
+
+/* Where the program may be: a name with a slash as it is, else in each directory of PATH. NULL: no memory. */
+static char *tornado__launch_paths(const char *program)
+{
+    tornado_buffer paths = {NULL, 0, 0, false};
+    const char *search = getenv("PATH"), *at = strchr(program, '/') ? "" : search ? search : "/bin:/usr/bin", *end;
+    do {
+        end = at + strcspn(at, ":");
+        tornado_buffer_append(&paths, at, (size_t)(end - at));
+        tornado_buffer_puts(&paths, end > at ? "/" : "");
+        tornado_buffer_append(&paths, program, strlen(program) + 1);
+        at = end + 1;
+    } while (*end);
+    if (!tornado_buffer_append(&paths, "", 1)) {
+        tornado_buffer_free(&paths);
+        return NULL;
+    }
+    return paths.data;
+}
+
+/* A pipe whose ends are above the standard descriptors and close at exec. */
+static bool tornado__launch_pipe(int ends[2])
+{
+    ends[0] = ends[1] = -1;
+    int made[2], error = 0;
+#if defined(__linux__) && defined(SYS_pipe2)
+    if (syscall(SYS_pipe2, made, O_CLOEXEC) != 0) /* at once, or a fork of another thread could inherit it */
+#else
+    if (pipe(made) != 0)
+#endif
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_new: pipe: %s", strerror(errno));
+    for (int i = 0; i < 2; i++) {
+        ends[i] = made[i] > 2 && fcntl(made[i], F_SETFD, FD_CLOEXEC) == 0 ? made[i]
+                                                                          : fcntl(made[i], F_DUPFD_CLOEXEC, 3);
+        if (ends[i] < 0)
+            error = errno;
+        if (ends[i] != made[i])
+            close(made[i]);
+    }
+    if (!error)
+        return true;
+    for (int i = 0; i < 2; i++)
+        if (ends[i] >= 0)
+            close(ends[i]);
+    ends[0] = ends[1] = -1;
+    return tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_subprocess_new: pipe: %s", strerror(error));
+}
+
+/* Runs the program. Its pid, or -1 with the reason. */
+static pid_t tornado__launch_run(tornado__launch *launch)
+{
+    tornado__launch_failure failure = {0, 0};
+    sigset_t all, mask;
+    int ends[2];
+    if (!tornado__launch_pipe(ends))
+        return -1;
+    launch->report = ends[1];
+    launch->mask = &mask;
+    sigfillset(&all);
+    tornado__sigmask(SIG_BLOCK, &all, &mask);
+    pid_t pid = tornado__launch_fork(launch);
+    int error = errno;
+    tornado__sigmask(SIG_SETMASK, &mask, NULL);
+    close(ends[1]);
+    ssize_t got = -1;
+    while (pid > 0 && (got = read(ends[0], &failure, sizeof failure)) < 0 && errno == EINTR) {
+    }
+    close(ends[0]);
+    if (pid < 0)
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_subprocess_new: fork: %s", strerror(error));
+    if (pid < 0 || got != sizeof failure)
+        return pid;
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+    tornado__fail(TORNADO_ERR_SYSTEM, failure.error, "tornado_subprocess_new: %.150s: %s",
+                  failure.cwd ? launch->cwd : launch->argv[0], strerror(failure.error));
+    return -1;
+}
+
+/* ---- subprocesses ---- */
+
+#define TORNADO__SIGCHLD_LOOPS 64
+
+/* A loop's subprocesses of which SIGCHLD tells. */
+typedef struct tornado__children {
+    tornado__attachment attachment;
+    tornado_ioloop *loop;
+    tornado__link list;
+    atomic_int signalled; /* a look at them is due already */
+} tornado__children;
+
+struct tornado_subprocess {
+    tornado_ioloop *loop;
+    tornado__compound compound; /* while it runs: its loop lets go of it */
+    tornado__link child;        /* in the list of those SIGCHLD tells of */
+    tornado__task exit_task;    /* runs the exit callback; holds a reference */
+    unsigned references;        /* its user, its watch, its task */
+    pid_t pid;
+    int pidfd;                  /* -1: SIGCHLD */
+    int returncode;             /* TORNADO_RUNNING: running */
+    bool task_queued;
+    tornado_iostream *streams[3];
+    tornado_exit_callback callback;
+    void *arg;
+    tornado_future *exits[2];   /* once asked for: of wait_for_exit without and with raise_error */
+    char name[64];
+};
+
+static struct {
+    _Atomic(tornado__children *) loops[TORNADO__SIGCHLD_LOOPS];
+    atomic_int handlers; /* that run now */
+    atomic_int installed; /* 0 no, 1 being, 2 yes */
+    atomic_int asked_for; /* by initialize */
+    struct sigaction before;
+} tornado__sigchld;
+
+static void tornado__subprocess_release(tornado_subprocess *process)
+{
+    if (--process->references > 0)
+        return;
+    for (int i = 0; i < 2; i++)
+        tornado_future_release(process->exits[i]);
+    tornado__ioloop_let_go(process->loop);
+    TORNADO_FREE(process);
+}
+
+/* Resolves one future of the end. */
+static void tornado__subprocess_resolve(tornado_subprocess *process, tornado_future *future, bool raise_error)
+{
+    int code = process->returncode;
+    if (!raise_error || code == 0) {
+        tornado_future_set_integer(future, code);
+        return;
+    }
+    tornado_error error;
+    if (code < 0)
+        tornado__error_set(&error, TORNADO_ERR_CALLED_PROCESS, 0, "%s was killed by signal %d", process->name, -code);
+    else
+        tornado__error_set(&error, TORNADO_ERR_CALLED_PROCESS, 0, "%s returned non-zero exit status %d",
+                           process->name, code);
+    tornado_future_set_error(future, &error);
+}
+
+static void tornado__subprocess_run_exit(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado_subprocess *process = TORNADO__CONTAINER(task, tornado_subprocess, exit_task);
+    tornado_exit_callback callback = process->callback;
+    void *arg = process->arg;
+    int returncode = process->returncode;
+    process->task_queued = false;
+    process->callback = NULL;
+    tornado__subprocess_release(process);
+    if (callback && !loop->closed)
+        callback(returncode, arg);
+}
+
+static void tornado__subprocess_queue_exit(tornado_subprocess *process)
+{
+    if (process->task_queued || !process->callback || process->returncode == TORNADO_RUNNING)
+        return;
+    process->task_queued = true;
+    process->references++;
+    tornado__ioloop_schedule(process->loop, &process->exit_task);
+}
+
+/* Ends the watch: the process has ended, or the loop has. */
+static void tornado__subprocess_unwatch(tornado_subprocess *process)
+{
+    if (process->pidfd >= 0) {
+        if (!process->loop->closed)
+            tornado_ioloop_remove_handler(process->loop, process->pidfd);
+        tornado__ioloop_close_fd(process->loop, process->pidfd, true);
+        process->pidfd = -1;
+    }
+    tornado__link_remove(&process->child);
+    tornado__link_remove(&process->compound.link);
+}
+
+/* Looks whether the process has ended; then its watch ends, too, and it may be gone. */
+static void tornado__subprocess_look(tornado_subprocess *process)
+{
+    int status = 0;
+    pid_t pid;
+    while ((pid = waitpid(process->pid, &status, WNOHANG)) < 0 && errno == EINTR) {
+    }
+    if (pid == 0)
+        return;
+    if (pid > 0) {
+        process->returncode = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+    } else {
+        process->returncode = 255;
+        tornado_gen_log(TORNADO_LOG_WARNING, "nobody knows how %s (pid %d) ended: it was waited for elsewhere",
+                        process->name, (int)process->pid);
+    }
+    tornado__subprocess_unwatch(process);
+    for (int i = 0; i < 2; i++)
+        if (process->exits[i])
+            tornado__subprocess_resolve(process, process->exits[i], i == 1);
+    tornado__subprocess_queue_exit(process);
+    tornado__subprocess_release(process);
+}
+
+static void tornado__subprocess_pidfd_event(int fd, unsigned events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    tornado__subprocess_look(arg);
+}
+
+/* The loop is being closed: what has not ended by now is not waited for. */
+static void tornado__subprocess_let_go(tornado__compound *compound)
+{
+    tornado_subprocess *process = TORNADO__CONTAINER(compound, tornado_subprocess, compound);
+    process->references++;
+    tornado__subprocess_look(process);
+    if (process->returncode == TORNADO_RUNNING) {
+        tornado__subprocess_unwatch(process);
+        tornado__subprocess_release(process);
+    }
+    tornado__subprocess_release(process);
+}
+
+/* ---- SIGCHLD ---- */
+
+static void tornado__children_look(void *arg)
+{
+    tornado__children *children = arg;
+    atomic_store(&children->signalled, 0); /* before the first look, so that no end is missed */
+    for (tornado__link *link = children->list.next, *next; link != &children->list; link = next) {
+        next = link->next;
+        tornado__subprocess_look(TORNADO__CONTAINER(link, tornado_subprocess, child));
+    }
+}
+
+static bool tornado__children_signal(tornado__children *children)
+{
+    return atomic_exchange(&children->signalled, 1) ||
+           tornado_ioloop_add_callback_from_signal(children->loop, tornado__children_look, children);
+}
+
+static void tornado__sigchld_handler(int number, siginfo_t *info, void *context)
+{
+    int saved = errno;
+    const struct sigaction *before = &tornado__sigchld.before;
+    atomic_fetch_add(&tornado__sigchld.handlers, 1);
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *children = atomic_load(&tornado__sigchld.loops[i]);
+        if (children)
+            tornado__children_signal(children);
+    }
+    atomic_fetch_sub(&tornado__sigchld.handlers, 1);
+    if (before->sa_flags & SA_SIGINFO)
+        before->sa_sigaction(number, info, context);
+    else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN)
+        before->sa_handler(number);
+    errno = saved;
+}
+
+/* Puts our handler before the one that is there. It sees stopped children only if that did. */
+static bool tornado__sigchld_install(void)
+{
+    struct sigaction action, before;
+    for (int is = 0; !atomic_compare_exchange_weak(&tornado__sigchld.installed, &is, 1); is = 0) {
+        if (is == 2)
+            return true;
+        sched_yield();
+    }
+    if (sigaction(SIGCHLD, NULL, &before) != 0)
+        goto failed;
+    bool has_handler = (before.sa_flags & SA_SIGINFO) ||
+                       (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN);
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = tornado__sigchld_handler;
+    action.sa_flags = SA_SIGINFO | SA_RESTART | (has_handler ? before.sa_flags & SA_NOCLDSTOP : SA_NOCLDSTOP);
+    action.sa_mask = before.sa_mask;
+    tornado__sigchld.before = before;
+    if (sigaction(SIGCHLD, &action, NULL) == 0) {
+        atomic_store(&tornado__sigchld.installed, 2);
+        return true;
+    }
+failed:
+    atomic_store(&tornado__sigchld.installed, 0);
+    return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_initialize: %s", strerror(errno));
+}
+
+TORNADO_API bool tornado_subprocess_initialize(void)
+{
+    bool installed = tornado__sigchld_install();
+    atomic_store(&tornado__sigchld.asked_for, installed);
+    return installed;
+}
+
+TORNADO_API void tornado_subprocess_uninitialize(void)
+{
+    struct sigaction now;
+    atomic_store(&tornado__sigchld.asked_for, 0);
+    if (atomic_load(&tornado__sigchld.installed) != 2 || sigaction(SIGCHLD, NULL, &now) != 0)
+        return;
+    if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != tornado__sigchld_handler)
+        return; /* somebody has put a handler before ours, and may call it */
+    sigaction(SIGCHLD, &tornado__sigchld.before, NULL);
+    atomic_store(&tornado__sigchld.installed, 0);
+}
+
+static void tornado__children_free(tornado__attachment *attachment)
+{
+    tornado__children *children = TORNADO__CONTAINER(attachment, tornado__children, attachment);
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *expected = children;
+        atomic_compare_exchange_strong(&tornado__sigchld.loops[i], &expected, NULL);
+    }
+    while (atomic_load(&tornado__sigchld.handlers) > 0)
+        sched_yield(); /* another thread is in one, and may still look at it */
+    TORNADO_FREE(children);
+}
+
+/* The loop's list, made when there is none. */
+static tornado__children *tornado__children_of(tornado_ioloop *loop)
+{
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *there = atomic_load(&tornado__sigchld.loops[i]);
+        if (there && there->loop == loop)
+            return there;
+    }
+    tornado__children *children = TORNADO_MALLOC(sizeof *children);
+    if (!children) {
+        tornado__nomem();
+        return NULL;
+    }
+    children->attachment.free = tornado__children_free;
+    children->loop = loop;
+    tornado__link_init(&children->list);
+    atomic_init(&children->signalled, 0);
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *expected = NULL;
+        if (atomic_compare_exchange_strong(&tornado__sigchld.loops[i], &expected, children)) {
+            children->attachment.next = loop->attachments;
+            loop->attachments = &children->attachment;
+            return children;
+        }
+    }
+    TORNADO_FREE(children);
+    tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_subprocess_new: %d loops wait for SIGCHLD already",
+                  TORNADO__SIGCHLD_LOOPS);
+    return NULL;
+}
+
+/* ---- making one ---- */
+
+/* A descriptor that becomes readable when the process ends; -1 where there is none, or SIGCHLD was asked for. */
+static int tornado__subprocess_pidfd(pid_t pid)
+{
+#ifdef __linux__
+    if (!atomic_load(&tornado__sigchld.asked_for))
+        return (int)syscall(434 /* pidfd_open, with one number everywhere */, pid, 0u);
+#endif
+    (void)pid;
+    return -1;
+}
+
+static bool tornado__subprocess_watch(tornado_subprocess *process)
+{
+    process->pidfd = tornado__subprocess_pidfd(process->pid);
+    if (process->pidfd >= 0 && !tornado_ioloop_add_handler(process->loop, process->pidfd,
+                                                           tornado__subprocess_pidfd_event, process,
+                                                           TORNADO_IOLOOP_READ)) {
+        close(process->pidfd); /* select cannot hold it, perhaps */
+        process->pidfd = -1;
+    }
+    if (process->pidfd < 0) {
+        tornado__children *children = tornado__sigchld_install() ? tornado__children_of(process->loop) : NULL;
+        if (!children)
+            return false;
+        if (!tornado__children_signal(children)) /* it may have ended before */
+            return tornado__fail(TORNADO_ERR_LIMIT, 0,
+                                 "tornado_subprocess_new: the loop has no room for another callback from signals");
+        tornado__link_append(&children->list, &process->child);
+    }
+    process->references++;
+    tornado__link_append(&process->loop->compounds, &process->compound.link);
+    return true;
+}
+
+/* What the child gets as one of its standard descriptors, in *theirs (-1: as it is here), which is to be closed
+   afterwards; our end of a pipe in *ours. */
+static bool tornado__subprocess_descriptor(int which, int wanted, int *theirs, int *ours)
+{
+    int ends[2];
+    if (wanted == 0 || (wanted == TORNADO_STDOUT && which == 2))
+        return true;
+    if (wanted == TORNADO_STREAM) {
+        if (!tornado__launch_pipe(ends))
+            return false;
+        *ours = ends[which == 0];
+        *theirs = ends[which != 0];
+        return true;
+    }
+    if (wanted == TORNADO_DEVNULL) {
+        int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        *theirs = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
+        int error = errno;
+        if (fd >= 0)
+            close(fd);
+        errno = error;
+    } else if (wanted > 0) {
+        *theirs = fcntl(wanted, F_DUPFD_CLOEXEC, 3);
+    } else {
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_subprocess_new: %d is no descriptor", wanted);
+    }
+    if (*theirs < 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_new: descriptor %d: %s", which,
+                             strerror(errno));
+    return true;
+}
+
+static tornado_subprocess *tornado__subprocess_alloc(tornado_ioloop *loop, const char *name)
+{
+    tornado_subprocess *process = loop ? TORNADO_MALLOC(sizeof *process) : NULL;
+    if (!process) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(process, 0, sizeof *process);
+    process->loop = loop;
+    tornado__ioloop_hold(loop);
+    process->references = 1;
+    process->pidfd = -1;
+    process->returncode = TORNADO_RUNNING;
+    process->exit_task.run = tornado__subprocess_run_exit;
+    process->compound.let_go = tornado__subprocess_let_go;
+    tornado__link_init(&process->compound.link);
+    tornado__link_init(&process->child);
+    snprintf(process->name, sizeof process->name, "%s", name);
+    return process;
+}
+
+/* Makes the streams, so that nothing but a watch is missing once the program runs; then runs it. */
+static bool tornado__subprocess_start(tornado_subprocess *process, tornado__launch *launch, int ours[3])
+{
+    for (int i = 0; i < 3; i++) {
+        int fd = ours[i];
+        ours[i] = -1;
+        if (fd >= 0 && !(process->streams[i] = tornado_iostream_new(fd, NULL)))
+            return false;
+    }
+    process->pid = tornado__launch_run(launch);
+    if (process->pid < 0)
+        return false;
+    if (tornado__subprocess_watch(process))
+        return true;
+    kill(process->pid, SIGKILL);
+    while (waitpid(process->pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+    return false;
+}
+
+extern char **environ;
+
+TORNADO_API tornado_subprocess *tornado_subprocess_new(const char *const *argv,
+                                                       const tornado_subprocess_options *options)
+{
+    static const tornado_subprocess_options defaults;
+    const tornado_subprocess_options *o = options ? options : &defaults;
+    const int wanted[3] = {o->std_in, o->std_out, o->std_err};
+    int ours[3] = {-1, -1, -1};
+    tornado__launch launch = {.argv = argv, .env = o->env, .cwd = o->cwd, .fds = {-1, -1, -1},
+                              .same_stderr = o->std_err == TORNADO_STDOUT, .new_session = o->new_session};
+    if (!argv || !argv[0] || !*argv[0]) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_subprocess_new: there is no program's name");
+        return NULL;
+    }
+    if (!launch.env)
+        launch.env = (const char *const *)(uintptr_t)environ;
+    char *paths = tornado__launch_paths(argv[0]);
+    tornado_subprocess *process = paths ? tornado__subprocess_alloc(tornado_ioloop_current(), argv[0]) : NULL;
+    launch.paths = paths;
+    bool started = process != NULL;
+    for (int i = 0; i < 3 && started; i++)
+        started = tornado__subprocess_descriptor(i, wanted[i], &launch.fds[i], &ours[i]);
+    started = started && tornado__subprocess_start(process, &launch, ours);
+    for (int i = 0; i < 3; i++) {
+        if (launch.fds[i] >= 0)
+            close(launch.fds[i]);
+        if (ours[i] >= 0)
+            close(ours[i]);
+    }
+    TORNADO_FREE(paths);
+    if (!started) {
+        tornado_error error = *tornado_last_error();
+        tornado_subprocess_free(process);
+        tornado__thread.last = error;
+        return NULL;
+    }
+    return process;
+}
+
+TORNADO_API tornado_subprocess *tornado_subprocess_shell(const char *command,
+                                                         const tornado_subprocess_options *options)
+{
+    const char *const argv[] = {"/bin/sh", "-c", command, NULL};
+    return tornado_subprocess_new(argv, options);
+}
+
+TORNADO_API void tornado_subprocess_free(tornado_subprocess *process)
+{
+    if (!process)
+        return;
+    process->callback = NULL;
+    for (int i = 0; i < 3; i++) {
+        tornado_iostream_release(process->streams[i]);
+        process->streams[i] = NULL;
+    }
+    tornado__subprocess_release(process);
+}
+
+TORNADO_API tornado_iostream *tornado_subprocess_stdin(const tornado_subprocess *process)
+{
+    return process->streams[0];
+}
+
+TORNADO_API tornado_iostream *tornado_subprocess_stdout(const tornado_subprocess *process)
+{
+    return process->streams[1];
+}
+
+TORNADO_API tornado_iostream *tornado_subprocess_stderr(const tornado_subprocess *process)
+{
+    return process->streams[2];
+}
+
+TORNADO_API int tornado_subprocess_pid(const tornado_subprocess *process)
+{
+    return (int)process->pid;
+}
+
+TORNADO_API int tornado_subprocess_returncode(const tornado_subprocess *process)
+{
+    return process->returncode;
+}
+
+TORNADO_API bool tornado_subprocess_send_signal(tornado_subprocess *process, int number)
+{
+    if (process->returncode != TORNADO_RUNNING)
+        return tornado__fail(TORNADO_ERR_STATE, ESRCH, "tornado_subprocess_send_signal: it has ended");
+    if (kill(process->pid, number) == 0)
+        return true;
+    return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_send_signal: %s", strerror(errno));
+}
+
+TORNADO_API void tornado_subprocess_set_exit_callback(tornado_subprocess *process, tornado_exit_callback callback,
+                                                      void *arg)
+{
+    process->callback = callback;
+    process->arg = arg;
+    tornado__subprocess_queue_exit(process);
+}
+
+TORNADO_API tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess *process, bool raise_error)
+{
+    tornado_future *future = process->exits[raise_error];
+    if (future)
+        return tornado_future_retain(future);
+    future = tornado__future_alloc(process->loop, sizeof *future, NULL);
+    if (!future)
+        return &tornado__future_nomem;
+    process->exits[raise_error] = future;
+    if (process->returncode != TORNADO_RUNNING)
+        tornado__subprocess_resolve(process, future, raise_error);
+    return tornado_future_retain(future);
 }
 
 /*============================================================================
