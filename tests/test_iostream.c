@@ -1052,7 +1052,7 @@ static void *talk_through_a_pipe(void *arg)
 
 TEST_EACH_POLLER(iostream_works_over_the_ends_of_a_pipe)
 {
-    run(talk_through_a_pipe, NULL);
+    CHECK(tornado_ioloop_run_sync(tornado_ioloop_current(), talk_through_a_pipe, NULL));
 }
 
 TEST(iostream_works_over_a_unix_socket)
