@@ -1110,7 +1110,7 @@ TORNADO_API tornado_executor *tornado_executor_new(const tornado_executor_option
 typedef void *(*tornado_job)(void *arg);
 
 typedef struct tornado_job_options {
-    size_t copy;               /* copy so many bytes of what arg points to: fn gets the copy, which is gone after it */
+    size_t copy;               /* so many bytes of what arg points to are copied: fn gets the copy, for its time */
     tornado_callback destroy;  /* owns the result: called with it (when not NULL) when the future goes, or, when the
                                   loop was closed before, from whichever thread */
 } tornado_job_options;
@@ -1122,8 +1122,8 @@ typedef struct tornado_job_options {
    process's own, made when it is first used. ANY THREAD that has a loop. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_executor_submit(tornado_executor *executor, tornado_job fn,
                                                                      void *arg);
-TORNADO_API TORNADO_MUST_USE tornado_future *tornado_executor_submit_with(tornado_executor *executor, tornado_job fn,
-                                                                          void *arg,
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_executor_submit_with(tornado_executor *executor,
+                                                                          tornado_job fn, void *arg,
                                                                           const tornado_job_options *options);
 
 /* The same on the process's own executor. */
@@ -1330,7 +1330,8 @@ TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor);
  *     tornado_defer(free_subprocess, child);
  *     tornado_await(tornado_iostream_write(tornado_subprocess_stdin(child), text));
  *     tornado_iostream_close(tornado_subprocess_stdin(child));
- *     tornado_bytes sorted = tornado_await_bytes(tornado_iostream_read_until_close(tornado_subprocess_stdout(child)));
+ *     tornado_iostream *out = tornado_subprocess_stdout(child);
+ *     tornado_bytes sorted = tornado_await_bytes(tornado_iostream_read_until_close(out));
  *     tornado_await(tornado_subprocess_wait_for_exit(child, true));
  *============================================================================*/
 
@@ -1343,10 +1344,10 @@ TORNADO_API int tornado_cpu_count(void);
 
 /* Becomes `processes` children (0 or less: one per core) of this process, which looks after them and does not come
    back: in each child this returns its task id, from 0 up. A child that dies of a signal, or exits with another
-   status than 0, is started again with the same id, up to max_restarts times in all (Tornado's
-   default is 100; TORNADO_NONE: without limit). The parent exits with 0 when all have exited with 0. SIGTERM and SIGINT for the parent,
-   unless it ignores or handles them, are passed on to the children, which are not started again; when one of these
-   does not exit with 0 the parent dies of that signal, too.
+   status than 0, is started again with the same id, up to max_restarts times in all (Tornado's default is 100;
+   TORNADO_NONE: without limit). The parent exits with 0 when all have exited with 0. SIGTERM and SIGINT for the
+   parent, unless it ignores or handles them, are passed on to the children, which are not started again; when one of
+   these does not exit with 0 the parent dies of that signal, too.
 
    Returns -1 in the parent when it cannot start them, or gives up: the other children were ended then (SIGTERM).
    Open listening sockets before, and everything of a loop after: TORNADO_ERR_STATE while there is an open loop. */
@@ -1375,8 +1376,8 @@ typedef struct tornado_subprocess_options {
     bool new_session;        /* setsid: a process group of its own, and no terminal */
 } tornado_subprocess_options;
 
-/* Runs the program argv[0], looked up in PATH (this process's) unless it has a slash, with the arguments argv, up to
-   a NULL. It gets no descriptors but the standard three, SIGPIPE is as by default, other ignored signals stay
+/* Runs the program argv[0], looked up in PATH (this process's) unless it has a slash, with the arguments argv, up
+   to a NULL. It gets no descriptors but the standard three, SIGPIPE is as by default, other ignored signals stay
    ignored. Strings and descriptors are borrowed until this returns. NULL with the reason, also when the program
    cannot be run. */
 TORNADO_API tornado_subprocess *tornado_subprocess_new(const char *const *argv,
@@ -1386,8 +1387,8 @@ TORNADO_API tornado_subprocess *tornado_subprocess_new(const char *const *argv,
 TORNADO_API tornado_subprocess *tornado_subprocess_shell(const char *command,
                                                          const tornado_subprocess_options *options);
 
-/* Closes its streams, unless somebody else holds them, and takes the exit callback back. The process goes on, and is
-   waited for when it ends while its loop is open; futures of its end stay valid. NULL is allowed. */
+/* Closes its streams, unless somebody else holds them, and takes the exit callback back. The process goes on, and
+   is waited for when it ends while its loop is open; futures of its end stay valid. NULL is allowed. */
 TORNADO_API void tornado_subprocess_free(tornado_subprocess *process);
 
 /* Its streams, or NULL where TORNADO_STREAM was not asked for; borrowed. */
@@ -11066,8 +11067,8 @@ TORNADO_API tornado_future *tornado_with_timeout(double seconds, tornado_future 
  *
  * A job crosses threads twice: by the executor's queue, under its lock, and back by the list of its loop for what
  * comes from other threads, of which it embeds a node: so handing back cannot fail, and however many end before the
- * loop looks, they wake it once. Its future is touched by the loop's thread alone. When the loop is closed first the
- * job loses its future, runs to its end all the same, and goes with the last reference to the loop.
+ * loop looks, they wake it once. Its future is touched by the loop's thread alone. When the loop is closed first
+ * the job loses its future, runs to its end all the same, and goes with the last reference to the loop.
  *============================================================================*/
 
 #ifndef TORNADO_NO_THREADS

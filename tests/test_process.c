@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -26,6 +28,62 @@ TEST(process_cpu_count_is_what_the_affinity_allows)
     CHECK_INT(tornado_cpu_count(), 1);
     syscall(SYS_sched_setaffinity, 0, (size_t)size, all);
     CHECK_INT(tornado_cpu_count(), before);
+}
+
+static void put_file(const char *path, const char *text)
+{
+    char copy[256];
+    snprintf(copy, sizeof copy, "%s", path);
+    for (char *at = strchr(copy + 1, '/'); at; at = strchr(at + 1, '/')) {
+        *at = '\0';
+        mkdir(copy, 0755);
+        *at = '/';
+    }
+    FILE *file = fopen(path, "w");
+    CHECK(file && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+/* Control groups of the test's own: a file system over the system's, seen by this process alone. */
+TEST(process_cpu_count_is_what_the_control_groups_allow)
+{
+    static const struct {
+        const char *groups, *path, *text;
+        bool limited;
+    } table[] = {
+        {"0::/a/b\n", "/a/b/cpu.max", "50000 100000\n", true},
+        {"0::/a/b\n", "/a/cpu.max", "100000 100000\n", true},
+        {"0::/a/b\n", "/a/b/cpu.max", "max 100000\n", false},
+        {"0::/a/b\n", "/other/cpu.max", "50000 100000\n", false},
+        {"0::/\n", "/cpu.max", "50000 100000\n", true},
+        {"0::/../outside\n", "/cpu.max", "50000 100000\n", true},
+        {"0::/a\n", "/a/cpu.max", "0 0\n", false},
+        {"0::/a\n", "/a/cpu.max", "", false},
+        {"3:cpuset:/\n2:cpu,cpuacct:/c\n0::/\n", "/cpu,cpuacct/c/cpu.cfs_quota_us", "50000\n", true},
+        {"3:cpuset:/\n2:cpu,cpuacct:/c\n0::/\n", "/cpu,cpuacct/c/cpu.cfs_quota_us", "-1\n", false},
+        {"2:cpu:/c\n", "/cpu/cpu.cfs_quota_us", "50000\n", true},
+        {"nonsense\n:\n::\n", "/cpu.max", "50000 100000\n", true},
+        {"", "/cpu.max", "50000 100000\n", false},
+    };
+    char fake[] = "/tmp/tornado_test_XXXXXX", path[256];
+    int before = tornado_cpu_count(), fd = mkstemp(fake);
+    if (before < 2)
+        SKIP("there is one processor, or less time than that");
+    if (fd < 0 || unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("none", "/sys/fs/cgroup", "tmpfs", 0, NULL) != 0 ||
+        mount(fake, "/proc/self/cgroup", NULL, MS_BIND, NULL) != 0) {
+        unlink(fake);
+        SKIP("there cannot be control groups of a test's own here: %s", strerror(errno));
+    }
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        CHECK(mount("none", "/sys/fs/cgroup", "tmpfs", 0, NULL) == 0);
+        put_file(fake, table[i].groups);
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s", table[i].path);
+        put_file(path, table[i].text);
+        put_file("/sys/fs/cgroup/cpu,cpuacct/c/cpu.cfs_period_us", "100000\n");
+        put_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
+        CHECK_INT(tornado_cpu_count() == 1 ? (int)i : -1, table[i].limited ? (int)i : -1);
+    }
+    unlink(fake);
 }
 
 /*----------------------------------------------------------------------------
@@ -395,7 +453,7 @@ TEST_EACH_POLLER(process_streams_carry_more_than_a_pipe_holds)
 static void *all_three(void *arg)
 {
     (void)arg;
-    tornado_subprocess_options options = {TORNADO_STREAM, TORNADO_STREAM, TORNADO_STREAM, NULL, NULL, false};
+    tornado_subprocess_options options = {.std_in = TORNADO_STREAM, .std_out = TORNADO_STREAM, .std_err = TORNADO_STREAM};
     tornado_subprocess *process = tornado_subprocess_shell("read x; echo out $x; echo err $x >&2; exit 7", &options);
     tornado_await(tornado_iostream_write(tornado_subprocess_stdin(process), tornado_bytes_of("in\n")));
     tornado_bytes err = tornado_await_bytes(tornado_iostream_read_until_close(tornado_subprocess_stderr(process)));
@@ -533,7 +591,8 @@ TEST(process_says_why_a_program_cannot_be_run)
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         const char *argv[] = {table[i].program, NULL};
-        tornado_subprocess_options options = {TORNADO_STREAM, TORNADO_STREAM, TORNADO_STREAM, table[i].cwd, NULL, false};
+        tornado_subprocess_options options = {.std_in = TORNADO_STREAM, .std_out = TORNADO_STREAM,
+                                              .std_err = TORNADO_STREAM, .cwd = table[i].cwd};
         CHECK(!tornado_subprocess_new(argv, &options));
         CHECK_INT(tornado_last_error()->code, table[i].code);
         CHECK_INT(tornado_last_error()->sys_errno, table[i].error);
@@ -556,7 +615,7 @@ TEST(process_refuses_what_is_no_descriptor)
 /* The descriptors that a process has open, as "0 1 2 "; the one it reads them by is not among them. */
 static void *list_descriptors(void *arg)
 {
-    tornado_subprocess_options options = {TORNADO_STREAM, TORNADO_STREAM, TORNADO_STREAM, NULL, NULL, false};
+    tornado_subprocess_options options = {.std_in = TORNADO_STREAM, .std_out = TORNADO_STREAM, .std_err = TORNADO_STREAM};
     (void)arg;
     CHECK_STR(output_of(tornado_subprocess_shell("for f in /proc/$$/fd/*; do [ -e $f ] && echo ${f##*/}; done",
                                                  &options)),
@@ -590,20 +649,20 @@ static void *run_some(void *arg)
 
 TEST(process_keeps_no_descriptor_open_once_it_has_ended)
 {
-    tornado_subprocess_options options = {TORNADO_DEVNULL, TORNADO_STREAM, TORNADO_STREAM, NULL, NULL, false};
+    tornado_subprocess_options options = {.std_in = TORNADO_DEVNULL, .std_out = TORNADO_STREAM, .std_err = TORNADO_STREAM};
     run(run_some, &options);
     int before = count_descriptors();
     run(run_some, &options);
     CHECK_INT(count_descriptors(), before);
 }
 
-static const char *const ignored_and_blocked = "grep -E 'SigIgn|SigBlk|SigCgt' /proc/self/status | cut -f2 | tr '\\n' ' '";
+static const char *const own_signals = "grep -E 'SigIgn|SigBlk|SigCgt' /proc/self/status | cut -f2 | tr '\\n' ' '";
 
 static void *signals_of_a_program(void *arg)
 {
     (void)arg;
     unsigned long long blocked, ignored, caught;
-    CHECK(sscanf(output_of(tornado_subprocess_shell(ignored_and_blocked, &out_only)), "%llx %llx %llx", &blocked,
+    CHECK(sscanf(output_of(tornado_subprocess_shell(own_signals, &out_only)), "%llx %llx %llx", &blocked,
                  &ignored, &caught) == 3);
     CHECK(blocked == 0);
     CHECK_INT(ignored >> (SIGPIPE - 1) & 1, 0);
@@ -978,7 +1037,7 @@ TEST(process_stream_tells_when_the_program_closes_its_stdin)
 static void start_short_of_memory(void)
 {
     tornado_ioloop *loop = tornado_ioloop_new(NULL);
-    tornado_subprocess_options options = {TORNADO_STREAM, TORNADO_STREAM, TORNADO_DEVNULL, NULL, NULL, false};
+    tornado_subprocess_options options = {.std_in = TORNADO_STREAM, .std_out = TORNADO_STREAM, .std_err = TORNADO_DEVNULL};
     tornado_subprocess *process = loop ? tornado_subprocess_shell("exit 3", &options) : NULL;
     if (!process)
         return;
