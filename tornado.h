@@ -132,9 +132,11 @@
     future      results to come
     coroutine   stacks, switching, spawn, await, cancel
     gen         sleep, several futures as one, timeouts, locks, queues
+    executor    work that blocks, on threads
     address     socket addresses
-    iostream    non-blocking sockets with buffers
+    iostream    non-blocking sockets and pipes with buffers
     netutil     listening sockets
+    process     several processes of one server; subprocesses
     tcp         a server with a coroutine for each connection
     httputil    headers, status codes, arguments, cookies, URLs
     http1       HTTP/1.x connections
@@ -154,6 +156,7 @@
     TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (64 KiB on 32 bits)
     TORNADO_MAX_COROUTINES   of one loop at once; default 100000
     TORNADO_MAX_HEADERS      header lines of a request; default 256
+    TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
    THE LOOP
@@ -294,7 +297,8 @@ typedef void (*tornado_callback)(void *arg);
     X(UNSUPPORTED, 13, "not supported here")                                                                 \
     X(FINISH, 14, "the request was finished early")                                                          \
     X(QUEUE_EMPTY, 15, "the queue is empty")                                                                 \
-    X(QUEUE_FULL, 16, "the queue is full")
+    X(QUEUE_FULL, 16, "the queue is full")                                                                   \
+    X(CALLED_PROCESS, 17, "a process did not exit with 0")
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
@@ -1148,8 +1152,8 @@ TORNADO_API const tornado_error *tornado_wait_result(tornado_future *future, voi
 TORNADO_API const tornado_error *tornado_wait_integer(tornado_future *future, int64_t *result);
 TORNADO_API const tornado_error *tornado_wait_bytes(tornado_future *future, tornado_bytes *result);
 
-/* The arena of the coroutine that runs (of the request, in its handler); NULL outside coroutines or when memory is
-   short. */
+/* The arena of the coroutine that runs (of the request, in its handler; of a job, on a thread of an executor); NULL
+   elsewhere, or when memory is short. */
 TORNADO_API tornado_arena *tornado_current_arena(void);
 
 /* Runs the loop until fn(arg), as a coroutine, has finished. False with what it raised in tornado_last_error().
@@ -1416,6 +1420,78 @@ TORNADO_API bool tornado_queue_empty(const tornado_queue *queue);
 TORNADO_API bool tornado_queue_full(const tornado_queue *queue);
 
 /*============================================================================
+ * section: executor (public)
+ * Work that blocks, on threads of its own: its result comes back to the loop as a future.
+ *
+ *     static void *count_lines(void *arg)               // on another thread, while the loop serves others
+ *     {
+ *         FILE *file = fopen(arg, "r");
+ *         if (!file)
+ *             tornado_raise_http_error(404, "no file %s", (char *)arg);
+ *         tornado_defer(close_file, file);
+ *         int *lines = tornado_arena_calloc(tornado_current_arena(), 1, sizeof *lines);
+ *         ...
+ *         return lines;
+ *     }
+ *     int *lines = tornado_await(tornado_run_on_executor(count_lines, path));       // in a handler
+ *
+ * A job runs to its end, also when nobody waits any more: when the coroutine that waits is cancelled, its future is
+ * released, or the loop is closed. So what `arg` points to must live until the job has ended: have it copied
+ * (tornado_job_options), or give memory away. A job must not touch what belongs to the loop: futures, streams, the
+ * request and its arena.
+ *============================================================================*/
+
+typedef struct tornado_executor tornado_executor;
+
+typedef struct tornado_executor_options {
+    int max_workers;    /* threads at most; default: 4 more than tornado_cpu_count(), but not more than 32 */
+    int max_queue;      /* jobs that wait for a thread, at most; default 10000; TORNADO_NONE */
+    size_t stack_size;  /* bytes of a thread's stack; default: the system's */
+    bool dummy;         /* no threads: jobs run on the loop, each in a turn of its own, and block it meanwhile */
+} tornado_executor_options;
+
+/* A pool of threads, which are started as jobs come. The caller frees it. NULL with the reason. With
+   TORNADO_NO_THREADS every executor is a dummy. */
+TORNADO_API tornado_executor *tornado_executor_new(const tornado_executor_options *options);
+
+/* A function that runs on a thread of an executor. It may raise, defer and use tornado_try as a coroutine may, but
+   not wait. What it allocates from tornado_current_arena() lives as long as the future of its result. */
+typedef void *(*tornado_job)(void *arg);
+
+typedef struct tornado_job_options {
+    size_t copy;               /* so many bytes of what arg points to are copied: fn gets the copy, for its time */
+    tornado_callback destroy;  /* owns the result: called with it (when not NULL) when the future goes, or, when the
+                                  loop was closed before, from whichever thread */
+} tornado_job_options;
+
+/* Has fn(arg) run on a thread. The future, of the current loop, has its result, or the error that it raised. It has
+   failed already, and fn never runs, with TORNADO_ERR_LIMIT (503 for a request) when max_queue jobs wait,
+   TORNADO_ERR_STATE after a shutdown, or in a child process that was forked after the executor was made,
+   TORNADO_ERR_SYSTEM when not even one thread can be started, or TORNADO_ERR_NOMEM. An executor of NULL is the
+   process's own, made when it is first used. ANY THREAD that has a loop. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_executor_submit(tornado_executor *executor, tornado_job fn,
+                                                                     void *arg);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_executor_submit_with(tornado_executor *executor,
+                                                                          tornado_job fn, void *arg,
+                                                                          const tornado_job_options *options);
+
+/* The same on the process's own executor. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_run_on_executor(tornado_job fn, void *arg);
+
+/* How many jobs wait for a thread. ANY THREAD. */
+TORNADO_API size_t tornado_executor_queued(tornado_executor *executor);
+
+/* Accepts nothing more and waits, blocking, until what was submitted has run; with `cancel`, until what runs has
+   ended: the futures of jobs that have not begun fail with TORNADO_ERR_CANCELLED. Results still come through the
+   loop. The process's own executor (NULL) is freed, and made anew when it is next used; nobody may submit to it
+   meanwhile. At the end of a program it is waited for only by this. False with TORNADO_ERR_STATE, and nothing
+   done, when called from a job of this executor. */
+TORNADO_API bool tornado_executor_shutdown(tornado_executor *executor, bool cancel);
+
+/* Shuts it down, without `cancel` when that was not done before, and frees it. NULL is allowed. */
+TORNADO_API void tornado_executor_free(tornado_executor *executor);
+
+/*============================================================================
  * section: address (public)
  * Socket addresses as values.
  *============================================================================*/
@@ -1455,7 +1531,7 @@ TORNADO_API bool tornado_is_valid_ip(const char *ip);
 
 /*============================================================================
  * section: iostream (public)
- * Reading from and writing to non-blocking sockets.
+ * Reading from and writing to non-blocking sockets and pipes.
  *
  * One read at a time; writes queue. What a read gives lives until the next read on the stream, or until the stream
  * is released. A stream counts references; whoever made it has one.
@@ -1468,8 +1544,8 @@ typedef struct tornado_iostream_options {
     int64_t max_write_buffer_size; /* bytes written and not yet sent, at most; default TORNADO_NONE */
 } tornado_iostream_options;
 
-/* A stream over a socket, connected or about to be. Takes the fd over, also when it fails, and makes it
-   non-blocking. NULL with the reason. */
+/* A stream over a socket, connected or about to be, or over an end of a pipe (Tornado's PipeIOStream). Takes the fd
+   over, also when it fails, and makes it non-blocking. NULL with the reason. */
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options);
 
 /* Adds a reference, and returns the stream. */
@@ -1590,6 +1666,111 @@ typedef struct tornado_acceptor tornado_acceptor;
 typedef void (*tornado_accept_callback)(int fd, const tornado_address *address, void *arg);
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg);
 TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor);
+
+/*============================================================================
+ * section: process (public)
+ * One server in several processes; other programs as subprocesses.
+ *
+ *     static const char *const sort[] = {"sort", "-r", NULL};
+ *     tornado_subprocess_options options = {.std_in = TORNADO_STREAM, .std_out = TORNADO_STREAM};
+ *     tornado_subprocess *child = tornado_subprocess_new(sort, &options);
+ *     if (!child)
+ *         tornado_raise_error(tornado_last_error());
+ *     tornado_defer(free_subprocess, child);
+ *     tornado_await(tornado_iostream_write(tornado_subprocess_stdin(child), text));
+ *     tornado_iostream_close(tornado_subprocess_stdin(child));
+ *     tornado_iostream *out = tornado_subprocess_stdout(child);
+ *     tornado_bytes sorted = tornado_await_bytes(tornado_iostream_read_until_close(out));
+ *     tornado_await(tornado_subprocess_wait_for_exit(child, true));
+ *============================================================================*/
+
+/* How many processors this process may use, at least 1: those of its affinity, fewer when a limit of its control
+   groups (a container's) allows less time. */
+TORNADO_API int tornado_cpu_count(void);
+
+/* Where a number of processes is asked for: tornado_cpu_count(). */
+#define TORNADO_PER_CORE (-1)
+
+/* Becomes `processes` children (0 or less: one per core) of this process, which looks after them and does not come
+   back: in each child this returns its task id, from 0 up. A child that dies of a signal, or exits with another
+   status than 0, is started again with the same id, up to max_restarts times in all (Tornado's default is 100;
+   TORNADO_NONE: without limit). The parent exits with 0 when all have exited with 0. SIGTERM and SIGINT for the
+   parent, unless it ignores or handles them, are passed on to the children, which are not started again; when one of
+   these does not exit with 0 the parent dies of that signal, too.
+
+   Returns -1 in the parent when it cannot start them, or gives up: the other children were ended then (SIGTERM).
+   Open listening sockets before, and everything of a loop after: TORNADO_ERR_STATE while there is an open loop. */
+TORNADO_API int tornado_fork_processes(int processes, int max_restarts);
+
+/* The id of this process, or -1 when it was not made by tornado_fork_processes. */
+TORNADO_API int tornado_task_id(void);
+
+/* Another program that runs. Of the loop that was current when it was made. */
+typedef struct tornado_subprocess tornado_subprocess;
+
+/* What a standard descriptor of a subprocess is: inherited (0), a descriptor of this process (above 0), or: */
+enum {
+    TORNADO_STREAM = -1,  /* the other end of a pipe, of which this end is a stream */
+    TORNADO_STDOUT = -2,  /* for std_err: the same as std_out */
+    TORNADO_DEVNULL = -3  /* /dev/null */
+};
+
+/* The return code of a subprocess that has not ended. */
+#define TORNADO_RUNNING (-2147483647 - 1)
+
+typedef struct tornado_subprocess_options {
+    int std_in, std_out, std_err;
+    const char *cwd;         /* where it begins; default: here. A program's relative path is looked up there */
+    const char *const *env;  /* "NAME=value"..., NULL; default: this process's */
+    bool new_session;        /* setsid: a process group of its own, and no terminal */
+} tornado_subprocess_options;
+
+/* Runs the program argv[0], looked up in PATH (this process's) unless it has a slash, with the arguments argv, up
+   to a NULL. It gets no descriptors but the standard three, SIGPIPE is as by default, other ignored signals stay
+   ignored. Strings and descriptors are borrowed until this returns. NULL with the reason, also when the program
+   cannot be run. */
+TORNADO_API tornado_subprocess *tornado_subprocess_new(const char *const *argv,
+                                                       const tornado_subprocess_options *options);
+
+/* The same with a command of /bin/sh. Never put into it what others have written. */
+TORNADO_API tornado_subprocess *tornado_subprocess_shell(const char *command,
+                                                         const tornado_subprocess_options *options);
+
+/* Closes its streams, unless somebody else holds them, and takes the exit callback back. The process goes on, and
+   is waited for when it ends while its loop is open; futures of its end stay valid. NULL is allowed. */
+TORNADO_API void tornado_subprocess_free(tornado_subprocess *process);
+
+/* Its streams, or NULL where TORNADO_STREAM was not asked for; borrowed. */
+TORNADO_API tornado_iostream *tornado_subprocess_stdin(const tornado_subprocess *process);
+TORNADO_API tornado_iostream *tornado_subprocess_stdout(const tornado_subprocess *process);
+TORNADO_API tornado_iostream *tornado_subprocess_stderr(const tornado_subprocess *process);
+
+/* Its process id; that of another process, perhaps, once it has ended. */
+TORNADO_API int tornado_subprocess_pid(const tornado_subprocess *process);
+
+/* What it exited with, or minus the signal that killed it, as in Python; TORNADO_RUNNING. 255, and a warning
+   is logged, when somebody else has waited for it. */
+TORNADO_API int tornado_subprocess_returncode(const tornado_subprocess *process);
+
+/* Sends a signal. False (TORNADO_ERR_STATE) when it has ended. */
+TORNADO_API bool tornado_subprocess_send_signal(tornado_subprocess *process, int number);
+
+/* Has callback(returncode, arg) run once, in a turn of the loop, when it has ended. NULL takes it back. */
+typedef void (*tornado_exit_callback)(int returncode, void *arg);
+TORNADO_API void tornado_subprocess_set_exit_callback(tornado_subprocess *process, tornado_exit_callback callback,
+                                                      void *arg);
+
+/* Done when it has ended, with its return code (tornado_await_integer). With `raise_error` any but 0 is a failure,
+   TORNADO_ERR_CALLED_PROCESS. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess *process,
+                                                                              bool raise_error);
+
+/* The end of a subprocess is noticed by a descriptor (Linux 5.3), or, where the system has none, by SIGCHLD, whose
+   handler is installed when it is first needed, calls the one before it, and can serve 64 loops. initialize
+   installs it now, for every subprocess of the process from now on; uninitialize puts back what was there, if no
+   other came later: what SIGCHLD was to tell is then not noticed. False with TORNADO_ERR_SYSTEM. */
+TORNADO_API bool tornado_subprocess_initialize(void);
+TORNADO_API void tornado_subprocess_uninitialize(void);
 
 /*============================================================================
  * section: tcp (public)
@@ -2236,9 +2417,6 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #endif
-#ifndef __linux__
-#include <pthread.h>
-#endif
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -2485,31 +2663,6 @@ static void tornado__valgrind_stack(const char *low, const char *high)
 #endif
 }
 
-/* Threads, as far as signals go: without a library that has to be linked. */
-#ifdef __linux__
-typedef pid_t tornado__thread_id;
-
-static tornado__thread_id tornado__thread_self(void)
-{
-    return (pid_t)syscall(SYS_gettid);
-}
-
-static bool tornado__thread_is(tornado__thread_id thread)
-{
-    return thread == tornado__thread_self();
-}
-
-static void tornado__thread_signal(tornado__thread_id thread, int signum)
-{
-    syscall(SYS_tgkill, getpid(), thread, signum);
-}
-#else
-typedef pthread_t tornado__thread_id;
-#define tornado__thread_self()                 pthread_self()
-#define tornado__thread_is(thread)             pthread_equal(thread, pthread_self())
-#define tornado__thread_signal(thread, signum) ((void)pthread_kill(thread, signum))
-#endif
-
 /* Writes the stack of who calls it, also in a signal handler: a line a frame. */
 #ifdef TORNADO__BACKTRACE
 static void tornado__write_stack(int fd)
@@ -2536,6 +2689,110 @@ static void tornado__prepare_stack(void)
 {
 }
 #endif
+
+/* Signals of one thread. Without pthreads there is one. */
+#ifdef TORNADO_NO_THREADS
+typedef int tornado__thread_id;
+#define tornado__thread_self()                 0
+#define tornado__thread_is(thread)             ((thread) == 0)
+#define tornado__thread_signal(thread, signum) ((void)(thread), (void)raise(signum))
+#define tornado__sigmask(how, set, before)     sigprocmask(how, set, before)
+#else
+typedef pthread_t tornado__thread_id;
+#define tornado__thread_self()                 pthread_self()
+#define tornado__thread_is(thread)             pthread_equal(thread, pthread_self())
+#define tornado__thread_signal(thread, signum) ((void)pthread_kill(thread, signum))
+#define tornado__sigmask(how, set, before)     pthread_sigmask(how, set, before)
+#endif
+
+/* ---- how many processors this process may use ---- */
+
+#ifdef __linux__
+/* Reads the beginning of a small file. False when it cannot be read. */
+static bool tornado__read_small(const char *path, char *text, size_t room)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t len = fd >= 0 ? read(fd, text, room - 1) : -1;
+    if (fd >= 0)
+        close(fd);
+    text[len > 0 ? len : 0] = '\0';
+    return len > 0;
+}
+
+/* The processor time that one directory of control groups allows, in whole processors, rounded up; INT_MAX: any. */
+static int tornado__cgroup_directory_cpus(const char *directory, bool v1)
+{
+    char path[1200], text[64];
+    long long quota = 0, period = 0;
+    snprintf(path, sizeof path, "%s/%s", directory, v1 ? "cpu.cfs_quota_us" : "cpu.max");
+    if (!tornado__read_small(path, text, sizeof text))
+        return INT_MAX;
+    int numbers = sscanf(text, "%lld %lld", &quota, &period); /* none in "max 100000" */
+    snprintf(path, sizeof path, "%s/cpu.cfs_period_us", directory);
+    if (v1 && numbers == 1 && tornado__read_small(path, text, sizeof text))
+        numbers += sscanf(text, "%lld", &period);
+    if (numbers != 2 || quota <= 0 || period <= 0 || quota / period >= INT_MAX)
+        return INT_MAX;
+    return (int)((quota + period - 1) / period);
+}
+
+/* The least of the limits of a group and of those that it is in. A container may see its own group as the root. */
+static int tornado__cgroup_path_cpus(const char *mount, char *group, bool v1)
+{
+    char directory[1024];
+    int least = INT_MAX;
+    for (char *end = group + strlen(group);; *end = '\0') {
+        snprintf(directory, sizeof directory, "%s%s", mount, group);
+        int cpus = tornado__cgroup_directory_cpus(directory, v1);
+        least = cpus < least ? cpus : least;
+        if (end == group || !(end = strrchr(group, '/')))
+            return least;
+    }
+}
+
+/* The limit of this process's control groups, of both versions: lines "0::/group" and "4:cpu,cpuacct:/group". */
+static int tornado__cgroup_cpus(void)
+{
+    char text[4096], mount[128];
+    int least = INT_MAX;
+    if (!tornado__read_small("/proc/self/cgroup", text, sizeof text))
+        return INT_MAX;
+    for (char *line = text, *next; line && *line; line = next) {
+        if ((next = strchr(line, '\n')) != NULL)
+            *next++ = '\0';
+        char *controllers = strchr(line, ':'), *group = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!group)
+            continue;
+        *group++ = '\0';
+        controllers++;
+        bool v1 = *controllers != '\0';
+        if (v1 && strcmp(controllers, "cpu") != 0 && strncmp(controllers, "cpu,", 4) != 0 &&
+            !strstr(controllers, ",cpu"))
+            continue;
+        snprintf(mount, sizeof mount, "/sys/fs/cgroup%s%.80s", v1 ? "/" : "", controllers);
+        int cpus = tornado__cgroup_path_cpus(mount, group, v1);
+        least = cpus < least ? cpus : least;
+    }
+    return least;
+}
+#endif
+
+static int tornado__cpu_count(void)
+{
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+#ifdef __linux__
+    unsigned long mask[1024];
+    long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask), allowed = 0;
+    for (long i = 0; i < bytes / (long)sizeof *mask; i++)
+        allowed += __builtin_popcountl(mask[i]);
+    if (allowed > 0)
+        count = allowed;
+    int limit = tornado__cgroup_cpus();
+    if (count > limit)
+        count = limit;
+#endif
+    return count < 1 ? 1 : count > INT_MAX ? INT_MAX : (int)count;
+}
 
 /*============================================================================
  * section: error (private)
@@ -2571,6 +2828,7 @@ typedef struct tornado__execution {
     struct tornado__coroutine *coroutine; /* NULL for a loop's own */
     struct tornado_stack_context *states; /* what follows it; NULL: nothing */
     unsigned deferring; /* deferred functions that run now: they may not wait */
+    tornado_arena **arena; /* not of a coroutine: where a job's is to be */
     tornado_error raised; /* last, until the next try */
     tornado_error waited; /* what the last wait failed with */
 } tornado__execution;
@@ -8948,6 +9206,7 @@ static struct {
     _Atomic(tornado_ioloop *) instance;      /* a reference */
     _Atomic(tornado_ioloop *) alarmed;       /* who has a blocking threshold */
     atomic_flag changing;                    /* the table below */
+    atomic_int open;                         /* loops that are not closed */
     atomic_int in_handlers;                  /* signal handlers that run now */
     tornado__signal_handler handlers[TORNADO__SIGNAL_HANDLERS];
     struct sigaction before[TORNADO__SIGNALS];
@@ -8956,6 +9215,12 @@ static struct {
     struct sigaction before_alarm;
     char alarm_text[64];
 } tornado__ioloop_process = {.changing = ATOMIC_FLAG_INIT};
+
+/* Whether any thread has a loop: then this process must not become several. */
+static bool tornado__ioloop_any(void)
+{
+    return atomic_load(&tornado__ioloop_process.open) > 0;
+}
 
 static const tornado_poller *tornado__poller_named(const char *name)
 {
@@ -9077,6 +9342,17 @@ static tornado__callback *tornado__callback_new(tornado_ioloop *loop, tornado_ca
     return node;
 }
 
+/* Adds a task from any thread, in a node that the caller made. */
+static void tornado__ioloop_post(tornado_ioloop *loop, tornado__callback *node)
+{
+    tornado__callback *head = atomic_load_explicit(&loop->remote, memory_order_relaxed);
+    do
+        node->task.next = head ? &head->task : NULL;
+    while (!atomic_compare_exchange_weak(&loop->remote, &head, node));
+    if (!head) /* whoever found the list empty wakes the loop, for all who come until it looks */
+        tornado__ioloop_wake(loop);
+}
+
 TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callback callback, void *arg)
 {
     bool own = atomic_load_explicit(&loop->owner, memory_order_relaxed) == &tornado__thread;
@@ -9088,14 +9364,9 @@ TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callb
     if (own) {
         node->states = tornado__context_capture();
         tornado__ioloop_schedule(loop, &node->task);
-        return true;
+    } else {
+        tornado__ioloop_post(loop, node);
     }
-    tornado__callback *head = atomic_load_explicit(&loop->remote, memory_order_relaxed);
-    do
-        node->task.next = head ? &head->task : NULL;
-    while (!atomic_compare_exchange_weak(&loop->remote, &head, node));
-    if (!head) /* whoever found the list empty wakes the loop, for all who come until it looks */
-        tornado__ioloop_wake(loop);
     return true;
 }
 
@@ -9901,10 +10172,10 @@ TORNADO_API void tornado_ioloop_release(tornado_ioloop *loop)
 {
     if (atomic_fetch_sub(&loop->references, 1) > 1)
         return;
-    for (tornado__callback *node = atomic_load(&loop->remote); node;) {
-        tornado__task *next = node->task.next;
-        TORNADO_FREE(node);
-        node = next ? TORNADO__CONTAINER(next, tornado__callback, task) : NULL;
+    tornado__callback *remote = atomic_load(&loop->remote);
+    for (tornado__task *task = remote ? &remote->task : NULL, *next; task; task = next) {
+        next = task->next;
+        task->run(task, loop); /* it is closed: each only lets go of what it holds */
     }
     for (int i = 0; i < 2; i++)
         if (loop->wake[i] >= 0)
@@ -10038,6 +10309,7 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     }
     loop->stack_size = o->stack_size ? o->stack_size : TORNADO_STACK_SIZE;
     loop->max_coroutines = o->max_coroutines > 0 ? o->max_coroutines : TORNADO_MAX_COROUTINES;
+    atomic_fetch_add(&tornado__ioloop_process.open, 1);
     if (!tornado__current_usable())
         tornado_ioloop_make_current(loop);
     return loop;
@@ -10095,6 +10367,7 @@ TORNADO_API bool tornado_ioloop_close(tornado_ioloop *loop, bool all_fds)
     tornado__signals_forget(loop);
     tornado__alarm_forget(loop);
     tornado__instance_replace(loop, NULL);
+    atomic_fetch_sub(&tornado__ioloop_process.open, 1);
     for (int fd = 0; all_fds && fd < loop->fds_capacity; fd++)
         if (loop->fds[fd].handler && fd != loop->wake[0]) {
             tornado_ioloop_remove_handler(loop, fd);
@@ -11334,12 +11607,12 @@ TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_cor
 
 TORNADO_API tornado_arena *tornado_current_arena(void)
 {
-    tornado__coroutine *co = tornado__running()->coroutine;
-    if (!co)
-        return NULL;
-    if (!co->arena)
-        co->arena = tornado_arena_new();
-    return co->arena;
+    tornado__execution *running = tornado__running();
+    tornado__coroutine *co = running->coroutine;
+    tornado_arena **arena = co ? &co->arena : running->arena;
+    if (arena && !*arena)
+        *arena = tornado_arena_new();
+    return arena ? *arena : NULL;
 }
 
 /* ---- waiting ---- */
@@ -12988,6 +13261,449 @@ TORNADO_API bool tornado_queue_full(const tornado_queue *queue)
 }
 
 /*============================================================================
+ * section: executor (private)
+ * A queue of jobs, the threads that take from it, and the way back to each job's loop.
+ *
+ * A job crosses threads twice: by the executor's queue, under its lock, and back by the list of its loop for what
+ * comes from other threads, of which it embeds a node: so handing back cannot fail, and however many end before the
+ * loop looks, they wake it once. Its future is touched by the loop's thread alone. When the loop is closed first
+ * the job loses its future, runs to its end all the same, and goes with the last reference to the loop.
+ *============================================================================*/
+
+#ifndef TORNADO_NO_THREADS
+#include <pthread.h>
+#endif
+
+typedef struct tornado__job {
+    tornado__callback done;     /* first; its task queues the job before, and hands it back after */
+    tornado__compound compound; /* of the loop, so that its end is noticed */
+    tornado_future *future;     /* a reference, for the loop's thread; NULL when the loop was closed */
+    tornado_ioloop *loop;       /* retained until the job is handed back */
+    tornado_job fn;
+    void *arg;
+    tornado_callback destroy;
+    void *result;
+    tornado_arena *arena;
+    tornado_error error; /* code 0: none */
+    max_align_t copy[];
+} tornado__job;
+
+struct tornado_executor {
+    bool dummy, closed;
+    int max_workers;
+    size_t queued, max_queue;
+    size_t stack_size;
+    pid_t pid; /* in any other process the threads are not there, and nobody would unlock the lock */
+#ifndef TORNADO_NO_THREADS
+    pthread_mutex_t lock; /* for all of this but what is constant */
+    pthread_cond_t work;
+    tornado__queue queue;
+    int workers, idle; /* idle: waiting for work, also those that were just told of some */
+    pthread_t threads[];
+#endif
+};
+
+static _Atomic(tornado_executor *) tornado__executor_default;
+
+static tornado__job *tornado__job_of(tornado__task *task)
+{
+    return TORNADO__CONTAINER(task, tornado__job, done.task);
+}
+
+static void tornado__job_free(tornado__job *job)
+{
+    if (job->destroy && job->result)
+        job->destroy(job->result);
+    tornado_arena_free(job->arena);
+    TORNADO_FREE(job);
+}
+
+/* The loop is being closed. */
+static void tornado__job_let_go(tornado__compound *compound)
+{
+    tornado__job *job = TORNADO__CONTAINER(compound, tornado__job, compound);
+    tornado_future *future = job->future;
+    job->future = NULL;
+    tornado_future_release(future);
+}
+
+/* Back on the loop; or, when that was closed meanwhile, wherever the last reference to it went. */
+static void tornado__job_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__job *job = tornado__job_of(task);
+    tornado_future *future = job->future;
+    tornado__link_remove(&job->compound.link);
+    if (future && !loop->closed && future->state == TORNADO__PENDING) {
+        if (job->error.code) {
+            tornado_future_set_error(future, &job->error);
+        } else {
+            void *result = job->result;
+            future->arena = job->arena;
+            tornado_future_set_result(future, result, result ? job->destroy : NULL);
+            future->owns = future->destroy || future->arena;
+            job->result = NULL;
+            job->arena = NULL;
+        }
+    }
+    tornado_future_release(future);
+    tornado__job_free(job);
+}
+
+static void tornado__job_call(void *arg)
+{
+    tornado__job *job = arg;
+    job->result = job->fn(job->arg);
+}
+
+static void tornado__job_run(tornado__job *job)
+{
+    tornado__execution *running = tornado__running();
+    running->arena = &job->arena;
+    const tornado_error *error = tornado_try(tornado__job_call, job);
+    running->arena = NULL;
+    if (error)
+        job->error = *error;
+}
+
+/* What an executor without threads does. */
+static void tornado__job_run_on_loop(tornado__task *task, tornado_ioloop *loop)
+{
+    if (!loop->closed)
+        tornado__job_run(tornado__job_of(task));
+    tornado__job_done(task, loop);
+}
+
+#ifndef TORNADO_NO_THREADS
+
+/* ---- threads ---- */
+
+static void tornado__job_hand_back(tornado__job *job)
+{
+    tornado_ioloop *loop = job->loop;
+    job->done.task.run = tornado__job_done;
+    tornado__ioloop_post(loop, &job->done); /* from here on the job may be gone */
+    tornado_ioloop_release(loop);
+}
+
+static void *tornado__worker(void *arg)
+{
+    tornado_executor *executor = arg;
+    pthread_mutex_lock(&executor->lock);
+    for (;;) {
+        while (!executor->queue.first && !executor->closed) {
+            executor->idle++;
+            pthread_cond_wait(&executor->work, &executor->lock);
+            executor->idle--;
+        }
+        tornado__task *task = tornado__queue_pop(&executor->queue);
+        if (!task)
+            break;
+        executor->queued--;
+        pthread_mutex_unlock(&executor->lock);
+        tornado__job_run(tornado__job_of(task));
+        tornado__job_hand_back(tornado__job_of(task));
+        pthread_mutex_lock(&executor->lock);
+    }
+    pthread_mutex_unlock(&executor->lock);
+    if (tornado__current_loop) /* a job had one made */
+        tornado_ioloop_close(tornado__current_loop, false);
+    return NULL;
+}
+
+/* Starts one more thread, which gets no signals but those of its own faults: handlers run where they did before. */
+static bool tornado__worker_start(tornado_executor *executor)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+    sigset_t blocked, before;
+    pthread_attr_t attributes;
+    sigfillset(&blocked);
+    for (size_t i = 0; i < TORNADO__COUNT(faults); i++)
+        sigdelset(&blocked, faults[i]);
+    int error = pthread_attr_init(&attributes);
+    if (!error) {
+        if (executor->stack_size)
+            error = pthread_attr_setstacksize(&attributes, executor->stack_size);
+        if (!error) {
+            tornado__sigmask(SIG_BLOCK, &blocked, &before);
+            error = pthread_create(&executor->threads[executor->workers], &attributes, tornado__worker, executor);
+            tornado__sigmask(SIG_SETMASK, &before, NULL);
+        }
+        pthread_attr_destroy(&attributes);
+    }
+    if (error)
+        return tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot start a thread: %s", strerror(error));
+    executor->workers++;
+    return true;
+}
+
+/* Queues a job. False with the reason: it is still the caller's. */
+static bool tornado__workers_take(tornado_executor *executor, tornado__job *job)
+{
+    bool taken = false;
+    pthread_mutex_lock(&executor->lock);
+    if (executor->closed) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the executor is shut down");
+    } else if (executor->queued >= executor->max_queue) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_executor_submit: %zu jobs are waiting already",
+                      executor->queued);
+        tornado__thread.last.http_status = 503;
+    } else {
+        bool enough = executor->queued < (size_t)executor->idle || executor->workers >= executor->max_workers;
+        taken = enough || tornado__worker_start(executor) || executor->workers > 0;
+    }
+    if (taken) {
+        executor->queued++;
+        tornado__queue_push(&executor->queue, &job->done.task);
+    }
+    bool wake = taken && executor->idle > 0;
+    pthread_mutex_unlock(&executor->lock);
+    if (wake)
+        pthread_cond_signal(&executor->work);
+    return taken;
+}
+
+/* Has the threads end and waits for them. */
+static bool tornado__workers_end(tornado_executor *executor, bool cancel)
+{
+    tornado__queue cancelled = {NULL, NULL};
+    pthread_mutex_lock(&executor->lock);
+    for (int i = 0; i < executor->workers; i++)
+        if (pthread_equal(executor->threads[i], pthread_self())) {
+            pthread_mutex_unlock(&executor->lock);
+            return tornado__fail(TORNADO_ERR_STATE, EDEADLK, "tornado_executor_shutdown: called from a job of it");
+        }
+    executor->closed = true;
+    if (cancel) {
+        cancelled = executor->queue;
+        executor->queue.first = NULL;
+        executor->queued = 0;
+    }
+    pthread_cond_broadcast(&executor->work);
+    pthread_mutex_unlock(&executor->lock);
+    for (tornado__task *task; (task = tornado__queue_pop(&cancelled)) != NULL;) {
+        tornado__job_of(task)->error = tornado__error_cancelled;
+        tornado__job_hand_back(tornado__job_of(task));
+    }
+    for (int i = 0; i < executor->workers; i++)
+        pthread_join(executor->threads[i], NULL);
+    executor->workers = 0;
+    return true;
+}
+
+static tornado_executor *tornado__executor_alloc(int max_workers)
+{
+    tornado_executor *executor = TORNADO_MALLOC(sizeof *executor + (size_t)max_workers * sizeof(pthread_t));
+    if (!executor)
+        return NULL;
+    memset(executor, 0, sizeof *executor);
+    int error = pthread_mutex_init(&executor->lock, NULL);
+    if (!error && (error = pthread_cond_init(&executor->work, NULL)) != 0)
+        pthread_mutex_destroy(&executor->lock);
+    if (error) {
+        TORNADO_FREE(executor);
+        return NULL;
+    }
+    return executor;
+}
+
+static void tornado__executor_release(tornado_executor *executor)
+{
+    if (executor->pid == getpid()) {
+        pthread_cond_destroy(&executor->work);
+        pthread_mutex_destroy(&executor->lock);
+    }
+    TORNADO_FREE(executor);
+}
+
+TORNADO_API size_t tornado_executor_queued(tornado_executor *executor)
+{
+    if (!executor)
+        executor = atomic_load(&tornado__executor_default);
+    if (!executor || executor->pid != getpid())
+        return 0;
+    pthread_mutex_lock(&executor->lock);
+    size_t queued = executor->queued;
+    pthread_mutex_unlock(&executor->lock);
+    return queued;
+}
+
+#else
+
+/* ---- no threads: all is done on the loop ---- */
+
+static bool tornado__workers_take(tornado_executor *executor, tornado__job *job)
+{
+    (void)executor;
+    (void)job;
+    return false;
+}
+
+static bool tornado__workers_end(tornado_executor *executor, bool cancel)
+{
+    (void)cancel;
+    executor->closed = true;
+    return true;
+}
+
+static tornado_executor *tornado__executor_alloc(int max_workers)
+{
+    tornado_executor *executor = TORNADO_MALLOC(sizeof *executor);
+    (void)max_workers;
+    if (executor) {
+        memset(executor, 0, sizeof *executor);
+        executor->dummy = true;
+    }
+    return executor;
+}
+
+static void tornado__executor_release(tornado_executor *executor)
+{
+    TORNADO_FREE(executor);
+}
+
+TORNADO_API size_t tornado_executor_queued(tornado_executor *executor)
+{
+    (void)executor;
+    return 0;
+}
+
+#endif
+
+/* ---- for all ---- */
+
+TORNADO_API tornado_executor *tornado_executor_new(const tornado_executor_options *options)
+{
+    static const tornado_executor_options defaults;
+    const tornado_executor_options *o = options ? options : &defaults;
+    int workers = o->max_workers;
+    if (workers < 0 || workers > 65536 || o->max_queue < TORNADO_NONE) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_executor_new: max_workers or max_queue is not valid");
+        return NULL;
+    }
+    if (workers == 0 && (workers = tornado__cpu_count() + 4) > 32)
+        workers = 32;
+    tornado_executor *executor = tornado__executor_alloc(workers);
+    if (!executor) {
+        tornado__nomem();
+        return NULL;
+    }
+    executor->max_workers = workers;
+    executor->max_queue = o->max_queue == 0 ? 10000 : o->max_queue < 0 ? SIZE_MAX : (size_t)o->max_queue;
+    executor->stack_size = o->stack_size;
+    executor->dummy |= o->dummy;
+    executor->pid = getpid();
+    return executor;
+}
+
+/* The process's own. One that was inherited by a fork is left behind: its lock may be taken for ever. */
+static tornado_executor *tornado__executor_own(void)
+{
+    tornado_executor *executor = atomic_load(&tornado__executor_default);
+    if (executor && executor->pid == getpid())
+        return executor;
+    tornado_executor *made = tornado_executor_new(NULL);
+    if (!made || atomic_compare_exchange_strong(&tornado__executor_default, &executor, made))
+        return made;
+    tornado_executor_free(made); /* another thread was faster */
+    return executor;
+}
+
+static tornado__job *tornado__job_new(tornado_ioloop *loop, tornado_job fn, void *arg,
+                                      const tornado_job_options *options)
+{
+    size_t copy = options ? options->copy : 0;
+    tornado__job *job = copy < SIZE_MAX / 2 ? TORNADO_MALLOC(sizeof *job + copy) : NULL;
+    tornado_future *future = job ? tornado__future_alloc(loop, sizeof *future, NULL) : NULL;
+    if (!future) {
+        TORNADO_FREE(job);
+        tornado__nomem();
+        return NULL;
+    }
+    memset(job, 0, sizeof *job);
+    job->future = future;
+    job->loop = loop;
+    job->fn = fn;
+    job->arg = copy ? memcpy(job->copy, arg, copy) : arg;
+    job->destroy = options ? options->destroy : NULL;
+    job->compound.let_go = tornado__job_let_go;
+    tornado__link_append(&loop->compounds, &job->compound.link);
+    return job;
+}
+
+/* Hands a job over; what it holds on to may be gone when this returns. */
+static bool tornado__executor_take(tornado_executor *executor, tornado__job *job)
+{
+    if (executor->pid != getpid())
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the executor is another process's");
+    if (!executor->dummy) {
+        tornado_ioloop_retain(job->loop);
+        if (tornado__workers_take(executor, job))
+            return true;
+        tornado_ioloop_release(job->loop);
+        return false;
+    }
+    if (executor->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the executor is shut down");
+    job->done.task.run = tornado__job_run_on_loop;
+    tornado__ioloop_schedule(job->loop, &job->done.task);
+    return true;
+}
+
+TORNADO_API tornado_future *tornado_executor_submit_with(tornado_executor *executor, tornado_job fn, void *arg,
+                                                         const tornado_job_options *options)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    if (!loop)
+        return &tornado__future_nomem;
+    if (!executor && !(executor = tornado__executor_own()))
+        return tornado_future_failed(tornado_last_error());
+    if (loop->closed) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the loop is closed");
+        return tornado_future_failed(tornado_last_error());
+    }
+    tornado__job *job = tornado__job_new(loop, fn, arg, options);
+    if (!job)
+        return &tornado__future_nomem;
+    tornado_future *future = tornado_future_retain(job->future);
+    if (tornado__executor_take(executor, job))
+        return future;
+    tornado__link_remove(&job->compound.link);
+    tornado_future_release(job->future);
+    tornado__job_free(job);
+    tornado_future_set_error(future, tornado_last_error());
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_executor_submit(tornado_executor *executor, tornado_job fn, void *arg)
+{
+    return tornado_executor_submit_with(executor, fn, arg, NULL);
+}
+
+TORNADO_API tornado_future *tornado_run_on_executor(tornado_job fn, void *arg)
+{
+    return tornado_executor_submit_with(NULL, fn, arg, NULL);
+}
+
+TORNADO_API bool tornado_executor_shutdown(tornado_executor *executor, bool cancel)
+{
+    tornado_executor *shared = executor ? NULL : atomic_load(&tornado__executor_default);
+    executor = executor ? executor : shared;
+    if (!executor || executor->pid != getpid())
+        return true;
+    if (!tornado__workers_end(executor, cancel))
+        return false;
+    if (shared && atomic_compare_exchange_strong(&tornado__executor_default, &shared, NULL))
+        tornado__executor_release(executor);
+    return true;
+}
+
+TORNADO_API void tornado_executor_free(tornado_executor *executor)
+{
+    if (executor && tornado_executor_shutdown(executor, false))
+        tornado__executor_release(executor);
+}
+
+/*============================================================================
  * section: address (private)
  * A sockaddr in a value, and text for it.
  *============================================================================*/
@@ -13167,6 +13883,9 @@ typedef struct tornado__chunk {
     void *owned; /* memory to free, when the bytes are not behind this struct */
 } tornado__chunk;
 
+/* Of TORNADO_IOLOOP_ERROR the part that is not a hang-up: POLLERR, EPOLLERR. */
+#define TORNADO__IOLOOP_BROKEN 8u
+
 /* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the
    stream, and must then return anything. `closed` is called once. `drained`, which may be NULL, after everything
    queued was sent. `wants_end`: whether to close at the peer's end while paused; NULL: always. `free` frees the
@@ -13192,6 +13911,7 @@ struct tornado_iostream {
     bool closed;
     bool paused;     /* the owner does not want data now */
     bool unbuffered_ready; /* the kernel holds bytes that were reported and left there */
+    bool pipe;       /* not a socket */
 };
 
 /* ---- the loop's side ---- */
@@ -13358,12 +14078,40 @@ static void tornado__iostream_sent(tornado_iostream *stream, size_t sent)
     }
 }
 
-/* One send of what is queued, up to 16 chunks. Returns what send does. */
+/* write to a pipe. When nobody reads from it any more that raises SIGPIPE, against which a pipe has no flag: it is
+   held back meanwhile, and taken if it came. */
+static TORNADO__COLD ssize_t tornado__pipe_write(int fd, const void *data, size_t len)
+{
+    sigset_t sigpipe, before, pending;
+    int number;
+    sigemptyset(&sigpipe);
+    sigaddset(&sigpipe, SIGPIPE);
+    sigpending(&pending);
+    bool came_before = sigismember(&pending, SIGPIPE);
+    tornado__sigmask(SIG_BLOCK, &sigpipe, &before);
+    ssize_t wrote = write(fd, data, len);
+    int error = errno;
+    if (wrote < 0 && error == EPIPE && !came_before && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE))
+        sigwait(&sigpipe, &number);
+    tornado__sigmask(SIG_SETMASK, &before, NULL);
+    errno = error;
+    return wrote;
+}
+
+/* One run of bytes. Returns what send does. */
+static TORNADO__INLINE ssize_t tornado__iostream_send_bytes(tornado_iostream *stream, const void *data, size_t len)
+{
+    if (TORNADO__UNLIKELY(stream->pipe))
+        return tornado__pipe_write(stream->fd, data, len);
+    return send(stream->fd, data, len, MSG_NOSIGNAL);
+}
+
+/* One send of what is queued, up to 16 chunks (one to a pipe). Returns what send does. */
 static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
 {
     tornado__chunk *chunk = stream->out;
-    if (TORNADO__LIKELY(!chunk->next))
-        return send(stream->fd, chunk->start, (size_t)(chunk->end - chunk->start), MSG_NOSIGNAL);
+    if (TORNADO__LIKELY(!chunk->next) || stream->pipe)
+        return tornado__iostream_send_bytes(stream, chunk->start, (size_t)(chunk->end - chunk->start));
     struct iovec parts[16];
     struct msghdr message;
     memset(&message, 0, sizeof message);
@@ -13448,6 +14196,11 @@ static char *tornado__loop_scratch(tornado_ioloop *loop)
     return loop->scratch;
 }
 
+static TORNADO__INLINE ssize_t tornado__iostream_recv(tornado_iostream *stream, void *data, size_t room)
+{
+    return TORNADO__UNLIKELY(stream->pipe) ? read(stream->fd, data, room) : recv(stream->fd, data, room, 0);
+}
+
 /* One recv, and its bytes to the owner. Returns what recv does, with EINTR as EAGAIN. */
 static ssize_t tornado__iostream_receive(tornado_iostream *stream)
 {
@@ -13457,7 +14210,7 @@ static ssize_t tornado__iostream_receive(tornado_iostream *stream)
         if (!tornado__iostream_reserve_in(stream, 4096))
             goto nomem;
         tornado__inbuf *in = stream->in;
-        received = recv(stream->fd, in->bytes + in->end, in->cap - in->end, 0);
+        received = tornado__iostream_recv(stream, in->bytes + in->end, in->cap - in->end);
         if (received > 0) {
             in->end += (size_t)received;
             tornado__iostream_feed(stream);
@@ -13467,7 +14220,7 @@ static ssize_t tornado__iostream_receive(tornado_iostream *stream)
     char *scratch = tornado__loop_scratch(loop);
     if (!scratch)
         goto nomem;
-    received = recv(stream->fd, scratch, TORNADO__SCRATCH_SIZE, 0);
+    received = tornado__iostream_recv(stream, scratch, TORNADO__SCRATCH_SIZE);
     if (received <= 0)
         return received;
     /* the owner runs user code, which must find no scratch that is in use: it is lent, and given back */
@@ -13524,6 +14277,11 @@ static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
         return;
     }
     bool wants_end = !stream->owner->wants_end || stream->owner->wants_end(stream);
+    if (stream->pipe && (wants_end || stream->out) && events & TORNADO__IOLOOP_BROKEN) { /* nobody reads it */
+        tornado__fail(TORNADO_ERR_SYSTEM, EPIPE, "write: %s", strerror(EPIPE));
+        tornado__iostream_shut(stream, &tornado__thread.last);
+        return;
+    }
     if (wants_end && ioctl(stream->fd, FIONREAD, &waiting) == 0 && waiting == 0) {
         tornado__iostream_end(stream);
         return;
@@ -13906,12 +14664,13 @@ static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
 
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
 {
-    int type = 0;
-    socklen_t len = sizeof type;
+    struct stat status;
     tornado_ioloop *loop = tornado_ioloop_current();
-    if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) != 0 || !tornado__set_flags(fd)) {
-        tornado__fail(TORNADO_ERR_INVALID, fd < 0 ? EBADF : errno,
-                      "tornado_iostream_new: fd %d is not a socket: %s", fd, strerror(fd < 0 ? EBADF : errno));
+    bool known = fd >= 0 && fstat(fd, &status) == 0;
+    if (!known || !(S_ISSOCK(status.st_mode) || S_ISFIFO(status.st_mode)) || !tornado__set_flags(fd)) {
+        int error = fd < 0 ? EBADF : known ? ENOTSOCK : errno;
+        tornado__fail(TORNADO_ERR_INVALID, error, "tornado_iostream_new: fd %d is no socket or pipe: %s", fd,
+                      strerror(error));
         goto failed;
     }
     tornado__user_stream *user = loop ? TORNADO_MALLOC(sizeof *user) : NULL;
@@ -13922,6 +14681,7 @@ TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostrea
     memset(&user->io, 0, sizeof user->io);
     tornado__iostream_init(&user->stream, loop, fd, &tornado__user_owner);
     user->stream.io = &user->io;
+    user->stream.pipe = S_ISFIFO(status.st_mode);
     user->stream.paused = true;
     user->io.writes_end = &user->io.writes;
     user->io.task.run = tornado__user_run;
@@ -14170,7 +14930,7 @@ TORNADO_API tornado_future *tornado_iostream_write(tornado_iostream *stream, tor
         return &tornado__future_done;
     if (!stream->out && !stream->connecting)
         do
-            sent = send(stream->fd, data.data, data.len, MSG_NOSIGNAL);
+            sent = tornado__iostream_send_bytes(stream, data.data, data.len);
         while (sent < 0 && errno == EINTR);
     if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
         tornado__fail(TORNADO_ERR_SYSTEM, errno, "write: %s", strerror(errno));
@@ -14647,6 +15407,903 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
     tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
     tornado__thread.last = error;
     return false;
+}
+
+/*============================================================================
+ * section: process (private)
+ * Looking after children by waiting, starting programs, noticing their ends on a loop.
+ *
+ * A program is started by vfork where there is one: the memory of a large server is then not copied. Between vfork
+ * and exec the child runs on the parent's memory, so it makes system calls only, with what the parent prepared, and
+ * with no handler that could run; a pipe that exec closes brings back what went wrong.
+ *
+ * A running subprocess is held by its watch, and by its user: it lives until both have let go. The watch is a pidfd
+ * of the loop's; or a place in the loop's list of those for whom SIGCHLD comes, which the signal's handler has each
+ * loop look through.
+ *============================================================================*/
+
+#include <sys/wait.h>
+
+TORNADO_API int tornado_cpu_count(void)
+{
+    return tornado__cpu_count();
+}
+
+/* ---- several processes of one server ---- */
+
+typedef struct tornado__fork_child {
+    volatile pid_t pid; /* 0: ended. The signal handler reads it */
+} tornado__fork_child;
+
+static struct {
+    int task; /* plus one */
+    tornado__fork_child *children;
+    volatile sig_atomic_t count, signalled; /* signalled: which was passed on */
+} tornado__forks;
+
+static const int tornado__fork_signals[] = {SIGTERM, SIGINT, SIGCHLD};
+
+TORNADO_API int tornado_task_id(void)
+{
+    return tornado__forks.task - 1;
+}
+
+static void tornado__fork_signal_children(int number)
+{
+    for (int i = 0; i < tornado__forks.count; i++)
+        if (tornado__forks.children[i].pid > 0)
+            kill(tornado__forks.children[i].pid, number);
+}
+
+static void tornado__fork_handler(int number)
+{
+    int saved = errno;
+    tornado__forks.signalled = number;
+    tornado__fork_signal_children(number);
+    errno = saved;
+}
+
+/* Passes signals on which would by default end the parent alone; where SIGCHLD is ignored nobody could be waited
+   for. Keeps what was there in `before`. */
+static void tornado__fork_handle(struct sigaction *before)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__fork_signals); i++) {
+        bool child = tornado__fork_signals[i] == SIGCHLD;
+        struct sigaction action;
+        sigaction(tornado__fork_signals[i], NULL, &before[i]);
+        if ((before[i].sa_flags & SA_SIGINFO) || before[i].sa_handler != (child ? SIG_IGN : SIG_DFL))
+            continue;
+        memset(&action, 0, sizeof action);
+        action.sa_handler = child ? SIG_DFL : tornado__fork_handler;
+        sigemptyset(&action.sa_mask);
+        sigaction(tornado__fork_signals[i], &action, NULL);
+    }
+}
+
+static void tornado__fork_unhandle(const struct sigaction *before)
+{
+    for (size_t i = 0; i < TORNADO__COUNT(tornado__fork_signals); i++)
+        sigaction(tornado__fork_signals[i], &before[i], NULL);
+}
+
+/* Starts the child with one id, unless all are to end. 0 in it, 1 in the parent, -1 when it cannot. */
+static int tornado__fork_start(int id, const struct sigaction *before)
+{
+    sigset_t all, mask;
+    sigfillset(&all);
+    tornado__sigmask(SIG_BLOCK, &all, &mask); /* so that the handler knows each child */
+    fflush(stdout); /* or each child prints it, too */
+    pid_t pid = tornado__forks.signalled ? INT_MAX : fork();
+    int error = errno;
+    if (pid == 0) {
+        tornado__forks.task = id + 1;
+        tornado__forks.count = 0;
+        TORNADO_FREE(tornado__forks.children);
+        tornado__forks.children = NULL;
+        tornado__fork_unhandle(before);
+    } else if (pid > 0 && !tornado__forks.signalled) {
+        tornado__forks.children[id].pid = pid;
+    }
+    tornado__sigmask(SIG_SETMASK, &mask, NULL);
+    if (pid < 0)
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_fork_processes: fork: %s", strerror(error));
+    return pid < 0 ? -1 : pid == 0 ? 0 : 1;
+}
+
+/* Waits for the next child to end; the id, or -1 when there is none left. This process may have other children. */
+static int tornado__fork_wait(int *status)
+{
+    for (;;) {
+        int left = 0;
+        for (int i = 0; i < tornado__forks.count; i++)
+            left += tornado__forks.children[i].pid > 0;
+        pid_t pid = left ? waitpid(-1, status, 0) : -1;
+        if (!left || (pid < 0 && errno != EINTR))
+            return -1;
+        for (int i = 0; pid > 0 && i < tornado__forks.count; i++)
+            if (tornado__forks.children[i].pid == pid) {
+                tornado__forks.children[i].pid = 0;
+                return i;
+            }
+    }
+}
+
+/* Notes how a child ended. Whether it was well. */
+static bool tornado__fork_ended(int id, int status)
+{
+    const char *then = tornado__forks.signalled ? "" : ", restarting";
+    bool clean = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (clean)
+        tornado_gen_log(TORNADO_LOG_INFO, "child %d exited normally", id);
+    else if (WIFSIGNALED(status))
+        tornado_gen_log(TORNADO_LOG_WARNING, "child %d killed by signal %d%s", id, WTERMSIG(status), then);
+    else
+        tornado_gen_log(TORNADO_LOG_WARNING, "child %d exited with status %d%s", id, WEXITSTATUS(status), then);
+    return clean;
+}
+
+/* Looks after the children. Whether all ended well; false, with the reason, when it gives up. In a child that it
+   started again *task is its id. */
+static bool tornado__fork_supervise(int max_restarts, const struct sigaction *before, int *task)
+{
+    int restarts = 0, status, id;
+    bool clean = true;
+    while ((id = tornado__fork_wait(&status)) >= 0) {
+        if (tornado__fork_ended(id, status))
+            continue;
+        if (tornado__forks.signalled) {
+            clean = false;
+            continue;
+        }
+        if (max_restarts >= 0 && restarts++ >= max_restarts)
+            return tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_fork_processes: too many child restarts, giving up");
+        int started = tornado__fork_start(id, before);
+        if (started == 0)
+            *task = id;
+        if (started <= 0)
+            return false;
+    }
+    return clean;
+}
+
+/* Ends the children that are left, and all that was done for them. */
+static void tornado__fork_give_up(const struct sigaction *before)
+{
+    int status;
+    tornado__fork_signal_children(SIGTERM);
+    while (tornado__fork_wait(&status) >= 0) {
+    }
+    tornado__fork_unhandle(before);
+    tornado__forks.count = 0;
+    TORNADO_FREE(tornado__forks.children);
+    tornado__forks.children = NULL;
+}
+
+TORNADO_API int tornado_fork_processes(int processes, int max_restarts)
+{
+    struct sigaction before[TORNADO__COUNT(tornado__fork_signals)];
+    int task = -1;
+    if (tornado__forks.task || tornado__ioloop_any()) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_fork_processes: %s",
+                      tornado__forks.task ? "this process was made by it" : "a loop is open: it must come after this");
+        return -1;
+    }
+    if (processes <= 0)
+        processes = tornado__cpu_count();
+    size_t size = (size_t)processes * sizeof *tornado__forks.children;
+    tornado__forks.children = (size_t)processes < SIZE_MAX / sizeof *tornado__forks.children ? TORNADO_MALLOC(size)
+                                                                                            : NULL;
+    if (!tornado__forks.children) {
+        tornado__nomem();
+        return -1;
+    }
+    for (int i = 0; i < processes; i++)
+        tornado__forks.children[i].pid = 0;
+    tornado__forks.signalled = 0;
+    tornado__forks.count = processes;
+    tornado_gen_log(TORNADO_LOG_INFO, "Starting %d processes", processes);
+    tornado__fork_handle(before);
+    bool fine = true;
+    for (int i = 0; i < processes && fine && !tornado__forks.signalled; i++) {
+        int started = tornado__fork_start(i, before);
+        if (started == 0)
+            return i;
+        fine = started > 0;
+    }
+    if (fine)
+        fine = tornado__fork_supervise(max_restarts, before, &task);
+    if (task >= 0)
+        return task;
+    int signalled = tornado__forks.signalled;
+    tornado_error error = *tornado_last_error();
+    tornado__fork_give_up(before);
+    if (fine)
+        exit(0);
+    if (signalled)
+        raise(signalled);
+    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
+    tornado__thread.last = error;
+    return -1;
+}
+
+/* ---- starting a program ---- */
+
+/* What the child needs, prepared before there is one. Descriptors are above 2, or inherited (-1). */
+typedef struct tornado__launch {
+    const char *const *argv, *const *env;
+    const char *paths; /* where to look for the program: strings, then an empty one */
+    const char *cwd;
+    int fds[3];
+    bool same_stderr, new_session;
+    int report;          /* the pipe's end for a tornado__launch_failure */
+    const sigset_t *mask;
+} tornado__launch;
+
+typedef struct tornado__launch_failure {
+    int error;
+    int cwd; /* whether the directory was it */
+} tornado__launch_failure;
+
+/* Closes everything from `first` up: at once (close_range, Linux 5.9) or one by one. */
+static void tornado__launch_close_from(int first)
+{
+#ifdef __linux__
+    if (syscall(436 /* close_range, with one number everywhere */, (unsigned)first, ~0u, 0u) == 0)
+        return;
+#endif
+    long most = sysconf(_SC_OPEN_MAX);
+    for (int fd = first; fd < (most < 0 || most > 1 << 20 ? 1 << 20 : most); fd++)
+        close(fd);
+}
+
+/* Gives a signal that has a handler its default again, as exec would. */
+static void tornado__launch_reset_signals(void)
+{
+    struct sigaction action, none;
+    memset(&none, 0, sizeof none);
+    none.sa_handler = SIG_DFL;
+    sigemptyset(&none.sa_mask);
+    for (int number = 1; number < NSIG; number++) {
+        if (sigaction(number, NULL, &action) != 0)
+            continue;
+        if (number == SIGPIPE || (action.sa_flags & SA_SIGINFO) ||
+            (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN))
+            sigaction(number, &none, NULL);
+    }
+}
+
+/* The child's standard descriptors; the report's end becomes 3, and all above that are closed. */
+static bool tornado__launch_descriptors(const tornado__launch *launch)
+{
+    for (int i = 0; i < 3; i++)
+        if (launch->fds[i] >= 0 && dup2(launch->fds[i], i) < 0)
+            return false;
+    if (launch->same_stderr && dup2(1, 2) < 0)
+        return false;
+    if (launch->report != 3 && dup2(launch->report, 3) < 0)
+        return false;
+    if (fcntl(3, F_SETFD, FD_CLOEXEC) != 0)
+        return false;
+    tornado__launch_close_from(4);
+    return true;
+}
+
+/* In the child. Comes back only when it cannot run the program. System calls only. */
+static tornado__launch_failure tornado__launch_exec(const tornado__launch *launch)
+{
+    tornado__launch_failure failure = {0, 0};
+    if (launch->new_session)
+        setsid();
+    tornado__launch_reset_signals();
+    if (launch->cwd && chdir(launch->cwd) != 0) {
+        failure.error = errno;
+        failure.cwd = 1;
+        return failure;
+    }
+    tornado__sigmask(SIG_SETMASK, launch->mask, NULL);
+    failure.error = ENOENT;
+    for (const char *path = launch->paths; *path; path += strlen(path) + 1) {
+        execve(path, (char *const *)(uintptr_t)launch->argv, (char *const *)(uintptr_t)launch->env);
+        if (errno != ENOENT && errno != ENOTDIR)
+            failure.error = errno;
+        if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
+            break;
+    }
+    return failure;
+}
+
+/* Its own function, of which the child never returns: that would spoil the parent's stack. */
+static TORNADO__NOINLINE pid_t tornado__launch_fork(const tornado__launch *launch)
+{
+#ifdef __linux__
+    pid_t pid = vfork();
+#else
+    pid_t pid = fork();
+#endif
+    if (pid == 0) {
+        tornado__launch_failure failure = {errno, 0};
+        int report = launch->report;
+        if (tornado__launch_descriptors(launch)) {
+            report = 3;
+            failure = tornado__launch_exec(launch);
+        } else {
+            failure.error = errno;
+        }
+        ssize_t ignored = write(report, &failure, sizeof failure);
+        (void)ignored;
+        _exit(127);
+    }
+    return pid;
+}
+
+/* Where the program may be: a name with a slash as it is, else in each directory of PATH. NULL: no memory. */
+static char *tornado__launch_paths(const char *program)
+{
+    tornado_buffer paths = {NULL, 0, 0, false};
+    const char *search = getenv("PATH"), *at = strchr(program, '/') ? "" : search ? search : "/bin:/usr/bin", *end;
+    do {
+        end = at + strcspn(at, ":");
+        tornado_buffer_append(&paths, at, (size_t)(end - at));
+        tornado_buffer_puts(&paths, end > at ? "/" : "");
+        tornado_buffer_append(&paths, program, strlen(program) + 1);
+        at = end + 1;
+    } while (*end);
+    if (!tornado_buffer_append(&paths, "", 1)) {
+        tornado_buffer_free(&paths);
+        return NULL;
+    }
+    return paths.data;
+}
+
+/* A pipe whose ends are above the standard descriptors and close at exec. */
+static bool tornado__launch_pipe(int ends[2])
+{
+    ends[0] = ends[1] = -1;
+    int made[2], error = 0;
+#if defined(__linux__) && defined(SYS_pipe2)
+    if (syscall(SYS_pipe2, made, O_CLOEXEC) != 0) /* at once, or a fork of another thread could inherit it */
+#else
+    if (pipe(made) != 0)
+#endif
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_new: pipe: %s", strerror(errno));
+    for (int i = 0; i < 2; i++) {
+        ends[i] = made[i] > 2 && fcntl(made[i], F_SETFD, FD_CLOEXEC) == 0 ? made[i]
+                                                                          : fcntl(made[i], F_DUPFD_CLOEXEC, 3);
+        if (ends[i] < 0)
+            error = errno;
+        if (ends[i] != made[i])
+            close(made[i]);
+    }
+    if (!error)
+        return true;
+    for (int i = 0; i < 2; i++)
+        if (ends[i] >= 0)
+            close(ends[i]);
+    ends[0] = ends[1] = -1;
+    return tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_subprocess_new: pipe: %s", strerror(error));
+}
+
+/* Runs the program. Its pid, or -1 with the reason. */
+static pid_t tornado__launch_run(tornado__launch *launch)
+{
+    tornado__launch_failure failure = {0, 0};
+    sigset_t all, mask;
+    int ends[2];
+    if (!tornado__launch_pipe(ends))
+        return -1;
+    launch->report = ends[1];
+    launch->mask = &mask;
+    sigfillset(&all);
+    tornado__sigmask(SIG_BLOCK, &all, &mask);
+    pid_t pid = tornado__launch_fork(launch);
+    int error = errno;
+    tornado__sigmask(SIG_SETMASK, &mask, NULL);
+    close(ends[1]);
+    ssize_t got = -1;
+    while (pid > 0 && (got = read(ends[0], &failure, sizeof failure)) < 0 && errno == EINTR) {
+    }
+    close(ends[0]);
+    if (pid < 0)
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "tornado_subprocess_new: fork: %s", strerror(error));
+    if (pid < 0 || got != sizeof failure)
+        return pid;
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+    tornado__fail(TORNADO_ERR_SYSTEM, failure.error, "tornado_subprocess_new: %.150s: %s",
+                  failure.cwd ? launch->cwd : launch->argv[0], strerror(failure.error));
+    return -1;
+}
+
+/* ---- subprocesses ---- */
+
+#define TORNADO__SIGCHLD_LOOPS 64
+
+/* A loop's subprocesses of which SIGCHLD tells. */
+typedef struct tornado__children {
+    tornado__attachment attachment;
+    tornado_ioloop *loop;
+    tornado__link list;
+    atomic_int signalled; /* a look at them is due already */
+} tornado__children;
+
+struct tornado_subprocess {
+    tornado_ioloop *loop;
+    tornado__compound compound; /* while it runs: its loop lets go of it */
+    tornado__link child;        /* in the list of those SIGCHLD tells of */
+    tornado__task exit_task;    /* runs the exit callback; holds a reference */
+    unsigned references;        /* its user, its watch, its task */
+    pid_t pid;
+    int pidfd;                  /* -1: SIGCHLD */
+    int returncode;             /* TORNADO_RUNNING: running */
+    bool task_queued;
+    tornado_iostream *streams[3];
+    tornado_exit_callback callback;
+    void *arg;
+    tornado_future *exits[2];   /* once asked for: of wait_for_exit without and with raise_error */
+    char name[64];
+};
+
+static struct {
+    _Atomic(tornado__children *) loops[TORNADO__SIGCHLD_LOOPS];
+    atomic_int handlers; /* that run now */
+    atomic_int installed; /* 0 no, 1 being, 2 yes */
+    atomic_int asked_for; /* by initialize */
+    struct sigaction before;
+} tornado__sigchld;
+
+static void tornado__subprocess_release(tornado_subprocess *process)
+{
+    if (--process->references > 0)
+        return;
+    for (int i = 0; i < 2; i++)
+        tornado_future_release(process->exits[i]);
+    tornado__ioloop_let_go(process->loop);
+    TORNADO_FREE(process);
+}
+
+/* Resolves one future of the end. */
+static void tornado__subprocess_resolve(tornado_subprocess *process, tornado_future *future, bool raise_error)
+{
+    int code = process->returncode;
+    if (!raise_error || code == 0) {
+        tornado_future_set_integer(future, code);
+        return;
+    }
+    tornado_error error;
+    if (code < 0)
+        tornado__error_set(&error, TORNADO_ERR_CALLED_PROCESS, 0, "%s was killed by signal %d", process->name, -code);
+    else
+        tornado__error_set(&error, TORNADO_ERR_CALLED_PROCESS, 0, "%s returned non-zero exit status %d",
+                           process->name, code);
+    tornado_future_set_error(future, &error);
+}
+
+static void tornado__subprocess_run_exit(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado_subprocess *process = TORNADO__CONTAINER(task, tornado_subprocess, exit_task);
+    tornado_exit_callback callback = process->callback;
+    void *arg = process->arg;
+    int returncode = process->returncode;
+    process->task_queued = false;
+    process->callback = NULL;
+    tornado__subprocess_release(process);
+    if (callback && !loop->closed)
+        callback(returncode, arg);
+}
+
+static void tornado__subprocess_queue_exit(tornado_subprocess *process)
+{
+    if (process->task_queued || !process->callback || process->returncode == TORNADO_RUNNING)
+        return;
+    process->task_queued = true;
+    process->references++;
+    tornado__ioloop_schedule(process->loop, &process->exit_task);
+}
+
+/* Ends the watch: the process has ended, or the loop has. */
+static void tornado__subprocess_unwatch(tornado_subprocess *process)
+{
+    if (process->pidfd >= 0) {
+        if (!process->loop->closed)
+            tornado_ioloop_remove_handler(process->loop, process->pidfd);
+        tornado__ioloop_close_fd(process->loop, process->pidfd, true);
+        process->pidfd = -1;
+    }
+    tornado__link_remove(&process->child);
+    tornado__link_remove(&process->compound.link);
+}
+
+/* Looks whether the process has ended; then its watch ends, too, and it may be gone. */
+static void tornado__subprocess_look(tornado_subprocess *process)
+{
+    int status = 0;
+    pid_t pid;
+    while ((pid = waitpid(process->pid, &status, WNOHANG)) < 0 && errno == EINTR) {
+    }
+    if (pid == 0)
+        return;
+    if (pid > 0) {
+        process->returncode = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+    } else {
+        process->returncode = 255;
+        tornado_gen_log(TORNADO_LOG_WARNING, "nobody knows how %s (pid %d) ended: it was waited for elsewhere",
+                        process->name, (int)process->pid);
+    }
+    tornado__subprocess_unwatch(process);
+    for (int i = 0; i < 2; i++)
+        if (process->exits[i])
+            tornado__subprocess_resolve(process, process->exits[i], i == 1);
+    tornado__subprocess_queue_exit(process);
+    tornado__subprocess_release(process);
+}
+
+static void tornado__subprocess_pidfd_event(int fd, unsigned events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    tornado__subprocess_look(arg);
+}
+
+/* The loop is being closed: what has not ended by now is not waited for. */
+static void tornado__subprocess_let_go(tornado__compound *compound)
+{
+    tornado_subprocess *process = TORNADO__CONTAINER(compound, tornado_subprocess, compound);
+    process->references++;
+    tornado__subprocess_look(process);
+    if (process->returncode == TORNADO_RUNNING) {
+        tornado__subprocess_unwatch(process);
+        tornado__subprocess_release(process);
+    }
+    tornado__subprocess_release(process);
+}
+
+/* ---- SIGCHLD ---- */
+
+static void tornado__children_look(void *arg)
+{
+    tornado__children *children = arg;
+    atomic_store(&children->signalled, 0); /* before the first look, so that no end is missed */
+    for (tornado__link *link = children->list.next, *next; link != &children->list; link = next) {
+        next = link->next;
+        tornado__subprocess_look(TORNADO__CONTAINER(link, tornado_subprocess, child));
+    }
+}
+
+static bool tornado__children_signal(tornado__children *children)
+{
+    return atomic_exchange(&children->signalled, 1) ||
+           tornado_ioloop_add_callback_from_signal(children->loop, tornado__children_look, children);
+}
+
+static void tornado__sigchld_handler(int number, siginfo_t *info, void *context)
+{
+    int saved = errno;
+    const struct sigaction *before = &tornado__sigchld.before;
+    atomic_fetch_add(&tornado__sigchld.handlers, 1);
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *children = atomic_load(&tornado__sigchld.loops[i]);
+        if (children)
+            tornado__children_signal(children);
+    }
+    atomic_fetch_sub(&tornado__sigchld.handlers, 1);
+    if (before->sa_flags & SA_SIGINFO)
+        before->sa_sigaction(number, info, context);
+    else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN)
+        before->sa_handler(number);
+    errno = saved;
+}
+
+/* Puts our handler before the one that is there. It sees stopped children only if that did. */
+static bool tornado__sigchld_install(void)
+{
+    struct sigaction action, before;
+    for (int is = 0; !atomic_compare_exchange_weak(&tornado__sigchld.installed, &is, 1); is = 0) {
+        if (is == 2)
+            return true;
+        sched_yield();
+    }
+    if (sigaction(SIGCHLD, NULL, &before) != 0)
+        goto failed;
+    bool has_handler = (before.sa_flags & SA_SIGINFO) ||
+                       (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN);
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = tornado__sigchld_handler;
+    action.sa_flags = SA_SIGINFO | SA_RESTART | (has_handler ? before.sa_flags & SA_NOCLDSTOP : SA_NOCLDSTOP);
+    action.sa_mask = before.sa_mask;
+    tornado__sigchld.before = before;
+    if (sigaction(SIGCHLD, &action, NULL) == 0) {
+        atomic_store(&tornado__sigchld.installed, 2);
+        return true;
+    }
+failed:
+    atomic_store(&tornado__sigchld.installed, 0);
+    return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_initialize: %s", strerror(errno));
+}
+
+TORNADO_API bool tornado_subprocess_initialize(void)
+{
+    bool installed = tornado__sigchld_install();
+    atomic_store(&tornado__sigchld.asked_for, installed);
+    return installed;
+}
+
+TORNADO_API void tornado_subprocess_uninitialize(void)
+{
+    struct sigaction now;
+    atomic_store(&tornado__sigchld.asked_for, 0);
+    if (atomic_load(&tornado__sigchld.installed) != 2 || sigaction(SIGCHLD, NULL, &now) != 0)
+        return;
+    if (!(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != tornado__sigchld_handler)
+        return; /* somebody has put a handler before ours, and may call it */
+    sigaction(SIGCHLD, &tornado__sigchld.before, NULL);
+    atomic_store(&tornado__sigchld.installed, 0);
+}
+
+static void tornado__children_free(tornado__attachment *attachment)
+{
+    tornado__children *children = TORNADO__CONTAINER(attachment, tornado__children, attachment);
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *expected = children;
+        atomic_compare_exchange_strong(&tornado__sigchld.loops[i], &expected, NULL);
+    }
+    while (atomic_load(&tornado__sigchld.handlers) > 0)
+        sched_yield(); /* another thread is in one, and may still look at it */
+    TORNADO_FREE(children);
+}
+
+/* The loop's list, made when there is none. */
+static tornado__children *tornado__children_of(tornado_ioloop *loop)
+{
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *there = atomic_load(&tornado__sigchld.loops[i]);
+        if (there && there->loop == loop)
+            return there;
+    }
+    tornado__children *children = TORNADO_MALLOC(sizeof *children);
+    if (!children) {
+        tornado__nomem();
+        return NULL;
+    }
+    children->attachment.free = tornado__children_free;
+    children->loop = loop;
+    tornado__link_init(&children->list);
+    atomic_init(&children->signalled, 0);
+    for (int i = 0; i < TORNADO__SIGCHLD_LOOPS; i++) {
+        tornado__children *expected = NULL;
+        if (atomic_compare_exchange_strong(&tornado__sigchld.loops[i], &expected, children)) {
+            children->attachment.next = loop->attachments;
+            loop->attachments = &children->attachment;
+            return children;
+        }
+    }
+    TORNADO_FREE(children);
+    tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_subprocess_new: %d loops wait for SIGCHLD already",
+                  TORNADO__SIGCHLD_LOOPS);
+    return NULL;
+}
+
+/* ---- making one ---- */
+
+/* A descriptor that becomes readable when the process ends; -1 where there is none, or SIGCHLD was asked for. */
+static int tornado__subprocess_pidfd(pid_t pid)
+{
+#ifdef __linux__
+    if (!atomic_load(&tornado__sigchld.asked_for))
+        return (int)syscall(434 /* pidfd_open, with one number everywhere */, pid, 0u);
+#endif
+    (void)pid;
+    return -1;
+}
+
+static bool tornado__subprocess_watch(tornado_subprocess *process)
+{
+    process->pidfd = tornado__subprocess_pidfd(process->pid);
+    if (process->pidfd >= 0 && !tornado_ioloop_add_handler(process->loop, process->pidfd,
+                                                           tornado__subprocess_pidfd_event, process,
+                                                           TORNADO_IOLOOP_READ)) {
+        close(process->pidfd); /* select cannot hold it, perhaps */
+        process->pidfd = -1;
+    }
+    if (process->pidfd < 0) {
+        tornado__children *children = tornado__sigchld_install() ? tornado__children_of(process->loop) : NULL;
+        if (!children)
+            return false;
+        if (!tornado__children_signal(children)) /* it may have ended before */
+            return tornado__fail(TORNADO_ERR_LIMIT, 0,
+                                 "tornado_subprocess_new: the loop has no room for another callback from signals");
+        tornado__link_append(&children->list, &process->child);
+    }
+    process->references++;
+    tornado__link_append(&process->loop->compounds, &process->compound.link);
+    return true;
+}
+
+/* What the child gets as one of its standard descriptors, in *theirs (-1: as it is here), which is to be closed
+   afterwards; our end of a pipe in *ours. */
+static bool tornado__subprocess_descriptor(int which, int wanted, int *theirs, int *ours)
+{
+    int ends[2];
+    if (wanted == 0 || (wanted == TORNADO_STDOUT && which == 2))
+        return true;
+    if (wanted == TORNADO_STREAM) {
+        if (!tornado__launch_pipe(ends))
+            return false;
+        *ours = ends[which == 0];
+        *theirs = ends[which != 0];
+        return true;
+    }
+    if (wanted == TORNADO_DEVNULL) {
+        int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        *theirs = fd >= 0 ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : -1;
+        int error = errno;
+        if (fd >= 0)
+            close(fd);
+        errno = error;
+    } else if (wanted > 0) {
+        *theirs = fcntl(wanted, F_DUPFD_CLOEXEC, 3);
+    } else {
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_subprocess_new: %d is no descriptor", wanted);
+    }
+    if (*theirs < 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_new: descriptor %d: %s", which,
+                             strerror(errno));
+    return true;
+}
+
+static tornado_subprocess *tornado__subprocess_alloc(tornado_ioloop *loop, const char *name)
+{
+    tornado_subprocess *process = loop ? TORNADO_MALLOC(sizeof *process) : NULL;
+    if (!process) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(process, 0, sizeof *process);
+    process->loop = loop;
+    tornado__ioloop_hold(loop);
+    process->references = 1;
+    process->pidfd = -1;
+    process->returncode = TORNADO_RUNNING;
+    process->exit_task.run = tornado__subprocess_run_exit;
+    process->compound.let_go = tornado__subprocess_let_go;
+    tornado__link_init(&process->compound.link);
+    tornado__link_init(&process->child);
+    snprintf(process->name, sizeof process->name, "%s", name);
+    return process;
+}
+
+/* Makes the streams, so that nothing but a watch is missing once the program runs; then runs it. */
+static bool tornado__subprocess_start(tornado_subprocess *process, tornado__launch *launch, int ours[3])
+{
+    for (int i = 0; i < 3; i++) {
+        int fd = ours[i];
+        ours[i] = -1;
+        if (fd >= 0 && !(process->streams[i] = tornado_iostream_new(fd, NULL)))
+            return false;
+    }
+    process->pid = tornado__launch_run(launch);
+    if (process->pid < 0)
+        return false;
+    if (tornado__subprocess_watch(process))
+        return true;
+    kill(process->pid, SIGKILL);
+    while (waitpid(process->pid, NULL, 0) < 0 && errno == EINTR) {
+    }
+    return false;
+}
+
+extern char **environ;
+
+TORNADO_API tornado_subprocess *tornado_subprocess_new(const char *const *argv,
+                                                       const tornado_subprocess_options *options)
+{
+    static const tornado_subprocess_options defaults;
+    const tornado_subprocess_options *o = options ? options : &defaults;
+    const int wanted[3] = {o->std_in, o->std_out, o->std_err};
+    int ours[3] = {-1, -1, -1};
+    tornado__launch launch = {.argv = argv, .env = o->env, .cwd = o->cwd, .fds = {-1, -1, -1},
+                              .same_stderr = o->std_err == TORNADO_STDOUT, .new_session = o->new_session};
+    if (!argv || !argv[0] || !*argv[0]) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_subprocess_new: there is no program's name");
+        return NULL;
+    }
+    if (!launch.env)
+        launch.env = (const char *const *)(uintptr_t)environ;
+    char *paths = tornado__launch_paths(argv[0]);
+    tornado_subprocess *process = paths ? tornado__subprocess_alloc(tornado_ioloop_current(), argv[0]) : NULL;
+    launch.paths = paths;
+    bool started = process != NULL;
+    for (int i = 0; i < 3 && started; i++)
+        started = tornado__subprocess_descriptor(i, wanted[i], &launch.fds[i], &ours[i]);
+    started = started && tornado__subprocess_start(process, &launch, ours);
+    for (int i = 0; i < 3; i++) {
+        if (launch.fds[i] >= 0)
+            close(launch.fds[i]);
+        if (ours[i] >= 0)
+            close(ours[i]);
+    }
+    TORNADO_FREE(paths);
+    if (!started) {
+        tornado_error error = *tornado_last_error();
+        tornado_subprocess_free(process);
+        tornado__thread.last = error;
+        return NULL;
+    }
+    return process;
+}
+
+TORNADO_API tornado_subprocess *tornado_subprocess_shell(const char *command,
+                                                         const tornado_subprocess_options *options)
+{
+    const char *const argv[] = {"/bin/sh", "-c", command, NULL};
+    return tornado_subprocess_new(argv, options);
+}
+
+TORNADO_API void tornado_subprocess_free(tornado_subprocess *process)
+{
+    if (!process)
+        return;
+    process->callback = NULL;
+    for (int i = 0; i < 3; i++) {
+        tornado_iostream_release(process->streams[i]);
+        process->streams[i] = NULL;
+    }
+    tornado__subprocess_release(process);
+}
+
+TORNADO_API tornado_iostream *tornado_subprocess_stdin(const tornado_subprocess *process)
+{
+    return process->streams[0];
+}
+
+TORNADO_API tornado_iostream *tornado_subprocess_stdout(const tornado_subprocess *process)
+{
+    return process->streams[1];
+}
+
+TORNADO_API tornado_iostream *tornado_subprocess_stderr(const tornado_subprocess *process)
+{
+    return process->streams[2];
+}
+
+TORNADO_API int tornado_subprocess_pid(const tornado_subprocess *process)
+{
+    return (int)process->pid;
+}
+
+TORNADO_API int tornado_subprocess_returncode(const tornado_subprocess *process)
+{
+    return process->returncode;
+}
+
+TORNADO_API bool tornado_subprocess_send_signal(tornado_subprocess *process, int number)
+{
+    if (process->returncode != TORNADO_RUNNING)
+        return tornado__fail(TORNADO_ERR_STATE, ESRCH, "tornado_subprocess_send_signal: it has ended");
+    if (kill(process->pid, number) == 0)
+        return true;
+    return tornado__fail(TORNADO_ERR_SYSTEM, errno, "tornado_subprocess_send_signal: %s", strerror(errno));
+}
+
+TORNADO_API void tornado_subprocess_set_exit_callback(tornado_subprocess *process, tornado_exit_callback callback,
+                                                      void *arg)
+{
+    process->callback = callback;
+    process->arg = arg;
+    tornado__subprocess_queue_exit(process);
+}
+
+TORNADO_API tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess *process, bool raise_error)
+{
+    tornado_future *future = process->exits[raise_error];
+    if (future)
+        return tornado_future_retain(future);
+    future = tornado__future_alloc(process->loop, sizeof *future, NULL);
+    if (!future)
+        return &tornado__future_nomem;
+    process->exits[raise_error] = future;
+    if (process->returncode != TORNADO_RUNNING)
+        tornado__subprocess_resolve(process, future, raise_error);
+    return tornado_future_retain(future);
 }
 
 /*============================================================================

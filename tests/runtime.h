@@ -129,7 +129,7 @@ static inline int dies_of(void (*fn)(void), const char **output)
 static inline bool instrumented(void)
 {
     const char *preload = getenv("LD_PRELOAD");
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     return true;
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)

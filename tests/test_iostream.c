@@ -1023,15 +1023,36 @@ TEST(iostream_released_while_connecting_fails_the_connect)
     close(listener);
 }
 
-TEST(iostream_refuses_what_is_no_socket)
+TEST(iostream_refuses_what_is_no_socket_or_pipe)
 {
-    int ends[2];
+    int file = open("/dev/null", O_RDWR);
     CHECK(tornado_iostream_new(-1, NULL) == NULL);
     CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+    CHECK(file >= 0 && tornado_iostream_new(file, NULL) == NULL);
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+    CHECK_INT(fcntl(file, F_GETFD), -1); /* taken over, and closed */
+}
+
+static void *talk_through_a_pipe(void *arg)
+{
+    int ends[2];
     CHECK(pipe(ends) == 0);
-    CHECK(tornado_iostream_new(ends[0], NULL) == NULL);
-    CHECK_INT(fcntl(ends[0], F_GETFD), -1); /* taken over, and closed */
-    close(ends[1]);
+    tornado_iostream *in = tornado_iostream_new(ends[0], NULL), *out = tornado_iostream_new(ends[1], NULL);
+    for (int i = 0; i < 3; i++) {
+        tornado_future *line = tornado_iostream_read_until(in, "\n");
+        tornado_await(tornado_iostream_write(out, tornado_bytes_of("a line\n")));
+        tornado_bytes got = tornado_await_bytes(line);
+        CHECK_MEM(got.data, got.len, "a line\n", 7);
+    }
+    tornado_iostream_release(out);
+    CHECK_INT(tornado_await_bytes(tornado_iostream_read_until_close(in)).len, 0);
+    tornado_iostream_release(in);
+    return arg;
+}
+
+TEST_EACH_POLLER(iostream_works_over_the_ends_of_a_pipe)
+{
+    CHECK(tornado_ioloop_run_sync(tornado_ioloop_current(), talk_through_a_pipe, NULL));
 }
 
 TEST(iostream_works_over_a_unix_socket)
