@@ -193,17 +193,20 @@ $(STRICT_OBJECTS): tornado.h Makefile $(wildcard tests/include/*)
 # Fuzzers: tests/fuzz/NAME.c, with inputs to begin with in tests/fuzz/corpus/NAME/, perhaps a dictionary NAME.dict.
 #
 #   make fuzz-replay     runs each over its inputs, those that once broke something among them
-#   make fuzz-short      searches for new ones for 20 seconds each
-#   make fuzz            searches until stopped, all at once, or FUZZ_TIME seconds each
-#   make fuzz FUZZERS=http1 FUZZ_TIME=600
+#   make fuzz-short      searches for new ones for 10 seconds each
+#   make fuzz            searches until stopped, all at once, or for FUZZ_TIME seconds of the processor each
+#   make fuzz FUZZERS='request chunked' FUZZ_TIME=600 FUZZ_JOBS=2
+#   make fuzz-coverage   the lines of each parser that the inputs kept here reach: see "Coverage" below
 #
-# New inputs go to build/fuzz/NAME/, one that breaks something to build/fuzz/NAME-crash-...; build/fuzz/history has
-# a line for each search that came to its end.
+# New inputs go to build/fuzz/NAME/, one that breaks something to build/fuzz/NAME-crash-...; `make fuzz` adds what it
+# did to tests/fuzz/hours.tsv, which is kept.
 #-------------------------------------------------------------------------------------------------------------------
 
 FUZZERS = $(filter-out replay,$(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/*.c))))
 FUZZ_TIME = 0
-FUZZ_SHORT_TIME = 20
+FUZZ_SHORT_TIME = 10
+FUZZ_JOBS = $(words $(FUZZERS))
+FUZZ_LOG = tests/fuzz/hours.tsv
 
 fuzz.is = clang with libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer
 fuzz.cc = clang
@@ -234,10 +237,10 @@ $(FUZZERS:%=fuzz-replay-%): fuzz-replay-%: build/fuzz/%.replay
 # What it prints while it searches goes to a file, of which the end is shown when something was found.
 $(FUZZERS:%=fuzz-search-%): fuzz-search-%: build/fuzz/%.fuzzer
 	@mkdir -p build/fuzz/$*
-	@ASAN_OPTIONS=$(call leaks,asan-clang) $< -max_total_time=$(FUZZ_TIME) -max_len=2048 -timeout=20 \
+	@ASAN_OPTIONS=$(call leaks,asan-clang) $(FUZZ_RUN) $< $(FUZZ_LIMIT) -max_len=2048 -timeout=20 \
 	    $(patsubst %,-dict=%,$(wildcard tests/fuzz/$*.dict)) -artifact_prefix=build/fuzz/$*- \
 	    build/fuzz/$* tests/fuzz/corpus/$* > build/fuzz/$*.log 2>&1 || { tail -n 40 build/fuzz/$*.log; exit 1; }
-	@echo "$*: $$(tail -n 1 build/fuzz/$*.log)" | tee -a build/fuzz/history
+	@echo "$*: $$(grep -a 'DONE\|INITED' build/fuzz/$*.log | tail -n 1)"
 
 .PHONY: fuzz-replay
 fuzz-replay:
@@ -249,13 +252,13 @@ fuzz-replay:
 	fi
 
 .PHONY: fuzz-short fuzz
-fuzz-short: fuzz_options = FUZZ_TIME=$(FUZZ_SHORT_TIME)
-fuzz: fuzz_options = -j$(words $(FUZZERS)) FUZZ_TIME=$(FUZZ_TIME)
+fuzz-short: fuzz_options = FUZZ_RUN= FUZZ_LIMIT=-max_total_time=$(FUZZ_SHORT_TIME)
+fuzz: fuzz_options = -j$(FUZZ_JOBS) FUZZ_RUN='tools/fuzz $$* $(FUZZ_TIME) $(FUZZ_LOG)'
 fuzz-short fuzz:
 	@echo "== $@: new inputs for each fuzzer; $(fuzz.is)"
 	+@if $(SUBMAKE) build/fuzz/probe build/asan-clang/probe >/dev/null 2>&1 && \
 	    build/fuzz/probe -runs=1 >/dev/null 2>&1; then \
-	    $(SUBMAKE) -k $(fuzz_options) $(FUZZERS:%=fuzz-search-%); \
+	    $(SUBMAKE) -k $(fuzz_options) FUZZERS='$(FUZZERS)' $(FUZZERS:%=fuzz-search-%); \
 	else \
 	    $(call missing,no empty fuzzer can be built and run that way); \
 	fi
