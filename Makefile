@@ -264,6 +264,41 @@ fuzz-short fuzz:
 	fi
 
 #-------------------------------------------------------------------------------------------------------------------
+# Soak: what shows only after a long time, or when the machine has other things to do. Linux.
+#
+#   make soak                          both parts
+#   make soak-tests                    each test that depends on time, SOAK_REPEAT times with each poller, beside two
+#                                      busy loops
+#   make soak-traffic SOAK_TIME=60     mixed traffic of SOAK_CONNECTIONS clients; the picture is build/soak.svg
+#-------------------------------------------------------------------------------------------------------------------
+
+SOAK_TIME = 3600
+SOAK_CONNECTIONS = 5000
+SOAK_REPEAT = 200
+SOAK_TESTS = timer _time _late sleep periodic timeout idle grace shutdown slow deadline
+
+.PHONY: soak soak-tests soak-traffic
+soak: soak-tests soak-traffic
+
+soak-tests:
+	+@$(SUBMAKE) build/plain/tests build/poll/tests build/select/tests
+	@echo "== $@: what depends on time, $(SOAK_REPEAT) times with each poller, beside two busy loops"
+	@trap 'kill $$one $$two' EXIT; \
+	(while :; do :; done) & one=$$!; \
+	(while :; do :; done) & two=$$!; \
+	failed=0; for poller in plain poll select; do \
+	    TEST_TIME_SCALE=4 build/$$poller/tests --repeat $(SOAK_REPEAT) $(SOAK_TESTS) || failed=1; \
+	done; exit $$failed
+
+build/soak-server: tools/soak/server.c tornado.h
+	@mkdir -p $(@D)
+	@$(CC) -O2 -g $(WARN) $< -o $@
+
+soak-traffic: build/soak-server
+	@echo "== $@: $(SOAK_CONNECTIONS) connections of mixed traffic for $(SOAK_TIME) seconds"
+	@tools/soak/soak.py $< --seconds $(SOAK_TIME) --connections $(SOAK_CONNECTIONS) --picture build/soak.svg
+
+#-------------------------------------------------------------------------------------------------------------------
 # The header as a whole.
 #-------------------------------------------------------------------------------------------------------------------
 
