@@ -267,13 +267,13 @@ fuzz-short fuzz:
 # Coverage of tornado.h, by clang and llvm-cov; also of what runs in a process that is killed.
 #
 #   make coverage        lines and branches that the tests run, by section; then `tools/coverage missing
-#                        build/coverage/tests.lcov SECTION` shows what they do not
+#                        build/coverage/tests.json SECTION` shows what they do not
 #   make fuzz-coverage   lines of each parser that the inputs in tests/fuzz/corpus reach: tests/fuzz/coverage.tsv says
 #                        which functions are whose, and why some lines are not reached
 #-------------------------------------------------------------------------------------------------------------------
 
 coverage.cc = clang
-coverage.flags = -O1 -g -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation $(WARN)
+coverage.flags = -O1 -g -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unused-command-line-argument $(WARN)
 coverage.run = TEST_TIME_SCALE=4 LLVM_PROFILE_FILE=build/coverage/$(1)%c.profraw
 $(eval $(call environment,coverage))
 
@@ -282,7 +282,7 @@ LEAST_BRANCHES = 85
 
 # $(1): the name of a trace, $(2): its program
 coverage_trace = llvm-profdata merge build/coverage/$(1).profraw -o build/coverage/$(1).profdata && \
-    llvm-cov export -format=lcov -instr-profile=build/coverage/$(1).profdata $(2) > build/coverage/$(1).lcov
+    llvm-cov export -skip-functions -instr-profile=build/coverage/$(1).profdata $(2) > build/coverage/$(1).json
 
 .PHONY: coverage
 coverage:
@@ -290,7 +290,7 @@ coverage:
 	+@if command -v llvm-cov >/dev/null && $(SUBMAKE) build/coverage/probe; then \
 	    $(SUBMAKE) build/coverage/tests $(EXAMPLES) && rm -f build/coverage/tests.profraw && \
 	    $(call coverage.run,tests) build/coverage/tests $(TESTS) && $(call coverage_trace,tests,build/coverage/tests) && \
-	    tools/coverage sections build/coverage/tests.lcov --lines $(LEAST_LINES) --branches $(LEAST_BRANCHES); \
+	    tools/coverage sections build/coverage/tests.json --lines $(LEAST_LINES) --branches $(LEAST_BRANCHES); \
 	else \
 	    $(call missing,clang or llvm-cov is not installed); \
 	fi
@@ -299,7 +299,7 @@ build/coverage/%.replay: tests/fuzz/%.c tests/fuzz/replay.c $(FUZZ_HEADERS)
 	@mkdir -p $(@D)
 	@$(coverage.cc) $(coverage.flags) $< tests/fuzz/replay.c -o $@
 
-build/coverage/%.lcov: build/coverage/%.replay always
+build/coverage/%.json: build/coverage/%.replay always
 	@rm -f build/coverage/$*.profraw
 	@$(call coverage.run,$*) $< tests/fuzz/corpus/$* >/dev/null
 	@$(call coverage_trace,$*,$<)
@@ -308,8 +308,8 @@ build/coverage/%.lcov: build/coverage/%.replay always
 fuzz-coverage:
 	@echo "== $@: what the inputs of each fuzzer reach of its parser"
 	+@if command -v llvm-cov >/dev/null && $(SUBMAKE) build/coverage/probe; then \
-	    $(SUBMAKE) $(FUZZERS:%=build/coverage/%.lcov) && \
-	    tools/coverage fuzzers $(FUZZERS:%=build/coverage/%.lcov); \
+	    $(SUBMAKE) $(FUZZERS:%=build/coverage/%.json) && \
+	    tools/coverage fuzzers $(FUZZERS:%=build/coverage/%.json); \
 	else \
 	    $(call missing,clang or llvm-cov is not installed); \
 	fi
