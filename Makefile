@@ -371,6 +371,21 @@ map:
 	@echo "== $@: lines per section, layers, comments"
 	@if command -v python3 >/dev/null; then tools/map; else $(call missing,python3 is not installed); fi
 
+# Exceptions, each with its reason, are in .clang-tidy and tools/cppcheck.txt.
+.PHONY: analyse
+analyse:
+	@echo "== $@: clang-tidy and cppcheck"
+	@if command -v clang-tidy >/dev/null && command -v cppcheck >/dev/null; then \
+	    failed=0; \
+	    clang-tidy --quiet tests/include/implementation.c -- -std=gnu11 2>/dev/null || failed=1; \
+	    cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
+	        --suppressions-list=tools/cppcheck.txt -D__linux__ -D__x86_64__ -D__GNUC__=12 \
+	        tests/include/implementation.c || failed=1; \
+	    exit $$failed; \
+	else \
+	    $(call missing,clang-tidy or cppcheck is not installed); \
+	fi
+
 .PHONY: examples
 examples: $(EXAMPLES)
 	@echo "== $@: $(words $(EXAMPLES)) built"
