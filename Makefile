@@ -193,17 +193,20 @@ $(STRICT_OBJECTS): tornado.h Makefile $(wildcard tests/include/*)
 # Fuzzers: tests/fuzz/NAME.c, with inputs to begin with in tests/fuzz/corpus/NAME/, perhaps a dictionary NAME.dict.
 #
 #   make fuzz-replay     runs each over its inputs, those that once broke something among them
-#   make fuzz-short      searches for new ones for 20 seconds each
-#   make fuzz            searches until stopped, all at once, or FUZZ_TIME seconds each
-#   make fuzz FUZZERS=http1 FUZZ_TIME=600
+#   make fuzz-short      searches for new ones for 10 seconds each
+#   make fuzz            searches until stopped, all at once, or for FUZZ_TIME seconds of the processor each
+#   make fuzz FUZZERS='request chunked' FUZZ_TIME=600 FUZZ_JOBS=2
+#   make fuzz-coverage   the lines of each parser that the inputs kept here reach: see "Coverage" below
 #
-# New inputs go to build/fuzz/NAME/, one that breaks something to build/fuzz/NAME-crash-...; build/fuzz/history has
-# a line for each search that came to its end.
+# New inputs go to build/fuzz/NAME/, one that breaks something to build/fuzz/NAME-crash-...; `make fuzz` adds what it
+# did to tests/fuzz/hours.tsv, which is kept.
 #-------------------------------------------------------------------------------------------------------------------
 
 FUZZERS = $(filter-out replay,$(patsubst tests/fuzz/%.c,%,$(sort $(wildcard tests/fuzz/*.c))))
 FUZZ_TIME = 0
-FUZZ_SHORT_TIME = 20
+FUZZ_SHORT_TIME = 10
+FUZZ_JOBS = $(words $(FUZZERS))
+FUZZ_LOG = tests/fuzz/hours.tsv
 
 fuzz.is = clang with libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer
 fuzz.cc = clang
@@ -234,10 +237,10 @@ $(FUZZERS:%=fuzz-replay-%): fuzz-replay-%: build/fuzz/%.replay
 # What it prints while it searches goes to a file, of which the end is shown when something was found.
 $(FUZZERS:%=fuzz-search-%): fuzz-search-%: build/fuzz/%.fuzzer
 	@mkdir -p build/fuzz/$*
-	@ASAN_OPTIONS=$(call leaks,asan-clang) $< -max_total_time=$(FUZZ_TIME) -max_len=2048 -timeout=20 \
+	@ASAN_OPTIONS=$(call leaks,asan-clang) $(FUZZ_RUN) $< $(FUZZ_LIMIT) -max_len=2048 -timeout=20 \
 	    $(patsubst %,-dict=%,$(wildcard tests/fuzz/$*.dict)) -artifact_prefix=build/fuzz/$*- \
 	    build/fuzz/$* tests/fuzz/corpus/$* > build/fuzz/$*.log 2>&1 || { tail -n 40 build/fuzz/$*.log; exit 1; }
-	@echo "$*: $$(tail -n 1 build/fuzz/$*.log)" | tee -a build/fuzz/history
+	@echo "$*: $$(grep -a 'DONE\|INITED' build/fuzz/$*.log | tail -n 1)"
 
 .PHONY: fuzz-replay
 fuzz-replay:
@@ -249,16 +252,102 @@ fuzz-replay:
 	fi
 
 .PHONY: fuzz-short fuzz
-fuzz-short: fuzz_options = FUZZ_TIME=$(FUZZ_SHORT_TIME)
-fuzz: fuzz_options = -j$(words $(FUZZERS)) FUZZ_TIME=$(FUZZ_TIME)
+fuzz-short: fuzz_options = FUZZ_RUN= FUZZ_LIMIT=-max_total_time=$(FUZZ_SHORT_TIME)
+fuzz: fuzz_options = -j$(FUZZ_JOBS) FUZZ_RUN='tools/fuzz $$* $(FUZZ_TIME) $(FUZZ_LOG)'
 fuzz-short fuzz:
 	@echo "== $@: new inputs for each fuzzer; $(fuzz.is)"
 	+@if $(SUBMAKE) build/fuzz/probe build/asan-clang/probe >/dev/null 2>&1 && \
 	    build/fuzz/probe -runs=1 >/dev/null 2>&1; then \
-	    $(SUBMAKE) -k $(fuzz_options) $(FUZZERS:%=fuzz-search-%); \
+	    $(SUBMAKE) -k $(fuzz_options) FUZZERS='$(FUZZERS)' $(FUZZERS:%=fuzz-search-%); \
 	else \
 	    $(call missing,no empty fuzzer can be built and run that way); \
 	fi
+
+#-------------------------------------------------------------------------------------------------------------------
+# Coverage of tornado.h, by clang and llvm-cov; also of what runs in a process that is killed.
+#
+#   make coverage        lines and branches that the tests run, by section; then `tools/coverage missing
+#                        build/coverage/tests.json SECTION` shows what they do not
+#   make fuzz-coverage   lines of each parser that the inputs in tests/fuzz/corpus reach: tests/fuzz/coverage.tsv says
+#                        which functions are whose, and why some lines are not reached
+#-------------------------------------------------------------------------------------------------------------------
+
+coverage.cc = clang
+coverage.flags = -O1 -g -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unused-command-line-argument $(WARN)
+coverage.run = TEST_TIME_SCALE=4 LLVM_PROFILE_FILE=build/coverage/$(1)%c.profraw
+$(eval $(call environment,coverage))
+
+LEAST_LINES = 95
+LEAST_BRANCHES = 85
+
+# $(1): the name of a trace, $(2): its program
+coverage_trace = llvm-profdata merge build/coverage/$(1).profraw -o build/coverage/$(1).profdata && \
+    llvm-cov export -skip-functions -instr-profile=build/coverage/$(1).profdata $(2) > build/coverage/$(1).json
+
+.PHONY: coverage
+coverage:
+	@echo "== $@: what the tests run"
+	+@if command -v llvm-cov >/dev/null && $(SUBMAKE) build/coverage/probe; then \
+	    $(SUBMAKE) build/coverage/tests $(EXAMPLES) && rm -f build/coverage/tests.profraw && \
+	    $(call coverage.run,tests) build/coverage/tests $(TESTS) && $(call coverage_trace,tests,build/coverage/tests) && \
+	    tools/coverage sections build/coverage/tests.json --lines $(LEAST_LINES) --branches $(LEAST_BRANCHES); \
+	else \
+	    $(call missing,clang or llvm-cov is not installed); \
+	fi
+
+build/coverage/%.replay: tests/fuzz/%.c tests/fuzz/replay.c $(FUZZ_HEADERS)
+	@mkdir -p $(@D)
+	@$(coverage.cc) $(coverage.flags) $< tests/fuzz/replay.c -o $@
+
+build/coverage/%.json: build/coverage/%.replay always
+	@rm -f build/coverage/$*.profraw
+	@$(call coverage.run,$*) $< tests/fuzz/corpus/$* >/dev/null
+	@$(call coverage_trace,$*,$<)
+
+.PHONY: fuzz-coverage
+fuzz-coverage:
+	@echo "== $@: what the inputs of each fuzzer reach of its parser"
+	+@if command -v llvm-cov >/dev/null && $(SUBMAKE) build/coverage/probe; then \
+	    $(SUBMAKE) $(FUZZERS:%=build/coverage/%.json) && \
+	    tools/coverage fuzzers $(FUZZERS:%=build/coverage/%.json); \
+	else \
+	    $(call missing,clang or llvm-cov is not installed); \
+	fi
+
+#-------------------------------------------------------------------------------------------------------------------
+# Soak: what shows only after a long time, or when the machine has other things to do. Linux.
+#
+#   make soak                          both parts
+#   make soak-tests                    each test that depends on time, SOAK_REPEAT times with each poller, beside two
+#                                      busy loops
+#   make soak-traffic SOAK_TIME=60     mixed traffic of SOAK_CONNECTIONS clients; the picture is build/soak.svg
+#-------------------------------------------------------------------------------------------------------------------
+
+SOAK_TIME = 3600
+SOAK_CONNECTIONS = 5000
+SOAK_REPEAT = 200
+SOAK_TESTS = timer _time _late sleep periodic timeout idle grace shutdown slow deadline
+
+.PHONY: soak soak-tests soak-traffic
+soak: soak-tests soak-traffic
+
+soak-tests:
+	+@$(SUBMAKE) build/plain/tests build/poll/tests build/select/tests
+	@echo "== $@: what depends on time, $(SOAK_REPEAT) times with each poller, beside two busy loops"
+	@trap 'kill $$one $$two' EXIT; \
+	(while :; do :; done) & one=$$!; \
+	(while :; do :; done) & two=$$!; \
+	failed=0; for poller in plain poll select; do \
+	    TEST_TIME_SCALE=4 build/$$poller/tests --repeat $(SOAK_REPEAT) $(SOAK_TESTS) || failed=1; \
+	done; exit $$failed
+
+build/soak-server: tools/soak/server.c tornado.h
+	@mkdir -p $(@D)
+	@$(CC) -O2 -g $(WARN) $< -o $@
+
+soak-traffic: build/soak-server
+	@echo "== $@: $(SOAK_CONNECTIONS) connections of mixed traffic for $(SOAK_TIME) seconds"
+	@tools/soak/soak.py $< --seconds $(SOAK_TIME) --connections $(SOAK_CONNECTIONS) --picture build/soak.svg
 
 #-------------------------------------------------------------------------------------------------------------------
 # The header as a whole.
@@ -281,6 +370,21 @@ symbols: build/implementation.o build/static.o
 map:
 	@echo "== $@: lines per section, layers, comments"
 	@if command -v python3 >/dev/null; then tools/map; else $(call missing,python3 is not installed); fi
+
+# Exceptions, each with its reason, are in .clang-tidy and tools/cppcheck.txt.
+.PHONY: analyse
+analyse:
+	@echo "== $@: clang-tidy and cppcheck"
+	@if command -v clang-tidy >/dev/null && command -v cppcheck >/dev/null; then \
+	    failed=0; \
+	    clang-tidy --quiet tests/include/implementation.c -- -std=gnu11 2>/dev/null || failed=1; \
+	    cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,performance,portability \
+	        --suppressions-list=tools/cppcheck.txt -D__linux__ -D__x86_64__ -D__GNUC__=12 \
+	        tests/include/implementation.c || failed=1; \
+	    exit $$failed; \
+	else \
+	    $(call missing,clang-tidy or cppcheck is not installed); \
+	fi
 
 .PHONY: examples
 examples: $(EXAMPLES)

@@ -302,7 +302,7 @@ typedef void (*tornado_callback)(void *arg);
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
-#define TORNADO__ERROR_ENUM(name, value, text) TORNADO_ERR_##name = value,
+#define TORNADO__ERROR_ENUM(name, value, text) TORNADO_ERR_##name = (value),
     TORNADO_ERRORS(TORNADO__ERROR_ENUM)
 #undef TORNADO__ERROR_ENUM
     TORNADO_ERR_COUNT
@@ -16711,9 +16711,10 @@ static void tornado__arguments_merge(const tornado_arguments *arguments, const u
 static bool tornado__arguments_sort(tornado_arena *arena, tornado_arguments *arguments)
 {
     size_t count = arguments->count;
-    uint32_t *from = tornado_arena_calloc(arena, 2 * count, sizeof *from), *to = from + count;
+    uint32_t *from = tornado_arena_calloc(arena, 2 * count, sizeof *from);
     if (!from)
         return false;
+    uint32_t *to = from + count;
     for (size_t i = 0; i < count; i++)
         from[i] = (uint32_t)i;
     for (size_t run = 1; run < count; run *= 2) {
@@ -18177,11 +18178,11 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
     message->begun = host->loop->now;
     /* the text of an address takes less than 48 bytes; the scan may look 16 bytes ahead */
     char *ip = tornado__arena_alloc(&message->arena, 48 + len + 16), *next = NULL;
-    char *copy = ip + 48;
     if (!ip) {
         tornado__message_release(message);
         return NULL;
     }
+    char *copy = ip + 48;
     memcpy(copy, head, len);
     memset(copy + len, 0, 16);
     if (TORNADO__LIKELY(!connection->ip_allocated))

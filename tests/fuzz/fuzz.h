@@ -112,4 +112,48 @@ __attribute__((unused)) static size_t fuzz_utf8(const char *text, size_t len, bo
     return 1;
 }
 
+/* Lookups by each name that has no NUL in it find the last, and all. */
+__attribute__((unused)) static void fuzz_lookups(const tornado_arguments *list)
+{
+    for (size_t i = 0; i < list->count; i++) {
+        const char *name = list->items[i].name.data;
+        const tornado_argument *at = NULL, *last = NULL;
+        if (strlen(name) != list->items[i].name.len)
+            continue;
+        for (size_t k = 0; k < list->count; k++)
+            if (tornado_bytes_equal(list->items[k].name, list->items[i].name)) {
+                last = &list->items[k];
+                at = tornado_arguments_find(list, name, at);
+                MUST(at == last);
+            }
+        MUST(tornado_arguments_find(list, name, at) == NULL && tornado_arguments_get(list, name) == last);
+    }
+}
+
+/* A line of a header as RFC 9112 section 5 wants it, at the start of a text. Returns its length with its CRLF, or 0
+   when it is malformed; where the value is. */
+__attribute__((unused)) static size_t fuzz_header(const char *line, size_t len, size_t *name, const char **value,
+                                                  size_t *value_len)
+{
+    static const char token[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    size_t at = 0, end;
+    while (at < len && memchr(token, line[at], sizeof token - 1))
+        at++;
+    *name = at;
+    if (at == 0 || at == len || line[at++] != ':')
+        return 0;
+    while (at < len && (line[at] == ' ' || line[at] == '\t'))
+        at++;
+    for (end = at; end < len && line[end] != '\r'; end++)
+        if (((unsigned char)line[end] < ' ' && line[end] != '\t') || line[end] == 0x7f)
+            return 0;
+    if (len - end < 2 || line[end + 1] != '\n')
+        return 0;
+    *value = line + at;
+    *value_len = end - at;
+    while (*value_len && (line[at + *value_len - 1] == ' ' || line[at + *value_len - 1] == '\t'))
+        --*value_len;
+    return end + 2;
+}
+
 #endif
