@@ -116,7 +116,7 @@ leaks = detect_leaks=$$(build/$(1)/probe >/dev/null 2>&1 && echo 1 || echo 0)
 # The tests run these as programs, the same in each environment.
 EXAMPLES := $(patsubst examples/%.c,build/examples/%,$(sort $(wildcard examples/*.c)))
 
-TEST_SOURCES := tests/harness.c tests/impl.c $(sort $(wildcard tests/test_*.c))
+TEST_SOURCES := tests/harness.c tests/faults.c tests/impl.c $(sort $(wildcard tests/test_*.c))
 
 define environment
 $(1).objects = $$(TEST_SOURCES:tests/%.c=build/$(1)/%.o)

@@ -1,0 +1,651 @@
+/* Everything that a test can make fail fails: each scenario does a whole useful thing over real sockets, again and again,
+   while each allocation and each system call in turn goes wrong once. Whatever that is, nothing crashes, hangs or leaks,
+   no connection gets what is another's, at most one comes to harm, and the server serves on.
+
+   `make test` tries a part of the failure points, `make faults` all of them; it prints how many each scenario has. */
+#include "faults.h"
+#include "http_client.h"
+#include "runtime.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+
+/*----------------------------------------------------------------------------
+ * A scenario, run with one thing going wrong or none.
+ *----------------------------------------------------------------------------*/
+
+enum { NOTHING = -2, MEMORY = -1 }; /* what goes wrong, besides the indices of faults.h */
+
+static struct {
+    const char *scenario;
+    int kind;    /* of what goes wrong */
+    long n;      /* which of those */
+    long allocs; /* when it began */
+    int harmed;  /* connections, or other things asked for, that came to harm */
+} trial;
+
+static const char *trial_text(void)
+{
+    static char text[200];
+    const test_fault *fault = test_fault_at(trial.kind);
+    if (trial.kind == NOTHING)
+        snprintf(text, sizeof text, "%s, with nothing going wrong", trial.scenario);
+    else
+        snprintf(text, sizeof text, "%s, %s %ld: %s", trial.scenario, fault ? fault->call : "allocation", trial.n,
+                 fault ? fault->how : "no memory");
+    return text;
+}
+
+/* Whether it has gone wrong already. */
+static bool trial_hit(void)
+{
+    return trial.kind == MEMORY ? test_allocs() - trial.allocs >= trial.n
+                                : trial.kind >= 0 && test_fault_calls() >= trial.n;
+}
+
+/* Something was not done, which is to be explained by what went wrong. Returns false. */
+static bool harm(const char *what)
+{
+    const test_fault *fault = test_fault_at(trial.kind);
+    if (++trial.harmed > 1 || !trial_hit() || (fault && fault->harmless))
+        FAIL("%s: %s%s\n  the log:\n%s", trial_text(), what, trial.harmed > 1 ? ", and that is not the only harm" : "",
+             log_text);
+    return false;
+}
+
+/* That `done` is true, or the harm. */
+#define DO(done) ((done) || harm(#done))
+
+static void trial_hangs(int number)
+{
+    (void)number;
+    FAIL("%s: it hangs\n  the log:\n%s", trial_text(), log_text);
+}
+
+static void trial_time(double seconds)
+{
+    struct itimerval timer;
+    memset(&timer, 0, sizeof timer);
+    timer.it_value.tv_sec = (time_t)seconds;
+    CHECK(setitimer(ITIMER_REAL, &timer, NULL) == 0);
+}
+
+static int open_files(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 100; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+/* Runs the scenario once. Whether it came so far that something went wrong. */
+static bool trial_run(void (*scenario)(void), int kind, long n)
+{
+    long live = test_live();
+    int files = open_files();
+    trial.kind = kind;
+    trial.n = n;
+    trial.harmed = 0;
+    log_text[0] = trace[0] = '\0';
+    trial_time(test_scaled(5));
+    trial.allocs = test_allocs();
+    test_fail_alloc(kind == MEMORY ? n : 0);
+    test_fail_call(kind >= 0 ? kind : -1, n);
+    scenario();
+    bool hit = trial_hit();
+    test_fail_alloc(0);
+    test_fail_call(-1, 0);
+    trial_time(0);
+    if (test_live() != live || open_files() != files)
+        FAIL("%s: left are %ld blocks and %d descriptors\n  the log:\n%s", trial_text(), test_live() - live,
+             open_files() - files, log_text);
+    return hit;
+}
+
+/* Runs it with everything going wrong in turn. With FAULTS=name in the environment it leaves no point out and tells that
+   file of each kind how many there are. */
+static void trial_all(const char *name, void (*scenario)(void))
+{
+    const char *report = getenv("FAULTS");
+    FILE *file = report ? fopen(report, "a") : NULL;
+    CHECK(!report || file);
+    trial.scenario = name;
+    tornado_ioloop_clear_current();
+    log_keep();
+    CHECK(signal(SIGALRM, trial_hangs) != SIG_ERR);
+    trial_run(scenario, NOTHING, 1); /* what the process keeps for ever, it gets here */
+    trial_run(scenario, NOTHING, 1);
+    for (int kind = MEMORY; kind < 0 || test_fault_at(kind); kind++) {
+        long points = 0;
+        /* accepting makes a pause of 0.1 seconds */
+        bool pauses = kind >= 0 && strcmp(test_fault_at(kind)->call, "accept") == 0;
+        for (long n = 1; trial_run(scenario, kind, n); n += report || kind < 0 ? 1 : pauses ? 1 + n : 1 + n / 4)
+            points++;
+        if (file)
+            fprintf(file, "%s %s %s %ld\n", name, kind < 0 ? "memory" : test_fault_at(kind)->call,
+                    kind < 0 ? "NULL" : test_fault_at(kind)->how, points);
+    }
+    if (file)
+        fclose(file);
+}
+
+/* The test `faults_name`, which is in the function of that name. */
+#define SCENARIO(name)                                                                                             \
+    static void name(void);                                                                                        \
+    TEST(faults_##name)                                                                                            \
+    {                                                                                                              \
+        trial_all(#name, name);                                                                                    \
+    }                                                                                                              \
+    static void name(void)
+
+/*----------------------------------------------------------------------------
+ * The loop, with nothing of it used to run it for a turn: a descriptor that is always ready stops it.
+ *----------------------------------------------------------------------------*/
+
+static struct {
+    tornado_ioloop *loop;
+    int ticking[2];
+} world;
+
+static void tick(int fd, unsigned events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    tornado_ioloop_stop(arg);
+}
+
+static void world_close(void)
+{
+    if (world.loop)
+        tornado_ioloop_close(world.loop, false);
+    tornado_ioloop_clear_current();
+    close(world.ticking[0]);
+    close(world.ticking[1]);
+}
+
+static bool world_open(void)
+{
+    CHECK(pipe(world.ticking) == 0 && write(world.ticking[1], "", 1) == 1);
+    world.loop = tornado_ioloop_current();
+    if (DO(world.loop != NULL) &&
+        DO(tornado_ioloop_add_handler(world.loop, world.ticking[0], tick, world.loop, TORNADO_IOLOOP_READ)))
+        return true;
+    world_close();
+    return false;
+}
+
+static void turn(void)
+{
+    CHECK(tornado_ioloop_start(world.loop));
+}
+
+static void turns(int count)
+{
+    while (count-- > 0)
+        turn();
+}
+
+/* Lets a moment pass where nothing but time can help. */
+static void turn_slowly(void)
+{
+    turn();
+    poll(NULL, 0, 1);
+}
+
+static void wait_for(int fd, unsigned events)
+{
+    struct pollfd look = {fd, events & TORNADO_IOLOOP_READ ? POLLIN : POLLOUT, 0};
+    for (int tries = 0; poll(&look, 1, tries > 3 ? 1 : 0) <= 0; tries++)
+        turn();
+}
+
+/*----------------------------------------------------------------------------
+ * A site and its clients.
+ *----------------------------------------------------------------------------*/
+
+typedef struct site {
+    tornado_application *app;
+    tornado_httpserver *server;
+    int port;
+} site;
+
+static void site_close(site *s)
+{
+    while (s->server && (tornado_ioloop_coroutines(world.loop) || tornado_httpserver_connections(s->server)))
+        turn_slowly();
+    tornado_application_free(s->app);
+    world_close();
+}
+
+static bool site_open(site *s, const tornado_rule *rules, const tornado_httpserver_options *options)
+{
+    tornado_httpserver_options o = {.bind.address = "127.0.0.1"};
+    memset(s, 0, sizeof *s);
+    client_wait = wait_for;
+    if (!world_open())
+        return false;
+    s->app = tornado_application_new(rules, NULL);
+    if (DO(s->app != NULL))
+        s->server = tornado_application_listen(s->app, 0, options ? options : &o);
+    if (!s->app || !DO(s->server != NULL)) {
+        tornado_application_free(s->app);
+        world_close();
+        return false;
+    }
+    s->port = options ? 0 : tornado_httpserver_port(s->server);
+    if (s->port == 0 && !options) { /* its system call is one of those that fail */
+        harm("tornado_httpserver_port");
+        site_close(s);
+        return false;
+    }
+    return true;
+}
+
+/* Takes the answer to a request, which is this one unless there is a harm to explain it; then the connection is given up.
+   A NULL stands for any body. */
+static bool takes(client *c, int status, const char *body)
+{
+    answer a;
+    char text[300];
+    if (c->fd < 0)
+        return false;
+    bool whole = client_answer(c, &a);
+    if (whole && a.status == status && (!body || (strlen(body) == a.body.len && !memcmp(body, a.body.data, a.body.len))))
+        return true;
+    snprintf(text, sizeof text, "the answer to be %d %.50s is %s %d %.100s", status, body ? body : "",
+             whole ? "a whole" : "cut,", a.status, whole ? a.body.data : "");
+    if (whole && a.status != 500 && a.status != 503)
+        FAIL("%s: %s\n  the log:\n%s", trial_text(), text, log_text);
+    client_close(c);
+    return harm(text);
+}
+
+static void says(client *c, const char *text)
+{
+    if (c->fd >= 0)
+        client_send(c, text);
+}
+
+static bool asks(client *c, const char *request, int status, const char *body)
+{
+    if (c->fd < 0)
+        return false;
+    says(c, request);
+    return takes(c, status, body);
+}
+
+#define GET(path) "GET " path " HTTP/1.1\r\nHost: a\r\n\r\n"
+
+static void number_get(tornado_handler *self)
+{
+    tornado_writef(self, "number %s", tornado_path_arg(self, 0));
+}
+
+static const tornado_handler_class number_class = {.get = number_get};
+
+/* Does something with a client while another is served, and asks once more when all is over. */
+static void served(const tornado_rule *rules, const tornado_httpserver_options *options,
+                   int (*dial)(const site *s), void (*talk)(site *s, client *c))
+{
+    site s;
+    tornado_rule all[20] = {{.path = "/number/(\\d+)", .handler = &number_class}};
+    for (size_t i = 1; rules && (rules->path || rules->handler); i++)
+        all[i] = *rules++;
+    if (!site_open(&s, all, options))
+        return;
+    client one = {.fd = -1}, beside = {.fd = -1}, last = {.fd = -1};
+    client *const clients[] = {&beside, &one, &last};
+    for (int i = 0; i < 3; i++) {
+        clients[i]->fd = dial ? dial(&s) : connect_loopback(s.port);
+        set_nonblocking(clients[i]->fd);
+        clients[i]->data = calloc(1, 1);
+        if (i == 0)
+            says(&beside, GET("/number/1"));
+        if (i == 1) {
+            talk(&s, &one);
+            takes(&beside, 200, "number 1");
+            asks(&beside, GET("/number/2"), 200, "number 2");
+        }
+        if (i == 2)
+            asks(&last, GET("/number/3"), 200, "number 3");
+    }
+    for (int i = 0; i < 3; i++)
+        client_close(clients[i]);
+    site_close(&s);
+}
+
+/*----------------------------------------------------------------------------
+ * Scenarios: a web site.
+ *----------------------------------------------------------------------------*/
+
+static void keep_alive_talk(site *s, client *c)
+{
+    (void)s;
+    asks(c, GET("/number/10"), 200, "number 10");
+    turns(2);
+    asks(c, GET("/number/11"), 200, "number 11");
+    asks(c, GET("/number/12"), 200, "number 12");
+}
+
+SCENARIO(keep_alive)
+{
+    served(NULL, NULL, NULL, keep_alive_talk);
+}
+
+static void pipelined_talk(site *s, client *c)
+{
+    (void)s;
+    says(c, GET("/number/10") GET("/number/11") GET("/number/12") GET("/none") GET("/number/13"));
+    (void)(takes(c, 200, "number 10") && takes(c, 200, "number 11") && takes(c, 200, "number 12") &&
+           takes(c, 404, NULL) && takes(c, 200, "number 13"));
+}
+
+SCENARIO(pipelined)
+{
+    served(NULL, NULL, NULL, pipelined_talk);
+}
+
+/* A body is told by its length and the sum of its bytes. */
+static void sum_post(tornado_handler *self)
+{
+    tornado_bytes body = self->request->body;
+    unsigned long sum = 0;
+    for (size_t i = 0; i < body.len; i++)
+        sum += (unsigned char)body.data[i] * (i % 251 + 1);
+    tornado_writef(self, "%zu bytes, sum %lu", body.len, sum);
+}
+
+static const tornado_handler_class sum_class = {.post = sum_post};
+
+static void upload_talk(site *s, client *c)
+{
+    static char chunk[3000];
+    char want[64];
+    size_t total = 0;
+    unsigned long sum = 0;
+    (void)s;
+    says(c, "POST /sum HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n");
+    for (int i = 0; i < 6; i++) {
+        char head[16];
+        size_t len = (size_t)(1 << 2 * i) * 2 + 1;
+        for (size_t k = 0; k < len; k++, total++) {
+            chunk[k] = (char)('a' + (total + (size_t)i) % 26);
+            sum += (unsigned char)chunk[k] * (total % 251 + 1);
+        }
+        snprintf(head, sizeof head, "%zx\r\n", len);
+        says(c, head);
+        turn();
+        if (c->fd >= 0)
+            client_send_bytes(c, chunk, len);
+        turn();
+        says(c, "\r\n");
+    }
+    says(c, "0\r\nX: y\r\n\r\n");
+    snprintf(want, sizeof want, "%zu bytes, sum %lu", total, sum);
+    takes(c, 200, want);
+    asks(c, "POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab", 200, "2 bytes, sum 293");
+}
+
+SCENARIO(chunked_upload)
+{
+    served((tornado_rule[]){{.path = "/sum", .handler = &sum_class}, {0}}, NULL, NULL, upload_talk);
+}
+
+enum { LARGE_PARTS = 20, LARGE_PART = 65536 };
+
+static void large_get(tornado_handler *self)
+{
+    char *part = tornado_alloc(self, LARGE_PART);
+    for (int i = 0; i < LARGE_PARTS; i++) {
+        memset(part, 'a' + i % 26, LARGE_PART);
+        tornado_write_bytes(self, (tornado_bytes){part, LARGE_PART});
+        tornado_await(tornado_flush(self));
+    }
+}
+
+static const tornado_handler_class large_class = {.get = large_get};
+
+/* Reads its answer only when the server has been waiting for it. */
+static void large_talk(site *s, client *c)
+{
+    answer a;
+    (void)s;
+    says(c, GET("/large"));
+    turns(10);
+    bool whole = client_answer(c, &a);
+    for (size_t i = 0; a.status == 200 && i < a.body.len; i++)
+        if (a.body.data[i] != 'a' + (int)(i / LARGE_PART % 26))
+            FAIL("%s: byte %zu of the large answer is wrong", trial_text(), i);
+    /* an error in the middle ends the answer, as it does in Tornado */
+    if (!DO(whole && a.status == 200 && a.body.len == LARGE_PARTS * LARGE_PART))
+        client_close(c);
+    asks(c, GET("/number/5"), 200, "number 5");
+}
+
+SCENARIO(large_answer_to_a_slow_client)
+{
+    served((tornado_rule[]){{.path = "/large", .handler = &large_class}, {0}}, NULL, NULL, large_talk);
+}
+
+static void form_post(tornado_handler *self)
+{
+    size_t count;
+    const char *const *tags = tornado_get_arguments(self, "tag", &count);
+    tornado_set_cookie(self, "seen", tornado_get_cookie(self, "user", "nobody"), NULL);
+    tornado_set_header(self, "X-Name", tornado_require_argument(self, "name"));
+    tornado_writef(self, "%s has %zu tags: %s %s; %s", tornado_get_argument(self, "name", NULL), count, tags[0], tags[1],
+                   tornado_get_query_argument(self, "q", "?"));
+}
+
+static const tornado_handler_class form_class = {.post = form_post};
+
+static void form_talk(site *s, client *c)
+{
+    (void)s;
+    asks(c,
+         "POST /form?q=%C3%A9+1 HTTP/1.1\r\nHost: a\r\nCookie: other=1; user=\"ben\"\r\n"
+         "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 25\r\n\r\nname=Ben+B&tag=a%26&tag=b",
+         200, "Ben B has 2 tags: a& b; \xc3\xa9 1");
+    asks(c, "POST /form HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 400, NULL);
+}
+
+SCENARIO(form_with_cookies)
+{
+    served((tornado_rule[]){{.path = "/form", .handler = &form_class}, {0}}, NULL, NULL, form_talk);
+}
+
+static void json_post(tornado_handler *self)
+{
+    const char *name;
+    int age = 0;
+    const tornado_value *tags, *value = tornado_json_decode(self->arena, self->request->body);
+    if (!value || !tornado_value_unpack(value, "{name:s, age?:i, tags:o}", &name, &age, &tags)) {
+        if (tornado_last_error()->code == TORNADO_ERR_NOMEM)
+            tornado_raise_error(tornado_last_error());
+        tornado_raise_http_error(400, "%s", tornado_last_error()->message);
+    }
+    tornado_write_json(self, "{hello:s, age:i, tags:o, and:[f, n, b]}", name, age, tags, 0.5, true);
+}
+
+static const tornado_handler_class json_class = {.post = json_post};
+
+static void json_talk(site *s, client *c)
+{
+    (void)s;
+    asks(c,
+         "POST /json HTTP/1.1\r\nHost: a\r\nContent-Length: 58\r\n\r\n"
+         "{\"name\": \"Ben \\u00e9\", \"age\": 30, \"tags\": [1, {\"a\": 2.5}]}",
+         200, "{\"hello\": \"Ben \\u00e9\", \"age\": 30, \"tags\": [1, {\"a\": 2.5}], \"and\": [0.5, null, true]}");
+    asks(c, "POST /json HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n[1]", 400, NULL);
+}
+
+SCENARIO(json_api)
+{
+    served((tornado_rule[]){{.path = "/json", .handler = &json_class}, {0}}, NULL, NULL, json_talk);
+}
+
+static void leave_get(tornado_handler *self)
+{
+    tornado_redirect(self, "/number/7", false);
+}
+
+static const tornado_handler_class leave_class = {.get = leave_get};
+static const tornado_redirect_target moved = {.url = "/number/{0}?from={{}}"};
+
+static void redirect_talk(site *s, client *c)
+{
+    (void)s;
+    asks(c, GET("/leave"), 302, "");
+    asks(c, GET("/old/7"), 301, "");
+}
+
+SCENARIO(redirects)
+{
+    served((tornado_rule[]){{.path = "/leave", .handler = &leave_class},
+                            {.path = "/old/(\\d+)", .handler = &tornado_redirect_handler, .data = (void *)&moved},
+                            {0}},
+           NULL, NULL, redirect_talk);
+}
+
+static void late_finish(void *arg)
+{
+    tornado_write(arg, "late");
+    tornado_finish(arg);
+}
+
+static void late_get(tornado_handler *self)
+{
+    if (!tornado_ioloop_call_later(tornado_ioloop_current(), 0.001, late_finish, self))
+        tornado_raise_error(tornado_last_error());
+    tornado_asynchronous(self);
+}
+
+static const tornado_handler_class late_class = {.get = late_get};
+
+static void late_talk(site *s, client *c)
+{
+    (void)s;
+    asks(c, GET("/late"), 200, "late");
+    asks(c, GET("/late"), 200, "late");
+}
+
+SCENARIO(asynchronous)
+{
+    served((tornado_rule[]){{.path = "/late", .handler = &late_class}, {0}}, NULL, NULL, late_talk);
+}
+
+/* Whoever asks for /next waits until somebody posts to /say. */
+static tornado_future *said;
+
+static void next_get(tornado_handler *self)
+{
+    tornado_await(tornado_with_timeout(test_scaled(4), tornado_future_retain(said)));
+    tornado_write(self, "something was said");
+}
+
+static void say_post(tornado_handler *self)
+{
+    tornado_future_set_result(said, NULL, NULL);
+    tornado_write(self, "said");
+}
+
+static const tornado_handler_class next_class = {.get = next_get};
+static const tornado_handler_class say_class = {.post = say_post};
+
+static void poll_talk(site *s, client *c)
+{
+    static const char say[] = "POST /say HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n!";
+    said = tornado_future_new();
+    if (!DO(!tornado_future_error(said))) {
+        tornado_future_release(said);
+        return;
+    }
+    says(c, GET("/next"));
+    turns(3);
+    client other = client_open(s->port);
+    if (!asks(&other, say, 200, "said")) { /* says it to another then, unless it was done */
+        other = client_open(s->port);
+        asks(&other, say, 200, "said");
+    }
+    takes(c, 200, "something was said");
+    client_close(&other);
+    tornado_future_release(said);
+}
+
+SCENARIO(long_poll)
+{
+    served((tornado_rule[]){{.path = "/next", .handler = &next_class}, {.path = "/say", .handler = &say_class}, {0}}, NULL,
+           NULL, poll_talk);
+}
+
+static void broken_get(tornado_handler *self)
+{
+    tornado_write(self, "begun");
+    tornado_raise(TORNADO_ERR_INVALID, "broken");
+}
+
+static void refused_get(tornado_handler *self)
+{
+    (void)self;
+    tornado_raise_http_error(403, "no");
+}
+
+static const tornado_handler_class broken_class = {.get = broken_get};
+static const tornado_handler_class refused_class = {.get = refused_get};
+
+static void errors_talk(site *s, client *c)
+{
+    (void)s;
+    asks(c, GET("/none"), 404, NULL);
+    asks(c, GET("/broken"), 500, NULL);
+    asks(c, GET("/refused"), 403, NULL);
+    asks(c, "PUT /broken HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 405, NULL);
+    asks(c, "GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, NULL);
+}
+
+SCENARIO(error_pages)
+{
+    served((tornado_rule[]){{.path = "/broken", .handler = &broken_class}, {.path = "/refused", .handler = &refused_class},
+                            {0}},
+           NULL, NULL, errors_talk);
+}
+
+static void hosts_talk(site *s, client *c)
+{
+    static const tornado_rule rules[] = {{.path = "/(\\w+)/(?P<rest>.*)", .handler = &number_class, .name = "here"}, {0}};
+    if (!DO(tornado_application_add_handlers(s->app, "(www\\.)?example\\.com", rules)))
+        return;
+    asks(c, "GET /number/5 HTTP/1.1\r\nHost: a\r\n\r\n", 200, "number 5");
+    asks(c, "GET /abc/5 HTTP/1.1\r\nHost: www.example.com:80\r\n\r\n", 200, "number abc");
+    asks(c, "GET /abc/5 HTTP/1.1\r\nHost: www.example.org\r\n\r\n", 404, NULL);
+}
+
+SCENARIO(routing_by_host_and_pattern)
+{
+    served(NULL, NULL, NULL, hosts_talk);
+}
+
+enum { MANY = 8 };
+
+static void many_talk(site *s, client *c)
+{
+    client many[MANY];
+    for (int i = 0; i < MANY; i++) {
+        many[i] = client_open(s->port);
+        says(&many[i], GET("/number/1"));
+    }
+    for (int i = 0; i < MANY; i++) {
+        takes(&many[i], 200, "number 1");
+        client_close(&many[i]);
+    }
+    asks(c, GET("/number/10"), 200, "number 10");
+}
+
+SCENARIO(many_accepts)
+{
+    served(NULL, NULL, NULL, many_talk);
+}
