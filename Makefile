@@ -6,6 +6,7 @@
 #   make test TESTS='escape -v'          only tests whose name contains "escape", and names them
 #   make check           what must hold before a change goes in; 15 minutes on 2 cores at most
 #   make check-all       everything there is to check
+#   make faults          every failure point of every scenario of tests/test_faults.c, and how many there are
 #   make test-NAME       the tests in one environment: see "Environments" below
 #   make fuzz            searches for inputs that break something, until stopped: see "Fuzzers" below
 #   make warnings symbols map examples size compile-time bench install clean
@@ -146,6 +147,13 @@ always:
 .PHONY: test
 test: build/plain/tests $(EXAMPLES)
 	@build/plain/tests $(TESTS)
+
+# For each scenario, its failure points by allocation and system call: calls times the ways in which each may fail.
+.PHONY: faults
+faults: build/plain/tests
+	@rm -f build/faults
+	@FAULTS=build/faults TEST_TIME_SCALE=60 build/plain/tests faults_
+	@awk -f tools/faults.awk build/faults
 
 # What a recipe says when something that it needs is not there, and whether it then fails.
 missing = echo "skipped $@: $(1)"; test "$$CI" != true

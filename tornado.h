@@ -12039,6 +12039,11 @@ TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *st
 
 #define TORNADO__ACCEPTS_PER_TURN 128
 #define TORNADO__BACKLOG          128
+#ifdef TORNADO_TESTING
+#define TORNADO__ACCEPT_PAUSE 2000000
+#else
+#define TORNADO__ACCEPT_PAUSE 100000000 /* ns */
+#endif
 
 static int tornado__socket(int family, int type)
 {
@@ -12262,7 +12267,7 @@ static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
     if (!acceptor->told || now - acceptor->told > 1000000000)
         tornado_gen_log(TORNADO_LOG_WARNING, "accept: %s; trying again", strerror(error));
     acceptor->told = now;
-    if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + 100000000))
+    if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + TORNADO__ACCEPT_PAUSE))
         tornado_ioloop_update_handler(acceptor->loop, acceptor->fd, 0);
 }
 

@@ -7,6 +7,7 @@
 #include "http_client.h"
 #include "runtime.h"
 
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -57,8 +58,13 @@ static bool harm(const char *what)
     return false;
 }
 
-/* That `done` is true, or the harm. */
-#define DO(done) ((done) || harm(#done))
+/* Whether something was done. */
+static bool did(bool done, const char *what)
+{
+    return done || harm(what);
+}
+
+#define DO(done) did(done, #done)
 
 static void trial_hangs(int number)
 {
@@ -77,7 +83,7 @@ static void trial_time(double seconds)
 static int open_files(void)
 {
     int count = 0;
-    for (int fd = 0; fd < 100; fd++)
+    for (int fd = 0; fd < 40; fd++)
         count += fcntl(fd, F_GETFD) >= 0;
     return count;
 }
@@ -121,9 +127,7 @@ static void trial_all(const char *name, void (*scenario)(void))
     trial_run(scenario, NOTHING, 1);
     for (int kind = MEMORY; kind < 0 || test_fault_at(kind); kind++) {
         long points = 0;
-        /* accepting makes a pause of 0.1 seconds */
-        bool pauses = kind >= 0 && strcmp(test_fault_at(kind)->call, "accept") == 0;
-        for (long n = 1; trial_run(scenario, kind, n); n += report || kind < 0 ? 1 : pauses ? 1 + n : 1 + n / 4)
+        for (long n = 1; trial_run(scenario, kind, n); n += report || kind < 0 ? 1 : 1 + n / 4)
             points++;
         if (file)
             fprintf(file, "%s %s %s %ld\n", name, kind < 0 ? "memory" : test_fault_at(kind)->call,
@@ -189,18 +193,15 @@ static void turns(int count)
         turn();
 }
 
-/* Lets a moment pass where nothing but time can help. */
-static void turn_slowly(void)
-{
-    turn();
-    poll(NULL, 0, 1);
-}
+/* Runs the loop until an expression is true; where that takes many turns, only time can help. */
+#define UNTIL(expression)                                                                                          \
+    for (int tries = 0; !(expression); tries++)                                                                    \
+    poll(NULL, 0, tries > 5), turn()
 
 static void wait_for(int fd, unsigned events)
 {
     struct pollfd look = {fd, events & TORNADO_IOLOOP_READ ? POLLIN : POLLOUT, 0};
-    for (int tries = 0; poll(&look, 1, tries > 3 ? 1 : 0) <= 0; tries++)
-        turn();
+    UNTIL(poll(&look, 1, 0) > 0);
 }
 
 /*----------------------------------------------------------------------------
@@ -215,8 +216,7 @@ typedef struct site {
 
 static void site_close(site *s)
 {
-    while (s->server && (tornado_ioloop_coroutines(world.loop) || tornado_httpserver_connections(s->server)))
-        turn_slowly();
+    UNTIL(!s->server || (!tornado_ioloop_coroutines(world.loop) && !tornado_httpserver_connections(s->server)));
     tornado_application_free(s->app);
     world_close();
 }
@@ -243,6 +243,15 @@ static bool site_open(site *s, const tornado_rule *rules, const tornado_httpserv
         return false;
     }
     return true;
+}
+
+/* A client whose bytes leave at once. */
+static client dialled(int port)
+{
+    client c = client_open(port);
+    int on = 1;
+    CHECK(setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0);
+    return c;
 }
 
 /* Takes the answer to a request, which is this one unless there is a harm to explain it; then the connection is given up.
@@ -289,7 +298,7 @@ static const tornado_handler_class number_class = {.get = number_get};
 
 /* Does something with a client while another is served, and asks once more when all is over. */
 static void served(const tornado_rule *rules, const tornado_httpserver_options *options,
-                   int (*dial)(const site *s), void (*talk)(site *s, client *c))
+                   client (*dial)(void), void (*talk)(site *s, client *c))
 {
     site s;
     tornado_rule all[20] = {{.path = "/number/(\\d+)", .handler = &number_class}};
@@ -300,9 +309,7 @@ static void served(const tornado_rule *rules, const tornado_httpserver_options *
     client one = {.fd = -1}, beside = {.fd = -1}, last = {.fd = -1};
     client *const clients[] = {&beside, &one, &last};
     for (int i = 0; i < 3; i++) {
-        clients[i]->fd = dial ? dial(&s) : connect_loopback(s.port);
-        set_nonblocking(clients[i]->fd);
-        clients[i]->data = calloc(1, 1);
+        *clients[i] = dial ? dial() : dialled(s.port);
         if (i == 0)
             says(&beside, GET("/number/1"));
         if (i == 1) {
@@ -566,9 +573,9 @@ static void poll_talk(site *s, client *c)
     }
     says(c, GET("/next"));
     turns(3);
-    client other = client_open(s->port);
+    client other = dialled(s->port);
     if (!asks(&other, say, 200, "said")) { /* says it to another then, unless it was done */
-        other = client_open(s->port);
+        other = dialled(s->port);
         asks(&other, say, 200, "said");
     }
     takes(c, 200, "something was said");
@@ -635,7 +642,7 @@ static void many_talk(site *s, client *c)
 {
     client many[MANY];
     for (int i = 0; i < MANY; i++) {
-        many[i] = client_open(s->port);
+        many[i] = dialled(s->port);
         says(&many[i], GET("/number/1"));
     }
     for (int i = 0; i < MANY; i++) {
@@ -648,4 +655,422 @@ static void many_talk(site *s, client *c)
 SCENARIO(many_accepts)
 {
     served(NULL, NULL, NULL, many_talk);
+}
+
+/* Serves on a unix socket, where one that nobody listens on any more is in the way. */
+static char unix_path[100];
+
+static int unix_socket(bool listening)
+{
+    struct sockaddr_un address;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    memset(&address, 0, sizeof address);
+    address.sun_family = AF_UNIX;
+    strcpy(address.sun_path, unix_path);
+    CHECK(fd >= 0);
+    if ((listening ? bind : connect)(fd, (struct sockaddr *)&address, sizeof address) != 0)
+        FAIL("%s: %s: %s", trial_text(), unix_path, strerror(errno));
+    return fd;
+}
+
+static client dial_unix(void)
+{
+    client c = {.fd = unix_socket(false), .data = calloc(1, 1)};
+    set_nonblocking(c.fd);
+    return c;
+}
+
+SCENARIO(unix_sockets)
+{
+    tornado_httpserver_options options = {.bind.unix_socket = unix_path};
+    snprintf(unix_path, sizeof unix_path, "/tmp/tornado-faults-%ld", (long)getpid());
+    unlink(unix_path);
+    close(unix_socket(true));
+    served(NULL, &options, dial_unix, keep_alive_talk);
+    unlink(unix_path);
+}
+
+/* A handler that asks another server, by a stream of its own. */
+static int service_port;
+
+static void service(tornado_iostream *stream, void *arg)
+{
+    static const char digits[] = "0123456789";
+    (void)arg;
+    tornado_iostream_set_nodelay(stream, true);
+    for (;;) {
+        tornado_bytes line = tornado_await_bytes(tornado_iostream_read_until(stream, "\n"));
+        size_t count = line.len < 10 ? line.len : 10;
+        tornado_await(tornado_iostream_write(stream, (tornado_bytes){digits, count}));
+        tornado_await(tornado_iostream_write(stream, tornado_bytes_of("\n")));
+    }
+}
+
+static void release_stream(void *stream)
+{
+    tornado_iostream_release(stream);
+}
+
+static void ask_get(tornado_handler *self)
+{
+    tornado_address address;
+    tornado_iostream *stream = tornado_iostream_new(socket(AF_INET, SOCK_STREAM, 0), NULL);
+    if (!stream)
+        tornado_raise_error(tornado_last_error());
+    tornado_defer(release_stream, stream);
+    CHECK(tornado_address_ip(&address, "127.0.0.1", service_port));
+    tornado_await(tornado_iostream_connect(stream, &address));
+    tornado_await(tornado_iostream_write(stream, tornado_bytes_of("abcd\n")));
+    tornado_bytes line = tornado_await_bytes(tornado_iostream_read_until(stream, "\n"));
+    tornado_writef(self, "%.*s", (int)line.len - 1, line.data);
+}
+
+static const tornado_handler_class ask_class = {.get = ask_get};
+
+static void ask_talk(site *s, client *c)
+{
+    (void)s;
+    tornado_tcpserver *server = tornado_tcpserver_new(service, NULL, NULL);
+    tornado_bind_options options = {.address = "127.0.0.1"};
+    if (!DO(server != NULL))
+        return;
+    if (DO(tornado_tcpserver_listen(server, 0, &options)) && DO((service_port = tornado_tcpserver_port(server)) != 0)) {
+        asks(c, GET("/ask"), 200, "01234");
+        asks(c, GET("/ask"), 200, "01234");
+    }
+    tornado_tcpserver_free(server);
+}
+
+SCENARIO(a_handler_that_asks_another_server)
+{
+    served((tornado_rule[]){{.path = "/ask", .handler = &ask_class}, {0}}, NULL, NULL, ask_talk);
+}
+
+static void slow_get(tornado_handler *self)
+{
+    tornado_await(tornado_sleep(0.005));
+    tornado_write(self, "slow");
+}
+
+static const tornado_handler_class slow_class = {.get = slow_get};
+
+/* One request under way, one connection idle. */
+SCENARIO(shutdown_with_a_request_under_way)
+{
+    site s;
+    if (!site_open(&s, (tornado_rule[]){{.path = "/", .handler = &slow_class}, {0}}, NULL))
+        return;
+    client busy = dialled(s.port), idle = dialled(s.port);
+    if (asks(&idle, GET("/"), 200, "slow")) {
+        says(&busy, GET("/"));
+        UNTIL(tornado_ioloop_coroutines(world.loop) || client_read(&busy) || busy.ended);
+        tornado_ioloop_shutdown(world.loop, test_scaled(2));
+        takes(&busy, 200, "slow");
+        client_until_end(&idle);
+    }
+    client_close(&busy);
+    client_close(&idle);
+    site_close(&s);
+}
+
+/*----------------------------------------------------------------------------
+ * Scenarios: streams.
+ *----------------------------------------------------------------------------*/
+
+static tornado_regex *word;
+
+/* A line, a word, five bytes; then all up to the end, which it answers with its length. */
+static void reader(tornado_iostream *stream, void *arg)
+{
+    char text[32];
+    (void)arg;
+    tornado_iostream_set_nodelay(stream, true);
+    tornado_await(tornado_iostream_write(stream, tornado_await_bytes(tornado_iostream_read_until(stream, "\r\n"))));
+    tornado_await(tornado_iostream_write(stream, tornado_await_bytes(tornado_iostream_read_until_regex(stream, word))));
+    tornado_await(tornado_iostream_write(stream, tornado_await_bytes(tornado_iostream_read_bytes(stream, 5))));
+    size_t len = tornado_await_bytes(tornado_iostream_read_bytes(stream, 20000)).len;
+    snprintf(text, sizeof text, "%zu.", len);
+    tornado_await(tornado_iostream_write(stream, tornado_bytes_of(text)));
+}
+
+/* Says all that to the server, so many bytes at a time. */
+static void reader_talk(int port, size_t step)
+{
+    static const char back[] = "line one\r\n  word,1234520000.";
+    static char all[20022] = "line one\r\n  word,12345";
+    client c = dialled(port);
+    memset(all + 22, 'x', 20000);
+    for (size_t i = 0, len; i < sizeof all; i += len) {
+        len = i < 100 ? step : 7000;
+        if (len > sizeof all - i)
+            len = sizeof all - i;
+        client_send_bytes(&c, all + i, len);
+        turn();
+    }
+    while (client_more(&c)) {
+    }
+    if (c.len > sizeof back - 1 || memcmp(c.data, back, c.len) != 0)
+        FAIL("%s: the server says %s", trial_text(), c.data);
+    DO(c.len == sizeof back - 1);
+    client_close(&c);
+}
+
+SCENARIO(streams)
+{
+    client_wait = wait_for;
+    if (!world_open())
+        return;
+    tornado_bind_options options = {.address = "127.0.0.1"};
+    word = tornado_regex_new("\\w+,", 0);
+    tornado_tcpserver *server = tornado_tcpserver_new(reader, NULL, NULL);
+    if (DO(word && server) && DO(tornado_tcpserver_listen(server, 0, &options))) {
+        int port = tornado_tcpserver_port(server);
+        if (DO(port != 0)) {
+            reader_talk(port, 5);
+            reader_talk(port, 50000);
+            reader_talk(port, 1001);
+        }
+    }
+    tornado_tcpserver_free(server);
+    UNTIL(!tornado_ioloop_coroutines(world.loop));
+    tornado_regex_free(word);
+    world_close();
+}
+
+/* A stream that is used with callbacks: what is written to one end, in both directions, is read at the other. */
+static void pair_step(tornado_future *future, void *arg)
+{
+    const tornado_error *error = tornado_future_error(future);
+    tornado_bytes bytes = tornado_future_bytes(future);
+    char text[64];
+    snprintf(text, sizeof text, "%s%s%zu ", (const char *)arg, error ? "failed" : "", bytes.len);
+    note(text);
+}
+
+static bool then(tornado_future *future, const char *name)
+{
+    bool ok = tornado_future_add_done_callback(future, pair_step, (void *)(uintptr_t)name);
+    tornado_future_release(future);
+    return ok;
+}
+
+SCENARIO(streams_with_callbacks)
+{
+    static char large[200000];
+    int ends[2];
+    client_wait = wait_for;
+    if (!world_open())
+        return;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    tornado_iostream *a = tornado_iostream_new(ends[0], NULL), *b = tornado_iostream_new(ends[1], NULL);
+    memset(large, 'x', sizeof large);
+    if (DO(a && b) && DO(then(tornado_iostream_read_until_close(b), "all")) &&
+        DO(then(tornado_iostream_read_bytes(a, 3), "three")) &&
+        DO(then(tornado_iostream_write(b, tornado_bytes_of("xyz")), "written")) &&
+        DO(then(tornado_iostream_write(a, (tornado_bytes){large, sizeof large}), "sent"))) {
+        UNTIL(strstr(trace, "three") && strstr(trace, "written") && strstr(trace, "sent"));
+        if (strstr(trace, "failed") || !strstr(trace, "three3 "))
+            harm(trace);
+        tornado_iostream_close(a);
+        UNTIL(strstr(trace, "all"));
+        if (!strstr(trace, "all200000 ") && !trial.harmed)
+            harm(trace);
+    }
+    tornado_iostream_release(a);
+    tornado_iostream_release(b);
+    world_close();
+}
+
+/*----------------------------------------------------------------------------
+ * Scenarios: loop and coroutines.
+ *----------------------------------------------------------------------------*/
+
+static void again(void *arg)
+{
+    int *left = arg;
+    note("p");
+    --*left;
+}
+
+static void *from_thread(void *arg)
+{
+    bool *added = arg;
+    *added = tornado_ioloop_add_callback(world.loop, note, (void *)(uintptr_t) "t");
+    return NULL;
+}
+
+/* Callbacks, timers that are cancelled and not, a periodic one, a callback from another thread. What was accepted runs. */
+SCENARIO(loop)
+{
+    bool added = false;
+    int left = 3;
+    char want[8] = "";
+    pthread_t thread;
+    if (!world_open())
+        return;
+    tornado_periodic_callback *periodic = tornado_periodic_callback_new(again, &left, 1, 0.5);
+    CHECK(pthread_create(&thread, NULL, from_thread, &added) == 0 && pthread_join(thread, NULL) == 0);
+    if (DO(added))
+        strcat(want, "t");
+    if (DO(tornado_ioloop_add_callback(world.loop, note, (void *)(uintptr_t) "c")))
+        strcat(want, "c");
+    tornado_timeout cancelled = tornado_ioloop_call_later(world.loop, 0, note, (void *)(uintptr_t) "x");
+    if (DO(cancelled))
+        CHECK(tornado_ioloop_remove_timeout(world.loop, cancelled));
+    if (DO(tornado_ioloop_call_later(world.loop, 0, note, (void *)(uintptr_t) "1")))
+        strcat(want, "1");
+    if (DO(tornado_ioloop_call_later(world.loop, 0.001, note, (void *)(uintptr_t) "2")))
+        strcat(want, "2");
+    UNTIL(strlen(trace) >= strlen(want));
+    CHECK_STR(traced(), want);
+    if (DO(periodic != NULL) && DO(tornado_periodic_callback_start(periodic)))
+        UNTIL(left <= 0 || logged("a periodic callback ends"));
+    tornado_periodic_callback_free(periodic);
+    world_close();
+}
+
+static void *wait_a_little(void *arg)
+{
+    tornado_await(tornado_sleep(0.001));
+    return arg;
+}
+
+static void *wait_for_ever(void *arg)
+{
+    tornado_await(tornado_sleep(1e6));
+    return arg;
+}
+
+static void *coroutines_main(void *arg)
+{
+    static char results[3];
+    tornado_future *three[] = {tornado_spawn(wait_a_little, &results[0]), tornado_spawn(wait_a_little, &results[1]),
+                               tornado_moment()};
+    void **got = tornado_await(tornado_multi(three, 3));
+    CHECK(got[0] == &results[0] && got[1] == &results[1] && got[2] == NULL);
+    CHECK(tornado_await(tornado_with_timeout(10, tornado_spawn(wait_a_little, &results[2]))) == &results[2]);
+    tornado_future *endless = tornado_spawn(wait_for_ever, NULL);
+    const tornado_error *error = tornado_wait(tornado_with_timeout(0.001, tornado_future_retain(endless)));
+    int code = error ? error->code : 0;
+    bool cancelled = tornado_cancel(endless);
+    const tornado_error *end = tornado_wait(endless);
+    CHECK(end != NULL);
+    if (code != TORNADO_ERR_TIMEOUT || !cancelled || end->code != TORNADO_ERR_CANCELLED)
+        tornado_raise(TORNADO_ERR_NOMEM, "%d, %d, %d", code, cancelled, end->code);
+    *(bool *)arg = true;
+    return NULL;
+}
+
+SCENARIO(coroutines)
+{
+    bool finished = false;
+    if (!world_open())
+        return;
+    tornado_future *whole = tornado_spawn(coroutines_main, &finished);
+    UNTIL(tornado_future_done(whole));
+    const tornado_error *error = tornado_future_error(whole);
+    if (error && error->code != TORNADO_ERR_NOMEM)
+        FAIL("%s: %s", trial_text(), error->message);
+    CHECK(finished == !error);
+    DO(finished);
+    tornado_future_release(whole);
+    UNTIL(!tornado_ioloop_coroutines(world.loop));
+    world_close();
+}
+
+/*----------------------------------------------------------------------------
+ * Scenarios: without a loop.
+ *----------------------------------------------------------------------------*/
+
+/* Each line that is logged to a file is there, whole, unless the disk is full. */
+SCENARIO(log_file)
+{
+    char path[100], text[2000];
+    snprintf(path, sizeof path, "/tmp/tornado-faults-log-%ld", (long)getpid());
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    CHECK(fd >= 0 && unlink(path) == 0);
+    tornado_log_options options = {.fd = fd};
+    tornado_enable_pretty_logging(&options);
+    for (int i = 0; i < 10; i++)
+        tornado_app_log(TORNADO_LOG_INFO, "line %d", i);
+    log_keep();
+    ssize_t len = pread(fd, text, sizeof text - 1, 0);
+    CHECK(len >= 0);
+    text[len] = '\0';
+    for (int i = 0; i < 10; i++) {
+        char want[20];
+        snprintf(want, sizeof want, "] line %d\n", i);
+        if (!strstr(text, want))
+            harm(want);
+    }
+    close(fd);
+}
+
+SCENARIO(values)
+{
+    static const char text[] = "{\"list\": [1, -2, 3.5, \"a\\u00e9\\n\", null], \"dict\": {\"b\": true, \"c\": []}, \"n\": 7}";
+    tornado_buffer out = {0};
+    tornado_arena *arena = tornado_arena_new();
+    int n = 0;
+    const char *string = NULL;
+    if (!DO(arena != NULL))
+        return;
+    const tornado_value *value = tornado_json_decode(arena, tornado_bytes_of(text));
+    if (DO(value != NULL)) {
+        CHECK(tornado_value_unpack(value, "{list:[o, o, o, s], n:i}", &(const tornado_value *){NULL},
+                                   &(const tornado_value *){NULL}, &(const tornado_value *){NULL}, &string, &n));
+        CHECK_STR(string, "a\xc3\xa9\n");
+        CHECK_INT(n, 7);
+        if (DO(tornado_json_encode(&out, value)))
+            CHECK_MEM(out.data, out.len, text, sizeof text - 1);
+    }
+    tornado_buffer_free(&out);
+    tornado_value *list = tornado_value_new_list(arena);
+    bool built = true;
+    for (int i = 0; i < 100; i++) {
+        tornado_value *dict = tornado_value_new_dict(arena);
+        built = tornado_value_set(dict, "key", tornado_value_new_integer(arena, i)) && built;
+        built = tornado_value_append(list, dict) && built;
+    }
+    bool encoded = tornado_json_encode(&out, list);
+    CHECK(built || !encoded);
+    if (DO(encoded))
+        CHECK_INT(out.len, 10 * 10 + 90 * 11 + 2 * 99 + 2);
+    tornado_buffer_free(&out);
+    tornado_arena_free(arena);
+}
+
+SCENARIO(patterns)
+{
+    static const char subject[] = "2024-05-06 and key=value; other=\"x y\" http://example.com/?q=1";
+    static const struct {
+        const char *pattern;
+        unsigned flags;
+        ptrdiff_t start, end;
+    } rows[] = {
+        {"(\\d{4})-(\\d\\d)-(\\d\\d)", 0, 0, 10},
+        {"(?P<key>[a-z]+)=(?:\"([^\"]*)\"|(\\w+))", 0, 15, 24},
+        {"HTTP://([\\w.]+)(/[^?]*)?(\\?.*)?$", TORNADO_REGEX_IGNORECASE, 38, 61},
+        {"(?:a|b|c|d|e){3,40}x", 0, -1, -1},
+        {"\\b(and|or|not)\\b", TORNADO_REGEX_MULTILINE, 11, 14},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        tornado_span spans[4];
+        tornado_regex *regex = tornado_regex_new(rows[i].pattern, rows[i].flags);
+        if (!regex) {
+            CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
+            harm(rows[i].pattern);
+            continue;
+        }
+        int found = tornado_regex_search(regex, tornado_bytes_of(subject), 0, spans, 4);
+        CHECK(found >= 0 || tornado_last_error()->code == TORNADO_ERR_NOMEM);
+        if (DO(found >= 0)) {
+            CHECK_INT(found, rows[i].start >= 0);
+            if (found) {
+                CHECK_INT(spans[0].start, rows[i].start);
+                CHECK_INT(spans[0].end, rows[i].end);
+            }
+        }
+        tornado_regex_free(regex);
+    }
 }
