@@ -44,18 +44,19 @@ static const struct {
 };
 
 static atomic_int armed = -1;
-static atomic_long seen, wanted;
+static atomic_long seen, first, length;
 
 const test_fault *test_fault_at(int index)
 {
     return index >= 0 && index < (int)(sizeof faults / sizeof *faults) ? &faults[index].fault : NULL;
 }
 
-void test_fail_call(int index, long n)
+void test_fail_calls(int index, long n, long row)
 {
     atomic_store(&armed, -1);
     atomic_store(&seen, 0);
-    atomic_store(&wanted, n);
+    atomic_store(&first, n);
+    atomic_store(&length, row);
     atomic_store(&armed, index);
 }
 
@@ -64,13 +65,21 @@ long test_fault_calls(void)
     return atomic_load(&seen);
 }
 
-int test_fault_of(const char *call)
+bool test_fault_is(const char *call)
 {
     int index = atomic_load(&armed);
-    if (index < 0 || strcmp(faults[index].fault.call, call) != 0 ||
-        atomic_fetch_add(&seen, 1) + 1 != atomic_load(&wanted))
+    return index >= 0 && strcmp(faults[index].fault.call, call) == 0;
+}
+
+int test_fault_of(const char *call)
+{
+    if (!test_fault_is(call))
         return 0;
-    if (faults[index].error > 0)
-        errno = faults[index].error;
-    return faults[index].error;
+    int fault = faults[atomic_load(&armed)].error;
+    long after = atomic_fetch_add(&seen, 1) + 1 - atomic_load(&first);
+    if (after < 0 || after >= atomic_load(&length))
+        return 0;
+    if (fault > 0)
+        errno = fault;
+    return fault;
 }

@@ -13,8 +13,9 @@ typedef struct test_fault {
 /* The fault with this index, or NULL behind the last. */
 const test_fault *test_fault_at(int index);
 
-/* The n-th call from now on that can have that fault has it, once; 1 is the next. An index of -1: none has any. */
-void test_fail_call(int index, long n);
+/* The n-th call from now on that can have that fault has it, and those behind it, `row` in all; 1 is the next. An index
+   of -1: none has any. */
+void test_fail_calls(int index, long n, long row);
 
 /* How many calls could have had the fault since then. */
 long test_fault_calls(void);
@@ -22,5 +23,8 @@ long test_fault_calls(void);
 /* What is to happen to this call: 0 nothing, an errno (which is in errno, too), or TEST_SHORT. */
 enum { TEST_SHORT = -1 };
 int test_fault_of(const char *call);
+
+/* Whether it is this call that may have one. */
+bool test_fault_is(const char *call);
 
 #endif
