@@ -14777,15 +14777,15 @@ static void tornado__http1_begin(tornado__http1 *connection, const char *head, s
         tornado__message_complete(message);
     } else {
         if (message->expects && !message->started && !body_at_hand &&
-            tornado__iostream_queue(&connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25))
-            tornado__iostream_flush(&connection->stream);
+            tornado__iostream_queue(&connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25) &&
+            !tornado__iostream_flush(&connection->stream))
+            return; /* closed, and the message is gone */
         if (message->has_length && !host->delegate.data_received)
             tornado_buffer_reserve(&message->body, message->left < TORNADO__HTTP_BACKLOG ? (size_t)message->left
                                                                                          : TORNADO__HTTP_BACKLOG);
-        if (!connection->stream.closed)
-            tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->body_timeout >= 0
-                                                                                      ? host->body_timeout
-                                                                                      : host->idle_timeout));
+        tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->body_timeout >= 0
+                                                                                  ? host->body_timeout
+                                                                                  : host->idle_timeout));
     }
 }
 
