@@ -14604,8 +14604,9 @@ static bool tornado__message_collect(tornado__message *message, const char *data
     }
     if (message->host->delegate.data_received) {
         tornado_bytes chunk = {data, len};
+        tornado__http1 *connection = message->connection;
         message->host->delegate.data_received(&message->request, chunk);
-        return message->connection != NULL;
+        return connection->message == message; /* else it was answered, and may be freed */
     }
     if (!tornado_buffer_append(&message->body, data, len)) {
         tornado__message_refuse(message, 503, "out of memory for the body");
