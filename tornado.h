@@ -1521,8 +1521,8 @@ typedef struct tornado_http_response_start {
 
 /* Starts an answer, adds to its body, ends it. write_headers may be called once. False with TORNADO_ERR_STATE out
    of order, with TORNADO_ERR_INVALID for a header that cannot be sent and for a body that is longer or shorter than
-   was said, which closes the connection; and TORNADO_ERR_CLOSED when the client is gone. Date, Server and
-   Connection are added. */
+   was said, which closes the connection, as does TORNADO_ERR_NOMEM; and TORNADO_ERR_CLOSED when the client is gone.
+   Date, Server and Connection are added. */
 TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *request,
                                                     const tornado_http_response_start *start);
 TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data);
@@ -15068,7 +15068,10 @@ TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *reques
                  TORNADO__IS_WORD(header->name, header->name_len, "connection"))
             return tornado__fail(TORNADO_ERR_INVALID, 0, "%.40s is not set as a header here", header->name);
     }
-    return tornado__http1_start(message, &answer, 0) != NULL;
+    if (tornado__http1_start(message, &answer, 0))
+        return true;
+    tornado__http1_break(message->connection);
+    return false;
 }
 
 TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data)
