@@ -11049,6 +11049,16 @@ static TORNADO__INLINE void tornado__iostream_release(tornado_iostream *stream)
         tornado__iostream_unreferenced(stream);
 }
 
+/* Watches, where nobody could be told that it failed: the stream closes then. False: it has closed (and may be gone, unless
+   the caller holds it). */
+static bool tornado__iostream_watch_or_shut(tornado_iostream *stream)
+{
+    if (tornado__iostream_watch(stream))
+        return true;
+    tornado__iostream_shut(stream, &tornado__thread.last);
+    return false;
+}
+
 /* ---- sending ---- */
 
 /* Appends a chunk with room for `len` bytes. */
@@ -11173,7 +11183,7 @@ static bool tornado__iostream_flush(tornado_iostream *stream)
             return false;
         }
     }
-    return !stream->out || tornado__iostream_watch(stream);
+    return !stream->out || tornado__iostream_watch_or_shut(stream);
 }
 
 /* ---- receiving ---- */
@@ -11680,7 +11690,7 @@ static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
         if (stream->closed && io->close_callback && !unread) {
             tornado__user_call(tornado__user_call_closed, io);
         } else if (!stream->closed && io->read) {
-            tornado__iostream_watch(stream);
+            tornado__iostream_watch_or_shut(stream);
         }
     }
     tornado__iostream_release(stream);
@@ -11760,7 +11770,7 @@ static void tornado__iostream_connected(tornado_iostream *stream)
         tornado_future_set_result(connect, stream, NULL);
         tornado_future_release(connect);
     }
-    if (tornado__iostream_flush(stream) && tornado__iostream_watch(stream))
+    if (tornado__iostream_flush(stream) && tornado__iostream_watch_or_shut(stream))
         tornado__user_wrote(stream);
 }
 
@@ -11886,7 +11896,7 @@ TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, cons
     if (stream->closed && io->close_callback)
         tornado__user_queue_task(stream);
     else if (!stream->closed && !io->read && io->close_callback)
-        tornado__iostream_watch(stream); /* for the end */
+        tornado__iostream_watch_or_shut(stream); /* for the end */
     tornado__iostream_release(stream);
     return future;
 }
@@ -11987,7 +11997,7 @@ TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, t
     if (stream->closed)
         tornado__user_queue_task(stream);
     else if (!stream->connecting && !stream->watched)
-        tornado__iostream_watch(stream);
+        tornado__iostream_watch_or_shut(stream);
 }
 
 TORNADO_API void tornado_iostream_set_nodelay(tornado_iostream *stream, bool value)
@@ -14898,7 +14908,8 @@ static void tornado__http1_resume(tornado__http1 *connection)
         return;
     if (stream->paused) {
         stream->paused = stream->unbuffered_ready = false;
-        tornado__iostream_watch(stream);
+        if (!tornado__iostream_watch_or_shut(stream))
+            return;
     }
     if (stream->in && !connection->closing)
         tornado__iostream_feed(stream);
