@@ -139,17 +139,19 @@ static void trial_all(const char *name, void (*scenario)(void))
         for (long n = 1; kind == MEMORY && trial_run(scenario, kind, n, ALL); n++)
             points++;
         if (file)
-            fprintf(file, "%s %s %s %ld\n", name, kind < 0 ? "memory" : test_fault_at(kind)->call,
+            fprintf(file, "%s%s%s %s %s %ld\n", name, *test_poller ? "/" : "", test_poller, kind < 0 ? "memory" : test_fault_at(kind)->call,
                     kind < 0 ? "NULL" : test_fault_at(kind)->how, points);
     }
     if (file)
         fclose(file);
 }
 
-/* The test `faults_name`, which is in the function of that name. */
-#define SCENARIO(name)                                                                                             \
+/* The test `faults_name`, which is in the function of that name; and one that is run with each poller. */
+#define SCENARIO(name)             SCENARIO_BY(TEST, name)
+#define SCENARIO_EACH_POLLER(name) SCENARIO_BY(TEST_EACH_POLLER, name)
+#define SCENARIO_BY(test, name)                                                                                    \
     static void name(void);                                                                                        \
-    TEST(faults_##name)                                                                                            \
+    test(faults_##name)                                                                                            \
     {                                                                                                              \
         trial_all(#name, name);                                                                                    \
     }                                                                                                              \
@@ -205,7 +207,7 @@ static void turns(int count)
 /* Runs the loop until an expression is true; where that takes many turns, only time can help. */
 #define UNTIL(expression)                                                                                          \
     for (int tries = 0; !(expression); tries++)                                                                    \
-    poll(NULL, 0, tries > 5), turn()
+    poll(NULL, 0, tries > 20), turn()
 
 static void wait_for(int fd, unsigned events)
 {
@@ -245,8 +247,9 @@ static bool site_open(site *s, const tornado_rule *rules, const tornado_httpserv
         world_close();
         return false;
     }
-    s->port = options ? 0 : tornado_httpserver_port(s->server);
-    if (s->port == 0 && !options) { /* its system call is one of those that fail */
+    bool unix_socket = options && options->bind.unix_socket;
+    s->port = unix_socket ? 0 : tornado_httpserver_port(s->server);
+    if (s->port == 0 && !unix_socket) { /* its system call is one of those that fail */
         harm("tornado_httpserver_port");
         site_close(s);
         return false;
@@ -347,7 +350,7 @@ static void keep_alive_talk(site *s, client *c)
     asks(c, GET("/number/12"), 200, "number 12");
 }
 
-SCENARIO(keep_alive)
+SCENARIO_EACH_POLLER(keep_alive)
 {
     served(NULL, NULL, NULL, keep_alive_talk);
 }
@@ -671,7 +674,7 @@ static void many_talk(site *s, client *c)
     asks(c, GET("/number/10"), 200, "number 10");
 }
 
-SCENARIO(many_accepts)
+SCENARIO_EACH_POLLER(many_accepts)
 {
     served(NULL, NULL, NULL, many_talk);
 }
@@ -792,6 +795,181 @@ SCENARIO(shutdown_with_a_request_under_way)
     site_close(&s);
 }
 
+/* Clients that leave: while their request is being served, in the middle of one, and without a word. */
+static void gone(tornado_handler *self)
+{
+    (void)self;
+    note("gone ");
+}
+
+static void patient_get(tornado_handler *self)
+{
+    while (tornado_connected(self))
+        tornado_await(tornado_sleep(0.001));
+    tornado_write(self, "to nobody");
+}
+
+static const tornado_handler_class patient_class = {.get = patient_get, .on_connection_close = gone};
+
+static void leaving_talk(site *s, client *c)
+{
+    client resets = dialled(s->port), silent = dialled(s->port);
+    says(c, GET("/patient"));
+    says(&resets, "POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n0123456789");
+    UNTIL(tornado_ioloop_coroutines(world.loop) || trial_hit());
+    client_close(c);
+    close_with_reset(resets.fd);
+    resets.fd = -1;
+    client_close(&resets);
+    client_close(&silent);
+}
+
+SCENARIO(clients_that_leave)
+{
+    served((tornado_rule[]){{.path = "/patient", .handler = &patient_class}, {.path = "/sum", .handler = &sum_class}, {0}},
+           NULL, NULL, leaving_talk);
+}
+
+/* What is too much, too late or malformed is refused, each over a connection of its own. */
+static void limits_talk(site *s, client *c)
+{
+    static char long_head[3000];
+    static const struct {
+        const char *request;
+        int status;
+    } rows[] = {
+        {"POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: 101\r\n\r\n", 413},
+        {"POST /sum HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n80\r\n", 413},
+        {"GARBAGE\r\n\r\n", 400},
+        {"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505},
+        {long_head, 431},
+        {"POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n", 100},
+    };
+    memset(long_head, 'x', sizeof long_head - 1);
+    memcpy(long_head, "GET / HTTP/1.1\r\nX: ", 19);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        client one = dialled(s->port);
+        asks(&one, rows[i].request, rows[i].status, NULL);
+        client_close(&one);
+    }
+    says(c, "GET /number/1 HTTP/1.0\r\n\r\n");
+    takes(c, 200, "number 1");
+}
+
+SCENARIO(limits)
+{
+    tornado_httpserver_options options = {.bind.address = "127.0.0.1", .http = {.max_header_size = 2000, .max_body_size = 100}};
+    served((tornado_rule[]){{.path = "/sum", .handler = &sum_class}, {0}}, &options, NULL, limits_talk);
+}
+
+/* Connections that say nothing, and that do not say all, are closed. */
+static void late_clients_talk(site *s, client *c)
+{
+    client idle = dialled(s->port), slow = dialled(s->port);
+    says(&slow, "GET / HTTP/1.1\r\nHo");
+    says(c, "POST /sum HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na");
+    client_until_end(&idle);
+    client_until_end(&slow);
+    client_until_end(c);
+    client_close(&idle);
+    client_close(&slow);
+}
+
+SCENARIO(clients_that_are_late)
+{
+    site s;
+    tornado_httpserver_options options = {.bind.address = "127.0.0.1",
+                                          .http = {.header_timeout = 0.01, .body_timeout = 0.01,
+                                                   .idle_connection_timeout = 0.01}};
+    if (!site_open(&s, (tornado_rule[]){{.path = "/sum", .handler = &sum_class}, {0}}, &options))
+        return;
+    client c = dialled(s.port);
+    late_clients_talk(&s, &c);
+    client_close(&c);
+    site_close(&s);
+}
+
+/* Work besides: coroutines of the request, one of which fails; what is put off until the end. */
+static void *part(void *arg)
+{
+    tornado_defer(note, (void *)(uintptr_t) "");
+    tornado_await(tornado_moment());
+    if (!arg)
+        tornado_raise(TORNADO_ERR_INVALID, "no part");
+    return arg;
+}
+
+static void parts_get(tornado_handler *self)
+{
+    int *numbers = tornado_alloc(self, 3 * sizeof *numbers);
+    tornado_future *three[] = {tornado_handler_spawn(self, part, &numbers[0]), tornado_handler_spawn(self, part, &numbers[1]),
+                               tornado_handler_spawn(self, part, &numbers[2])};
+    void **got = tornado_await(tornado_multi(three, 3));
+    CHECK(got[0] == &numbers[0] && got[1] == &numbers[1] && got[2] == &numbers[2]);
+    const tornado_error *error = tornado_wait(tornado_handler_spawn(self, part, NULL));
+    CHECK(error != NULL);
+    if (error->code != TORNADO_ERR_INVALID)
+        tornado_raise_error(error);
+    tornado_write(self, "all parts");
+    tornado_future_release(tornado_handler_spawn(self, part, self)); /* goes on while the answer is out */
+}
+
+static const tornado_handler_class parts_class = {.get = parts_get};
+
+static void parts_talk(site *s, client *c)
+{
+    (void)s;
+    asks(c, GET("/parts"), 200, "all parts");
+    asks(c, GET("/parts"), 200, "all parts");
+}
+
+SCENARIO(work_besides)
+{
+    served((tornado_rule[]){{.path = "/parts", .handler = &parts_class}, {0}}, NULL, NULL, parts_talk);
+}
+
+/* Bodies that go to a delegate as they come, and an answer in pieces. */
+static void pieces_received(tornado_http_request *request, tornado_bytes chunk)
+{
+    request->context = (char *)request->context + chunk.len;
+}
+
+static void pieces_finish(tornado_http_request *request)
+{
+    char text[40];
+    tornado_http_header header = {"X-Pieces", "yes", 8, 3};
+    tornado_http_response_start start = {.status = 200, .headers = {&header, 1}, .content_length = TORNADO_NONE};
+    snprintf(text, sizeof text, "%zu", (size_t)(uintptr_t)request->context);
+    if (tornado_http_request_write_headers(request, &start) &&
+        tornado_http_request_write(request, tornado_bytes_of("got ")) &&
+        tornado_http_request_write(request, tornado_bytes_of(text)))
+        tornado_http_request_finish(request);
+}
+
+SCENARIO(delegate)
+{
+    static const tornado_http_delegate delegate = {.data_received = pieces_received, .finish = pieces_finish};
+    static char body[70000];
+    tornado_bind_options options = {.address = "127.0.0.1"};
+    client_wait = wait_for;
+    if (!world_open())
+        return;
+    tornado_httpserver *server = tornado_httpserver_new(&delegate, NULL, NULL);
+    int port = 0;
+    if (DO(server != NULL) && DO(tornado_httpserver_listen(server, 0, &options)) &&
+        DO((port = tornado_httpserver_port(server)) != 0)) {
+        client c = dialled(port);
+        memset(body, 'b', sizeof body - 1);
+        says(&c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 69999\r\n\r\n");
+        says(&c, body);
+        takes(&c, 200, "got 69999");
+        asks(&c, GET("/"), 200, "got 0");
+        client_close(&c);
+    }
+    tornado_httpserver_free(server);
+    world_close();
+}
+
 /*----------------------------------------------------------------------------
  * Scenarios: streams.
  *----------------------------------------------------------------------------*/
@@ -834,7 +1012,7 @@ static void reader_talk(int port, size_t step)
     client_close(&c);
 }
 
-SCENARIO(streams)
+SCENARIO_EACH_POLLER(streams)
 {
     client_wait = wait_for;
     if (!world_open())
