@@ -6,6 +6,7 @@
 #   make test TESTS='escape -v'          only tests whose name contains "escape", and names them
 #   make check           what must hold before a change goes in; 15 minutes on 2 cores at most
 #   make check-all       everything there is to check
+#   make faults          every failure point of every scenario of tests/test_faults.c, and how many there are
 #   make test-NAME       the tests in one environment: see "Environments" below
 #   make fuzz            searches for inputs that break something, until stopped: see "Fuzzers" below
 #   make warnings symbols map examples size compile-time bench install clean
@@ -116,7 +117,7 @@ leaks = detect_leaks=$$(build/$(1)/probe >/dev/null 2>&1 && echo 1 || echo 0)
 # The tests run these as programs, the same in each environment.
 EXAMPLES := $(patsubst examples/%.c,build/examples/%,$(sort $(wildcard examples/*.c)))
 
-TEST_SOURCES := tests/harness.c tests/impl.c $(sort $(wildcard tests/test_*.c))
+TEST_SOURCES := tests/harness.c tests/faults.c tests/impl.c $(sort $(wildcard tests/test_*.c))
 
 define environment
 $(1).objects = $$(TEST_SOURCES:tests/%.c=build/$(1)/%.o)
@@ -146,6 +147,13 @@ always:
 .PHONY: test
 test: build/plain/tests $(EXAMPLES)
 	@build/plain/tests $(TESTS)
+
+# For each scenario, its failure points by allocation and system call: calls times the ways in which each may fail.
+.PHONY: faults
+faults: build/plain/tests
+	@rm -f build/faults
+	@FAULTS=build/faults TEST_TIME_SCALE=60 build/plain/tests faults_
+	@awk -f tools/faults.awk build/faults
 
 # What a recipe says when something that it needs is not there, and whether it then fails.
 missing = echo "skipped $@: $(1)"; test "$$CI" != true

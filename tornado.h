@@ -2051,8 +2051,8 @@ typedef struct tornado_http_response_start {
 
 /* Starts an answer, adds to its body, ends it. write_headers may be called once. False with TORNADO_ERR_STATE out
    of order, with TORNADO_ERR_INVALID for a header that cannot be sent and for a body that is longer or shorter than
-   was said, which closes the connection; and TORNADO_ERR_CLOSED when the client is gone. Date, Server and
-   Connection are added. */
+   was said, which closes the connection, as does TORNADO_ERR_NOMEM; and TORNADO_ERR_CLOSED when the client is gone.
+   Date, Server and Connection are added. */
 TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *request,
                                                     const tornado_http_response_start *start);
 TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data);
@@ -13987,6 +13987,16 @@ static TORNADO__INLINE void tornado__iostream_release(tornado_iostream *stream)
         tornado__iostream_unreferenced(stream);
 }
 
+/* Watches, where nobody could be told that it failed: the stream closes then. False: it has closed (and may be gone, unless
+   the caller holds it). */
+static bool tornado__iostream_watch_or_shut(tornado_iostream *stream)
+{
+    if (tornado__iostream_watch(stream))
+        return true;
+    tornado__iostream_shut(stream, &tornado__thread.last);
+    return false;
+}
+
 /* ---- sending ---- */
 
 /* Appends a chunk with room for `len` bytes. */
@@ -14139,7 +14149,7 @@ static bool tornado__iostream_flush(tornado_iostream *stream)
             return false;
         }
     }
-    return !stream->out || tornado__iostream_watch(stream);
+    return !stream->out || tornado__iostream_watch_or_shut(stream);
 }
 
 /* ---- receiving ---- */
@@ -14656,7 +14666,7 @@ static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
         if (stream->closed && io->close_callback && !unread) {
             tornado__user_call(tornado__user_call_closed, io);
         } else if (!stream->closed && io->read) {
-            tornado__iostream_watch(stream);
+            tornado__iostream_watch_or_shut(stream);
         }
     }
     tornado__iostream_release(stream);
@@ -14738,7 +14748,7 @@ static void tornado__iostream_connected(tornado_iostream *stream)
         tornado_future_set_result(connect, stream, NULL);
         tornado_future_release(connect);
     }
-    if (tornado__iostream_flush(stream) && tornado__iostream_watch(stream))
+    if (tornado__iostream_flush(stream) && tornado__iostream_watch_or_shut(stream))
         tornado__user_wrote(stream);
 }
 
@@ -14864,7 +14874,7 @@ TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, cons
     if (stream->closed && io->close_callback)
         tornado__user_queue_task(stream);
     else if (!stream->closed && !io->read && io->close_callback)
-        tornado__iostream_watch(stream); /* for the end */
+        tornado__iostream_watch_or_shut(stream); /* for the end */
     tornado__iostream_release(stream);
     return future;
 }
@@ -14965,7 +14975,7 @@ TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, t
     if (stream->closed)
         tornado__user_queue_task(stream);
     else if (!stream->connecting && !stream->watched)
-        tornado__iostream_watch(stream);
+        tornado__iostream_watch_or_shut(stream);
 }
 
 TORNADO_API void tornado_iostream_set_nodelay(tornado_iostream *stream, bool value)
@@ -15017,6 +15027,11 @@ TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *st
 
 #define TORNADO__ACCEPTS_PER_TURN 128
 #define TORNADO__BACKLOG          128
+#ifdef TORNADO_TESTING
+#define TORNADO__ACCEPT_PAUSE 2000000
+#else
+#define TORNADO__ACCEPT_PAUSE 100000000 /* ns */
+#endif
 
 static int tornado__socket(int family, int type)
 {
@@ -15240,7 +15255,7 @@ static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
     if (!acceptor->told || now - acceptor->told > 1000000000)
         tornado_gen_log(TORNADO_LOG_WARNING, "accept: %s; trying again", strerror(error));
     acceptor->told = now;
-    if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + 100000000))
+    if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + TORNADO__ACCEPT_PAUSE))
         tornado_ioloop_update_handler(acceptor->loop, acceptor->fd, 0);
 }
 
@@ -18475,8 +18490,9 @@ static bool tornado__message_collect(tornado__message *message, const char *data
     }
     if (message->host->delegate.data_received) {
         tornado_bytes chunk = {data, len};
+        tornado__http1 *connection = message->connection;
         message->host->delegate.data_received(&message->request, chunk);
-        return message->connection != NULL;
+        return connection->message == message; /* else it was answered, and may be freed */
     }
     if (!tornado_buffer_append(&message->body, data, len)) {
         tornado__message_refuse(message, 503, "out of memory for the body");
@@ -18648,15 +18664,15 @@ static void tornado__http1_begin(tornado__http1 *connection, const char *head, s
         tornado__message_complete(message);
     } else {
         if (message->expects && !message->started && !body_at_hand &&
-            tornado__iostream_queue(&connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25))
-            tornado__iostream_flush(&connection->stream);
+            tornado__iostream_queue(&connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25) &&
+            !tornado__iostream_flush(&connection->stream))
+            return; /* closed, and the message is gone */
         if (message->has_length && !host->delegate.data_received)
             tornado_buffer_reserve(&message->body, message->left < TORNADO__HTTP_BACKLOG ? (size_t)message->left
                                                                                          : TORNADO__HTTP_BACKLOG);
-        if (!connection->stream.closed)
-            tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->body_timeout >= 0
-                                                                                      ? host->body_timeout
-                                                                                      : host->idle_timeout));
+        tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->body_timeout >= 0
+                                                                                  ? host->body_timeout
+                                                                                  : host->idle_timeout));
     }
 }
 
@@ -18768,7 +18784,8 @@ static void tornado__http1_resume(tornado__http1 *connection)
         return;
     if (stream->paused) {
         stream->paused = stream->unbuffered_ready = false;
-        tornado__iostream_watch(stream);
+        if (!tornado__iostream_watch_or_shut(stream))
+            return;
     }
     if (stream->in && !connection->closing)
         tornado__iostream_feed(stream);
@@ -18938,7 +18955,10 @@ TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *reques
                  TORNADO__IS_WORD(header->name, header->name_len, "connection"))
             return tornado__fail(TORNADO_ERR_INVALID, 0, "%.40s is not set as a header here", header->name);
     }
-    return tornado__http1_start(message, &answer, 0) != NULL;
+    if (tornado__http1_start(message, &answer, 0))
+        return true;
+    tornado__http1_break(message->connection);
+    return false;
 }
 
 TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data)

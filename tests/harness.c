@@ -62,7 +62,7 @@ static struct {
     int line;
 } sites[SITES];
 
-static atomic_long allocs, live, countdown;
+static atomic_long allocs, live, countdown, failures; /* failures: so many in a row, once countdown is at 1 */
 
 static size_t site_hash(uintptr_t key)
 {
@@ -85,7 +85,8 @@ static void site_replace(uintptr_t from, uintptr_t to, size_t size, int line)
 static bool allocation_fails(void)
 {
     atomic_fetch_add(&allocs, 1);
-    return atomic_load(&countdown) > 0 && atomic_fetch_sub(&countdown, 1) == 1;
+    long row = atomic_load(&failures), left = row > 0 ? atomic_fetch_sub(&countdown, 1) : 2;
+    return left <= 1 && left > 1 - row;
 }
 
 void *test_malloc(size_t size, int line);
@@ -127,9 +128,16 @@ void test_free(void *pointer, int line)
     free(pointer);
 }
 
+void test_fail_allocs(long n, long row)
+{
+    atomic_store(&failures, 0);
+    atomic_store(&countdown, n);
+    atomic_store(&failures, n > 0 ? row : 0);
+}
+
 void test_fail_alloc(long n)
 {
-    atomic_store(&countdown, n);
+    test_fail_allocs(n, 1);
 }
 
 long test_allocs(void)

@@ -46,6 +46,9 @@ extern const char *test_poller;
 /* The n-th allocation of the header from now on fails, once; 1 is the next, 0 none. */
 void test_fail_alloc(long n);
 
+/* The same for `row` of them, one after the other. */
+void test_fail_allocs(long n, long row);
+
 /* How often the header has allocated (or tried to) so far, and how many blocks it holds now. */
 long test_allocs(void);
 long test_live(void);
