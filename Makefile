@@ -41,7 +41,8 @@ run: build/examples/hello
 # An environment is there when an empty program can be built and run in it.
 #-------------------------------------------------------------------------------------------------------------------
 
-ENVIRONMENTS = plain gcc clang asan asan-clang valgrind ucontext c11 gnu17 O0 O3 poll select m32 musl
+ENVIRONMENTS = plain gcc clang asan asan-clang valgrind ucontext c11 gnu17 O0 O3 poll select kqueue \
+    musl musl-static i386 armel armhf arm64 riscv64 s390x
 
 WARN = -Wall -Wextra
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -103,13 +104,51 @@ select.is = select as the default poller
 select.cc = $(CC)
 select.flags = -O1 -g -DTORNADO_POLLER='"select"' $(WARN)
 
-m32.is = 32 bits
-m32.cc = $(CC) -m32
-m32.flags = -O1 -g $(WARN)
+kqueue.is = kqueue as the default poller: an imitation, or with KQUEUE=-lkqueue the library
+kqueue.cc = $(CC)
+kqueue.flags = -O1 -g -DTORNADO_KQUEUE $(WARN) $(KQUEUE)
+KQUEUE = -Itests/kqueue
 
 musl.is = musl
 musl.cc = musl-gcc
-musl.flags = -static -O1 -g $(WARN)
+musl.flags = -O1 -g $(WARN)
+
+musl-static.is = musl, linked statically
+musl-static.cc = musl-gcc
+musl-static.flags = -static -O1 -g $(WARN)
+
+# Other processors: Debian's cross compilers and their C libraries. QEMU runs the test program, but not the programs
+# that it starts, which are this machine's; i386 runs as it is.
+qemu = TEST_EMULATED=1 TEST_TIME_SCALE=10 qemu-$(1)-static -L /usr/$(2)
+
+i386.is = x86 of 32 bits
+i386.cc = i686-linux-gnu-gcc
+i386.flags = -O1 -g $(WARN) -Wl,--dynamic-linker=/usr/i686-linux-gnu/lib/ld-linux.so.2,-rpath,/usr/i686-linux-gnu/lib
+
+armel.is = ARMv5 of 32 bits without floating point, in QEMU
+armel.cc = arm-linux-gnueabi-gcc
+armel.flags = -O1 -g $(WARN)
+armel.run = $(call qemu,arm,arm-linux-gnueabi)
+
+armhf.is = ARMv7 of 32 bits with floating point, in QEMU
+armhf.cc = arm-linux-gnueabihf-gcc
+armhf.flags = -O1 -g $(WARN)
+armhf.run = $(call qemu,arm,arm-linux-gnueabihf)
+
+arm64.is = ARM of 64 bits, in QEMU
+arm64.cc = aarch64-linux-gnu-gcc
+arm64.flags = -O1 -g $(WARN)
+arm64.run = $(call qemu,aarch64,aarch64-linux-gnu)
+
+riscv64.is = RISC-V of 64 bits, in QEMU
+riscv64.cc = riscv64-linux-gnu-gcc
+riscv64.flags = -O1 -g $(WARN)
+riscv64.run = $(call qemu,riscv64,riscv64-linux-gnu)
+
+s390x.is = big endian and ucontext, in QEMU
+s390x.cc = s390x-linux-gnu-gcc
+s390x.flags = -O1 -g $(WARN)
+s390x.run = $(call qemu,s390x,s390x-linux-gnu)
 
 # LeakSanitizer cannot work everywhere (under ptrace, in some containers): only where the probe has shown it.
 leaks = detect_leaks=$$(build/$(1)/probe >/dev/null 2>&1 && echo 1 || echo 0)

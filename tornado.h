@@ -152,8 +152,9 @@
     TORNADO_STATIC           make every function static, so that the header is private to its file
     TORNADO_MALLOC, TORNADO_REALLOC, TORNADO_FREE   the allocator, all three or none; default: libc's
     TORNADO_ASSERT(x)        checks of the library's own invariants; default: none
-    TORNADO_POLLER           the poller of new loops, "epoll", "poll" or "select"; default: the best there is
-    TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (64 KiB on 32 bits)
+    TORNADO_POLLER           the poller of new loops, "epoll", "kqueue", "poll" or "select"; default: the best there is
+    TORNADO_KQUEUE           kqueue where it is a library's (libkqueue); on macOS and the BSDs it is there by itself
+    TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (128 KiB on 32 bits)
     TORNADO_MAX_COROUTINES   of one loop at once; default 100000
     TORNADO_MAX_HEADERS      header lines of a request; default 256
     TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
@@ -204,6 +205,12 @@
 /* The implementation wants the system's whole interface; this must come before the first libc header. */
 #if defined(TORNADO_IMPLEMENTATION) && !defined(_FEATURES_H) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1
+#endif
+#if defined(TORNADO_IMPLEMENTATION) && defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE 1
+#endif
+#if defined(TORNADO_IMPLEMENTATION) && defined(__NetBSD__) && !defined(_NETBSD_SOURCE)
+#define _NETBSD_SOURCE 1
 #endif
 
 #ifndef TORNADO_H
@@ -867,8 +874,8 @@ typedef struct tornado_ioloop tornado_ioloop;
 /* What a file descriptor is watched for, and what happened to it. ERROR is always watched. */
 enum { TORNADO_IOLOOP_READ = 1, TORNADO_IOLOOP_WRITE = 4, TORNADO_IOLOOP_ERROR = 24 };
 
-/* A way to wait for file descriptors. The built-in ones are named "epoll", "poll" and "select"; a program may bring
-   its own, which is also how a loop runs inside another library's. `state` is what open returned. add, modify and
+/* A way to wait for file descriptors. The built-in ones are named "epoll", "kqueue", "poll" and "select", of which
+   kqueue and select tell of errors only while something else is watched, too; a program may bring its own, which is also how a loop runs inside another library's. `state` is what open returned. add, modify and
    remove return 0 or an errno; wait fills at most `max` events and returns their number (0 when the time is up or a
    signal came) or -1 with errno set. `key` is the loop's and is handed back as it came. timeout_ns is -1 for ever,
    0 not at all. */
@@ -889,7 +896,7 @@ typedef struct tornado_poller {
 } tornado_poller;
 
 typedef struct tornado_ioloop_options {
-    const char *poller;            /* "epoll", "poll", "select"; default: tornado_ioloop_configure's */
+    const char *poller;            /* "epoll", "kqueue", "poll", "select"; default: tornado_ioloop_configure's */
     const tornado_poller *custom;  /* instead of a name; must outlive the loop */
     size_t stack_size;             /* bytes of address space of a coroutine's stack; default TORNADO_STACK_SIZE */
     int max_coroutines;            /* at once; default TORNADO_MAX_COROUTINES */
@@ -2375,7 +2382,8 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
  *
  * A tornado__context is a place to come back to. call() runs a function, on another stack if one is given, having
  * noted where it was called; jump() goes back to such a place; swap() notes one and goes to another. Boundaries,
- * coroutines and nothing else are made of these. Both backends below have the same three functions.
+ * coroutines and nothing else are made of these. The backends below have the same three functions: x86-64, other
+ * processors, ucontext.
  *============================================================================*/
 
 #ifdef __cplusplus
@@ -2417,6 +2425,14 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #endif
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) ||                   \
+    defined(__DragonFly__) || defined(TORNADO_KQUEUE)
+#define TORNADO__KQUEUE
+#include <sys/event.h>
+#endif
+#ifndef TORNADO_NO_THREADS
+#include <pthread.h>
+#endif
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -2437,14 +2453,16 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #define TORNADO_ASSERT(condition) ((void)0)
 #endif
 #ifndef TORNADO_POLLER
-#ifdef __linux__
+#if defined(TORNADO__KQUEUE)
+#define TORNADO_POLLER "kqueue"
+#elif defined(__linux__)
 #define TORNADO_POLLER "epoll"
 #else
 #define TORNADO_POLLER "poll"
 #endif
 #endif
 #ifndef TORNADO_STACK_SIZE
-#define TORNADO_STACK_SIZE (sizeof(void *) >= 8 ? (size_t)256 * 1024 : (size_t)64 * 1024)
+#define TORNADO_STACK_SIZE (sizeof(void *) >= 8 ? (size_t)256 * 1024 : (size_t)128 * 1024)
 #endif
 #ifndef TORNADO_MAX_COROUTINES
 #define TORNADO_MAX_COROUTINES 100000
@@ -2499,6 +2517,23 @@ typedef struct tornado__stack {
     size_t size;
 } tornado__stack;
 
+/* Around a call on a stack of its own: for debuggers and backtraces nobody has called from there. */
+#ifdef __GCC_HAVE_DWARF2_CFI_ASM
+#define TORNADO__BACKTRACE_ENDS(return_address) ".cfi_remember_state\n\t.cfi_undefined " return_address "\n\t"
+#define TORNADO__BACKTRACE_GOES_ON              ".cfi_restore_state\n\t"
+#else
+#define TORNADO__BACKTRACE_ENDS(return_address) ""
+#define TORNADO__BACKTRACE_GOES_ON              ""
+#endif
+
+/* Each of the other processors says how it saves, calls and loads; the functions are made of that below. */
+#if !defined(TORNADO_UCONTEXT)
+#if defined(__i386__) || defined(__aarch64__) || (defined(__riscv) && __riscv_xlen == 64) ||                       \
+    (defined(__arm__) && __ARM_ARCH >= 5 && (!defined(__thumb__) || defined(__thumb2__)))
+#define TORNADO__ASSEMBLY
+#endif
+#endif
+
 #if defined(__x86_64__) && !defined(__ILP32__) && !defined(TORNADO_UCONTEXT)
 
 typedef struct tornado__context {
@@ -2538,7 +2573,9 @@ static TORNADO__INLINE void tornado__context_call(tornado__context *save, const 
                          "cmovzq %%rsp, %%rcx\n\t"
                          "andq $-16, %%rcx\n\t"
                          "movq %%rcx, %%rsp\n\t"
+                         TORNADO__BACKTRACE_ENDS("rip")
                          "callq *%%rdx\n\t"
+                         TORNADO__BACKTRACE_GOES_ON
                          "movq (%%rbx), %%rsp\n\t"
                          "popq %%rax\n\t"
                          "jmpq *%%rax\n"
@@ -2585,8 +2622,202 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
     __builtin_unreachable();
 }
 
+#elif defined(TORNADO__ASSEMBLY)
+
+/* For each processor the registers of four values, and three pieces of code:
+     SAVE   pushes what a callee keeps and the address of label 1, and stores the stack pointer at *save
+     CALL   goes to the stack `top`, if it is not NULL, calls fn(arg), and gets *save back into `top`
+     LOAD   makes `top` the stack pointer, pops all that, and jumps to the address, by no return instruction:
+            the processor predicts these by the calls it saw
+   Floating-point registers are left to the compiler: they are among what a switch changes. */
+
+#if defined(__i386__)
+
+#define TORNADO__REG_ARG  "edi"
+#define TORNADO__REG_FN   "edx"
+#define TORNADO__REG_SAVE "eax"
+#define TORNADO__REG_TOP  "ecx"
+#define TORNADO__SAVE                                                                                              \
+    "pushl %%ebp\n\tpushl %%ebx\n\tpushl %%esi\n\t"                                                                \
+    "call 2f\n2:\n\tpopl %%ebx\n\tleal 1f-2b(%%ebx), %%ebx\n\tpushl %%ebx\n\t"                                     \
+    "movl %%esp, (%%eax)\n\t"
+#define TORNADO__CALL                                                                                              \
+    "movl %%eax, %%ebx\n\t"                                                                                        \
+    "testl %%ecx, %%ecx\n\tjnz 3f\n\tmovl %%esp, %%ecx\n3:\n\t"                                                    \
+    "andl $-16, %%ecx\n\tleal -16(%%ecx), %%esp\n\tmovl %%edi, (%%esp)\n\t" TORNADO__BACKTRACE_ENDS("eip")         \
+    "call *%%edx\n\t" TORNADO__BACKTRACE_GOES_ON                                                                   \
+    "movl (%%ebx), %%ecx\n\t"
+#define TORNADO__LOAD "movl %%ecx, %%esp\n\tpopl %%edx\n\tpopl %%esi\n\tpopl %%ebx\n\tpopl %%ebp\n\tjmp *%%edx\n"
+#ifdef __SSE__
+#define TORNADO__CLOBBER_SSE "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
+#else
+#define TORNADO__CLOBBER_SSE
+#endif
+#define TORNADO__CLOBBER                                                                                           \
+    TORNADO__CLOBBER_SSE "st", "st(1)", "st(2)", "st(3)", "st(4)", "st(5)", "st(6)", "st(7)", "cc", "memory"
+
+#elif defined(__arm__)
+
+#define TORNADO__REG_ARG  "r0"
+#define TORNADO__REG_FN   "r1"
+#define TORNADO__REG_SAVE "r2"
+#define TORNADO__REG_TOP  "r3"
+#ifdef __thumb__
+#define TORNADO__PLACE "adr r12, 1f\n\torr r12, r12, #1\n\t" /* what makes a jump to it stay in Thumb mode */
+#else
+#define TORNADO__PLACE "adr r12, 1f\n\t"
+#endif
+#define TORNADO__SAVE TORNADO__PLACE "sub sp, sp, #4\n\tpush {r4-r12}\n\tstr sp, [r2]\n\t"
+#define TORNADO__CALL                                                                                              \
+    "mov r4, r2\n\t"                                                                                               \
+    "cmp r3, #0\n\tbeq 2f\n\tmov sp, r3\n2:\n\t" TORNADO__BACKTRACE_ENDS("lr")                                     \
+    "blx r1\n\t" TORNADO__BACKTRACE_GOES_ON                                                                        \
+    "ldr r3, [r4]\n\t"
+#define TORNADO__LOAD "mov sp, r3\n\tpop {r4-r12}\n\tadd sp, sp, #4\n\tbx r12\n"
+#if defined(__ARM_NEON) || (defined(__ARM_FP) && !defined(__SOFTFP__) && defined(__clang__))
+#define TORNADO__CLOBBER_HIGH                                                                                      \
+    "d16", "d17", "d18", "d19", "d20", "d21", "d22", "d23", "d24", "d25", "d26", "d27", "d28", "d29", "d30", "d31",
+#else
+#define TORNADO__CLOBBER_HIGH
+#endif
+#if defined(__ARM_FP) && !defined(__SOFTFP__)
+#define TORNADO__CLOBBER_VFP                                                                                       \
+    TORNADO__CLOBBER_HIGH "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "d9", "d10", "d11", "d12", "d13",  \
+        "d14", "d15",
+#else
+#define TORNADO__CLOBBER_VFP
+#endif
+#define TORNADO__CLOBBER TORNADO__CLOBBER_VFP "r12", "lr", "cc", "memory"
+
+#elif defined(__aarch64__)
+
+#define TORNADO__REG_ARG  "x0"
+#define TORNADO__REG_FN   "x1"
+#define TORNADO__REG_SAVE "x2"
+#define TORNADO__REG_TOP  "x3"
+/* 96 bytes of registers, and as many more as a red zone has (Apple's). */
+#define TORNADO__SAVE                                                                                              \
+    "adr x9, 1f\n\tsub sp, sp, #224\n\t"                                                                           \
+    "stp x19, x20, [sp]\n\tstp x21, x22, [sp, #16]\n\tstp x23, x24, [sp, #32]\n\tstp x25, x26, [sp, #48]\n\t"      \
+    "stp x27, x28, [sp, #64]\n\tstp x29, x9, [sp, #80]\n\t"                                                        \
+    "mov x9, sp\n\tstr x9, [x2]\n\t"
+#define TORNADO__CALL                                                                                              \
+    "mov x19, x2\n\t"                                                                                              \
+    "cbz x3, 2f\n\tmov sp, x3\n\tmov x29, xzr\n2:\n\t" TORNADO__BACKTRACE_ENDS("x30")                              \
+    "blr x1\n\t" TORNADO__BACKTRACE_GOES_ON                                                                        \
+    "ldr x3, [x19]\n\t"
+#define TORNADO__LOAD                                                                                              \
+    "mov sp, x3\n\t"                                                                                               \
+    "ldp x19, x20, [sp]\n\tldp x21, x22, [sp, #16]\n\tldp x23, x24, [sp, #32]\n\tldp x25, x26, [sp, #48]\n\t"      \
+    "ldp x27, x28, [sp, #64]\n\tldp x29, x9, [sp, #80]\n\t"                                                        \
+    "add sp, sp, #224\n\tbr x9\n"
+#define TORNADO__ARRIVE "hint #36\n\t" /* bti j: an indirect jump may come here */
+#if defined(__linux__) && !defined(__ANDROID__)
+#define TORNADO__CLOBBER_X18 "x18",
+#else
+#define TORNADO__CLOBBER_X18 /* the platform's */
+#endif
+#ifdef __ARM_FEATURE_SVE
+#define TORNADO__CLOBBER_SVE                                                                                       \
+    "p0", "p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9", "p10", "p11", "p12", "p13", "p14", "p15",
+#else
+#define TORNADO__CLOBBER_SVE
+#endif
+#define TORNADO__CLOBBER                                                                                           \
+    "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17",                    \
+        TORNADO__CLOBBER_X18 TORNADO__CLOBBER_SVE "x30", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8",     \
+        "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23",    \
+        "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31", "cc", "memory"
+
+#else /* RISC-V */
+
+#define TORNADO__REG_ARG  "a0"
+#define TORNADO__REG_FN   "a1"
+#define TORNADO__REG_SAVE "a2"
+#define TORNADO__REG_TOP  "a3"
+#define TORNADO__SAVE                                                                                              \
+    "lla t2, 1f\n\taddi sp, sp, -112\n\t"                                                                          \
+    "sd t2, 0(sp)\n\tsd s0, 8(sp)\n\tsd s1, 16(sp)\n\tsd s2, 24(sp)\n\tsd s3, 32(sp)\n\tsd s4, 40(sp)\n\t"         \
+    "sd s5, 48(sp)\n\tsd s6, 56(sp)\n\tsd s7, 64(sp)\n\tsd s8, 72(sp)\n\tsd s9, 80(sp)\n\tsd s10, 88(sp)\n\t"      \
+    "sd s11, 96(sp)\n\tsd sp, 0(a2)\n\t"
+#define TORNADO__CALL                                                                                              \
+    "mv s1, a2\n\t"                                                                                                \
+    "beqz a3, 2f\n\tmv sp, a3\n\tmv s0, zero\n2:\n\t" TORNADO__BACKTRACE_ENDS("ra")                                \
+    "jalr a1\n\t" TORNADO__BACKTRACE_GOES_ON                                                                       \
+    "ld a3, 0(s1)\n\t"
+#define TORNADO__LOAD                                                                                              \
+    "mv sp, a3\n\t"                                                                                                \
+    "ld t2, 0(sp)\n\tld s0, 8(sp)\n\tld s1, 16(sp)\n\tld s2, 24(sp)\n\tld s3, 32(sp)\n\tld s4, 40(sp)\n\t"         \
+    "ld s5, 48(sp)\n\tld s6, 56(sp)\n\tld s7, 64(sp)\n\tld s8, 72(sp)\n\tld s9, 80(sp)\n\tld s10, 88(sp)\n\t"      \
+    "ld s11, 96(sp)\n\taddi sp, sp, 112\n\tjr t2\n"
+#ifdef __riscv_flen
+#define TORNADO__CLOBBER_F                                                                                         \
+    "ft0", "ft1", "ft2", "ft3", "ft4", "ft5", "ft6", "ft7", "ft8", "ft9", "ft10", "ft11", "fa0", "fa1", "fa2",     \
+        "fa3", "fa4", "fa5", "fa6", "fa7", "fs0", "fs1", "fs2", "fs3", "fs4", "fs5", "fs6", "fs7", "fs8", "fs9",   \
+        "fs10", "fs11",
+#else
+#define TORNADO__CLOBBER_F
+#endif
+#ifdef __riscv_vector
+#define TORNADO__CLOBBER_V                                                                                         \
+    "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13", "v14", "v15", "v16",   \
+        "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v28", "v29", "v30", "v31",
+#else
+#define TORNADO__CLOBBER_V
+#endif
+#define TORNADO__CLOBBER                                                                                           \
+    TORNADO__CLOBBER_F TORNADO__CLOBBER_V "ra", "t0", "t1", "t2", "t3", "t4", "t5", "t6", "a4", "a5", "a6", "a7",  \
+        "memory"
+
+#endif
+
+#ifndef TORNADO__ARRIVE
+#define TORNADO__ARRIVE
+#endif
+
+typedef struct tornado__context {
+    void *sp; /* of what SAVE pushed */
+} tornado__context;
+
+static TORNADO__INLINE void tornado__context_call(tornado__context *save, const tornado__stack *stack,
+                                                  void (*fn)(void *), void *arg)
+{
+    uintptr_t high = stack ? (uintptr_t)stack->low + stack->size : 0;
+    register void *r_arg __asm__(TORNADO__REG_ARG) = arg;
+    register void (*r_fn)(void *) __asm__(TORNADO__REG_FN) = fn;
+    register tornado__context *r_save __asm__(TORNADO__REG_SAVE) = save;
+    register uintptr_t r_top __asm__(TORNADO__REG_TOP) = high & ~(uintptr_t)15;
+    __asm__ __volatile__(TORNADO__SAVE TORNADO__CALL TORNADO__LOAD "1:\n\t" TORNADO__ARRIVE
+                         : "+r"(r_arg), "+r"(r_fn), "+r"(r_save), "+r"(r_top)
+                         :
+                         : TORNADO__CLOBBER);
+}
+
+static TORNADO__INLINE void tornado__context_swap(tornado__context *save, const tornado__context *to)
+{
+    void *sp = to->sp;
+    register void *r_arg __asm__(TORNADO__REG_ARG) = NULL; /* only so that the compiler expects them to change */
+    register void *r_fn __asm__(TORNADO__REG_FN) = NULL;
+    register tornado__context *r_save __asm__(TORNADO__REG_SAVE) = save;
+    register void *r_top __asm__(TORNADO__REG_TOP) = sp;
+    __asm__ __volatile__(TORNADO__SAVE TORNADO__LOAD "1:\n\t" TORNADO__ARRIVE
+                         : "=r"(r_arg), "=r"(r_fn), "+r"(r_save), "+r"(r_top)
+                         :
+                         : TORNADO__CLOBBER);
+}
+
+static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado__context *to)
+{
+    register void *r_top __asm__(TORNADO__REG_TOP) = to->sp;
+    __asm__ __volatile__(TORNADO__LOAD : : "r"(r_top) : "memory");
+    __builtin_unreachable();
+}
+
 #else /* ucontext */
 
+#if defined(__linux__) && !defined(__GLIBC__) && !defined(TORNADO_UCONTEXT)
+#error "tornado.h: no way to switch stacks here; with a library that has ucontext define TORNADO_UCONTEXT"
+#endif
 #include <ucontext.h>
 
 typedef struct tornado__context {
@@ -8732,6 +8963,14 @@ TORNADO_API void tornado_run_with_stack_context(const tornado_stack_context_stat
  * begins. Everything a turn works on is taken off its list before it runs, so nothing runs twice.
  *============================================================================*/
 
+static int tornado__timeout_ms(int64_t ns)
+{
+    if (ns < 0)
+        return -1;
+    if (ns > (int64_t)INT_MAX * 1000000 - 1000000)
+        return INT_MAX;
+    return (int)((ns + 999999) / 1000000); /* never too early */
+}
 
 #ifdef __linux__
 typedef struct tornado__epoll {
@@ -8787,15 +9026,6 @@ static int tornado__epoll_remove(void *state, int fd)
     return tornado__epoll_control(state, EPOLL_CTL_DEL, fd, 0, 0);
 }
 
-static int tornado__timeout_ms(int64_t ns)
-{
-    if (ns < 0)
-        return -1;
-    if (ns > (int64_t)INT_MAX * 1000000 - 1000000)
-        return INT_MAX;
-    return (int)((ns + 999999) / 1000000); /* never too early */
-}
-
 static int tornado__epoll_wait(void *opaque, tornado_poller_event *events, int max, int64_t timeout_ns)
 {
     tornado__epoll *state = opaque;
@@ -8818,13 +9048,142 @@ static int tornado__epoll_fileno(void *state)
 static const tornado_poller tornado__poller_epoll = {"epoll", tornado__epoll_open, tornado__epoll_close,
                                                      tornado__epoll_add, tornado__epoll_modify, tornado__epoll_remove,
                                                      tornado__epoll_wait, tornado__epoll_fileno};
-#else
-static int tornado__timeout_ms(int64_t ns)
+#endif
+
+#ifdef TORNADO__KQUEUE
+/* kqueue watches reading and writing apart: for each fd what is watched, and where in the events of this wait it
+   stands already. */
+typedef struct tornado__kqueue_slot {
+    uint64_t key;
+    uint64_t wait; /* the last one that told of it */
+    unsigned events;
+    int place;
+} tornado__kqueue_slot;
+
+typedef struct tornado__kqueue {
+    int fd, capacity;
+    uint64_t waits;
+    tornado__kqueue_slot *slots;
+    struct kevent events[256];
+} tornado__kqueue;
+
+static void *tornado__kqueue_open(void)
 {
-    if (ns < 0)
-        return -1;
-    return ns > (int64_t)INT_MAX * 1000000 - 1000000 ? INT_MAX : (int)((ns + 999999) / 1000000);
+    tornado__kqueue *state = TORNADO_MALLOC(sizeof *state);
+    if (!state) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    memset(state, 0, sizeof *state);
+    state->fd = kqueue();
+    if (state->fd < 0) {
+        int saved = errno;
+        TORNADO_FREE(state);
+        errno = saved;
+        return NULL;
+    }
+    fcntl(state->fd, F_SETFD, FD_CLOEXEC);
+    return state;
 }
+
+static void tornado__kqueue_close(void *opaque)
+{
+    tornado__kqueue *state = opaque;
+    close(state->fd);
+    TORNADO_FREE(state->slots);
+    TORNADO_FREE(state);
+}
+
+/* Has `events` of fd be watched instead of what is; what was watched stays so when that fails. */
+static int tornado__kqueue_change(tornado__kqueue *state, int fd, unsigned events)
+{
+    static const struct {
+        unsigned event;
+        short filter;
+    } filters[] = {{TORNADO_IOLOOP_READ, EVFILT_READ}, {TORNADO_IOLOOP_WRITE, EVFILT_WRITE}};
+    unsigned *watched = &state->slots[fd].events;
+    for (size_t i = 0; i < TORNADO__COUNT(filters); i++) {
+        unsigned event = filters[i].event;
+        struct kevent change;
+        if ((*watched & event) == (events & event))
+            continue;
+        memset(&change, 0, sizeof change);
+        change.ident = (uintptr_t)fd;
+        change.filter = filters[i].filter;
+        change.flags = events & event ? EV_ADD : EV_DELETE;
+        if (kevent(state->fd, &change, 1, NULL, 0, NULL) < 0)
+            return errno;
+        *watched ^= event;
+    }
+    return 0;
+}
+
+static int tornado__kqueue_modify(void *opaque, int fd, unsigned events, uint64_t key)
+{
+    tornado__kqueue *state = opaque;
+    if (fd >= state->capacity)
+        return ENOENT;
+    state->slots[fd].key = key;
+    return tornado__kqueue_change(state, fd, events);
+}
+
+static int tornado__kqueue_add(void *opaque, int fd, unsigned events, uint64_t key)
+{
+    tornado__kqueue *state = opaque;
+    void *slots = state->slots;
+    if (!tornado__grow_zeroed(&slots, &state->capacity, fd + 1, sizeof *state->slots))
+        return ENOMEM;
+    state->slots = slots;
+    if (fcntl(fd, F_GETFD) < 0)
+        return errno;
+    memset(&state->slots[fd], 0, sizeof state->slots[fd]);
+    int error = tornado__kqueue_modify(opaque, fd, events, key);
+    if (error)
+        tornado__kqueue_change(state, fd, 0);
+    return error;
+}
+
+static int tornado__kqueue_remove(void *opaque, int fd)
+{
+    tornado__kqueue *state = opaque;
+    return fd < state->capacity ? tornado__kqueue_change(state, fd, 0) : ENOENT;
+}
+
+static int tornado__kqueue_wait(void *opaque, tornado_poller_event *events, int max, int64_t timeout_ns)
+{
+    tornado__kqueue *state = opaque;
+    int room = max < (int)TORNADO__COUNT(state->events) ? max : (int)TORNADO__COUNT(state->events), count = 0;
+    struct timespec timeout = {(time_t)(timeout_ns / 1000000000), (long)(timeout_ns % 1000000000)};
+    int ready = kevent(state->fd, NULL, 0, state->events, room, timeout_ns < 0 ? NULL : &timeout);
+    if (ready < 0)
+        return errno == EINTR ? 0 : -1;
+    state->waits++;
+    for (int i = 0; i < ready; i++) {
+        const struct kevent *event = &state->events[i];
+        tornado__kqueue_slot *slot = &state->slots[event->ident];
+        bool reading = event->filter == EVFILT_READ;
+        if (slot->wait != state->waits) {
+            slot->wait = state->waits;
+            slot->place = count++;
+            events[slot->place].key = slot->key;
+            events[slot->place].events = 0;
+        }
+        events[slot->place].events |= reading ? TORNADO_IOLOOP_READ : TORNADO_IOLOOP_WRITE;
+        if (event->flags & EV_EOF && (!reading || event->fflags)) /* more than the end of what can be read */
+            events[slot->place].events |= TORNADO_IOLOOP_ERROR;
+    }
+    return count;
+}
+
+static int tornado__kqueue_fileno(void *state)
+{
+    return ((tornado__kqueue *)state)->fd;
+}
+
+static const tornado_poller tornado__poller_kqueue = {"kqueue", tornado__kqueue_open, tornado__kqueue_close,
+                                                      tornado__kqueue_add, tornado__kqueue_modify,
+                                                      tornado__kqueue_remove, tornado__kqueue_wait,
+                                                      tornado__kqueue_fileno};
 #endif
 
 /* poll: dense arrays, and for each fd its place in them plus one. */
@@ -8970,7 +9329,7 @@ static int tornado__select_add(void *opaque, int fd, unsigned events, uint64_t k
 {
     tornado__select *state = opaque;
     if (fd >= FD_SETSIZE)
-        return EMFILE; /* select cannot hold it */
+        return ERANGE;
     if (fcntl(fd, F_GETFD) < 0)
         return errno;
     if (fd >= state->top)
@@ -9030,6 +9389,9 @@ static const tornado_poller tornado__poller_select = {"select", tornado__select_
 static const tornado_poller *const tornado__pollers[] = {
 #ifdef __linux__
     &tornado__poller_epoll,
+#endif
+#ifdef TORNADO__KQUEUE
+    &tornado__poller_kqueue,
 #endif
     &tornado__poller_poll,
     &tornado__poller_select,
@@ -9708,7 +10070,9 @@ TORNADO_API bool tornado_ioloop_add_handler(tornado_ioloop *loop, int fd, tornad
     int error = loop->poller->add(loop->poller_state, fd, events | TORNADO_IOLOOP_ERROR, tornado__fd_key(loop, fd));
     if (error)
         return tornado__fail(error == ENOMEM ? TORNADO_ERR_NOMEM : TORNADO_ERR_SYSTEM, error,
-                             "tornado_ioloop_add_handler: fd %d: %s", fd, strerror(error));
+                             "tornado_ioloop_add_handler: fd %d: %s%s", fd,
+                             error == ERANGE ? "too high for the poller " : "",
+                             error == ERANGE ? loop->poller->name : strerror(error));
     slot->handler = handler;
     slot->arg = arg;
     slot->events = events;
@@ -10994,6 +11358,7 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 #define TORNADO__LAST_TURNS    16   /* for a coroutine to end in, when its loop is closed */
 #define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory */
 #define TORNADO__MADV_GUARD    102 /* MADV_GUARD_INSTALL, Linux 6.13 */
+#define TORNADO__MADV_NONE     (-1)
 
 typedef struct tornado__coroutine {
     tornado__execution execution;
@@ -11048,7 +11413,8 @@ static atomic_int tornado__guard_pages; /* PROT_NONE guards of the process so fa
 static bool tornado__stack_guard(char *low, size_t page)
 {
 #ifdef __linux__
-    if (madvise(low, page, TORNADO__MADV_GUARD) == 0)
+    /* Emulators take any advice and do nothing: believe only those that refuse one that does not exist. */
+    if (madvise(low, page, TORNADO__MADV_GUARD) == 0 && madvise(low, page, TORNADO__MADV_NONE) != 0)
         return true;
 #endif
     if (atomic_fetch_add(&tornado__guard_pages, 1) < TORNADO__GUARD_MAX && mprotect(low, page, PROT_NONE) == 0)
@@ -13269,10 +13635,6 @@ TORNADO_API bool tornado_queue_full(const tornado_queue *queue)
  * loop looks, they wake it once. Its future is touched by the loop's thread alone. When the loop is closed first
  * the job loses its future, runs to its end all the same, and goes with the last reference to the loop.
  *============================================================================*/
-
-#ifndef TORNADO_NO_THREADS
-#include <pthread.h>
-#endif
 
 typedef struct tornado__job {
     tornado__callback done;     /* first; its task queues the job before, and hands it back after */

@@ -40,6 +40,11 @@ static double now(void)
     return (double)at.tv_sec + (double)at.tv_nsec / 1e9;
 }
 
+bool test_emulated(void)
+{
+    return getenv("TEST_EMULATED") != NULL;
+}
+
 double test_scaled(double seconds)
 {
     const char *scale = getenv("TEST_TIME_SCALE");
@@ -531,10 +536,18 @@ static void add_job(const test_case *test, const char *poller, char **filters, i
 
 static void collect_jobs(char **filters, int filter_count)
 {
-    static const char *const pollers[] = {"epoll", "poll", "select"};
+    static const char *const pollers[] = {
+#ifdef __linux__
+        "epoll",
+#endif
+#if defined(TORNADO_KQUEUE) || !defined(__linux__)
+        "kqueue",
+#endif
+        "poll", "select"};
+    const size_t most = sizeof pollers / sizeof pollers[0];
     test_case **sorted = calloc(registered_count + 1, sizeof *sorted);
     size_t count = 0;
-    runner.jobs = calloc(registered_count * 3 + 1, sizeof *runner.jobs);
+    runner.jobs = calloc(registered_count * most + 1, sizeof *runner.jobs);
     if (!sorted || !runner.jobs)
         die("calloc");
     for (test_case *test = registered; test; test = test->next)
@@ -543,7 +556,7 @@ static void collect_jobs(char **filters, int filter_count)
     for (size_t i = 0; i < count; i++) {
         if (!sorted[i]->each_poller)
             add_job(sorted[i], NULL, filters, filter_count);
-        for (size_t k = 0; sorted[i]->each_poller && k < 3; k++)
+        for (size_t k = 0; sorted[i]->each_poller && k < most; k++)
             add_job(sorted[i], pollers[k], filters, filter_count);
     }
     free(sorted);

@@ -13,7 +13,8 @@
 #define TEST(name)                TEST__DEFINE(name, 10, false)
 #define TEST_LIMIT(name, seconds) TEST__DEFINE(name, seconds, false)
 
-/* A test that runs once per poller, as name/epoll, name/poll and name/select. Its loops use that poller. */
+/* A test that runs once for each poller there is, as name/epoll, name/kqueue, name/poll and name/select. Its loops
+   use that poller. */
 #define TEST_EACH_POLLER(name) TEST__DEFINE(name, 10, true)
 
 #define CHECK(expr)          ((expr) ? (void)0 : test_fail(__FILE__, __LINE__, "CHECK(%s)", #expr))
@@ -57,6 +58,9 @@ long test_live(void);
 double test_scaled(double seconds);
 
 bool test_have(const char *program);
+
+/* Whether QEMU runs the test program, which knows most of Linux, but not all. */
+bool test_emulated(void);
 
 /* What a command printed on its standard output, NUL-terminated; its standard error goes to the test's output.
    Lives as long as the test. */

@@ -199,6 +199,8 @@ TEST(netutil_backlog_is_128_or_what_it_is_given)
 #ifndef __linux__
     SKIP("only Linux tells the backlog of a socket");
 #else
+    if (test_emulated())
+        SKIP("QEMU does not pass on what Linux tells of a socket's backlog");
     static const struct {
         int given, used;
     } cases[] = {{0, 128}, {7, 7}, {1, 1}};
