@@ -736,10 +736,12 @@ TEST(regex_compiling_needs_little_stack)
     strcpy(counted, pattern_of("(?:a?", "", "){0,2}", 99));
     char *const rows[] = {deep, wide, counted, "(((((((((a|b|c)|d)|e)|f)|g)|h)|i)|j)|k)*l",
                           "a||||||||||||||||||||||||||||||||||||||||||||||||||||||||b*", "(((((((((", "[\\w-z]"};
+    if (instrumented())
+        SKIP("frames have another size, and the stack of a thread that has ended may not be read");
     size_t idle = stack_used(NULL);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         size_t used = stack_used(rows[i]) - idle;
-        if (used > (instrumented() ? 64 : 16) * 1024)
+        if (used > 16 * 1024)
             FAIL("%.60s takes %zu bytes of stack", rows[i], used);
     }
 }
