@@ -3281,11 +3281,10 @@ TORNADO_API uint64_t tornado_defer(tornado_callback fn, void *arg)
     tornado__execution *running = tornado__running();
     tornado__deferred *deferred = running->scope ? TORNADO_MALLOC(sizeof *deferred) : NULL;
     if (!deferred) {
-        static const tornado_error nomem = {TORNADO_ERR_NOMEM, ENOMEM, 0, "out of memory in tornado_defer"};
-        static const tornado_error scope = {TORNADO_ERR_STATE, 0, 0, "tornado_defer: no scope is open here"};
-        const tornado_error *error = running->scope ? &nomem : &scope;
+        bool scope = running->scope != NULL;
         fn(arg);
-        tornado__raise(error);
+        tornado_raise(scope ? TORNADO_ERR_NOMEM : TORNADO_ERR_STATE, "tornado_defer: %s",
+                      scope ? "out of memory" : "no scope is open here");
     }
     deferred->fn = fn;
     deferred->arg = arg;
@@ -11922,23 +11921,15 @@ TORNADO_API bool tornado_cancel(tornado_future *future)
     return future->coroutine && tornado__coroutine_cancel(future->coroutine);
 }
 
-static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name,
-                                      size_t stack_size)
+/* Starts a coroutine in the loop's next turn, and gives its future; that of the last error when it is NULL. */
+static tornado_future *tornado__spawned(tornado_ioloop *loop, tornado__coroutine *co)
 {
-    name = name ? name : "coroutine";
-    if (loop->closed) {
-        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_spawn: the loop is closed");
-        return tornado_future_failed(tornado_last_error());
-    }
-    tornado_future *future = tornado__future_alloc(loop, sizeof *future, NULL);
-    tornado__coroutine *co = NULL;
-    if (future)
-        co = stack_size ? tornado__coroutine_new_sized(loop, fn, arg, name, stack_size)
-                        : tornado__coroutine_new(loop, fn, arg, name);
-    if (!co) {
-        tornado_error error = *tornado_last_error();
-        tornado_future_release(future);
-        return error.code == TORNADO_ERR_NOMEM ? &tornado__future_nomem : tornado_future_failed(&error);
+    tornado_future *future = co ? tornado__future_alloc(loop, sizeof *future, NULL) : NULL;
+    if (!future) {
+        if (co)
+            tornado__coroutine_free(co);
+        return tornado__thread.last.code == TORNADO_ERR_NOMEM ? &tornado__future_nomem
+                                                              : tornado_future_failed(&tornado__thread.last);
     }
     co->future = tornado_future_retain(future);
     co->execution.states = tornado__context_capture();
@@ -11947,13 +11938,29 @@ static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn
     return future;
 }
 
+static bool tornado__may_spawn(const tornado_ioloop *loop)
+{
+    return !loop->closed || tornado__fail(TORNADO_ERR_STATE, 0, "tornado_spawn: the loop is closed");
+}
+
+static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name)
+{
+    bool may = tornado__may_spawn(loop);
+    return tornado__spawned(loop, may ? tornado__coroutine_new(loop, fn, arg, name) : NULL);
+}
+
 TORNADO_API tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                const tornado_spawn_options *options)
 {
-    static const tornado_spawn_options defaults;
-    const tornado_spawn_options *o = options ? options : &defaults;
+    const char *name = options && options->name ? options->name : "coroutine";
     tornado_ioloop *loop = tornado_ioloop_current();
-    return loop ? tornado__spawn(loop, fn, arg, o->name, o->stack_size) : &tornado__future_nomem;
+    if (!loop)
+        return &tornado__future_nomem;
+    if (!options || !options->stack_size)
+        return tornado__spawn(loop, fn, arg, name);
+    bool may = tornado__may_spawn(loop);
+    return tornado__spawned(loop,
+                            may ? tornado__coroutine_new_sized(loop, fn, arg, name, options->stack_size) : NULL);
 }
 
 TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
@@ -11963,7 +11970,7 @@ TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
 
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
 {
-    tornado_future *future = tornado__spawn(loop, fn, arg, NULL, 0);
+    tornado_future *future = tornado__spawn(loop, fn, arg, "coroutine");
     bool started = future->state == TORNADO__PENDING;
     if (!started && !future->immortal)
         tornado__thread.last = *tornado_future_error(future);
@@ -11997,17 +12004,13 @@ static const tornado_error *tornado__wait_failed(tornado__execution *running, to
 /* Waits until the future is done. NULL: it has succeeded, and the reference is still the caller's. */
 static const tornado_error *tornado__wait(tornado_future *future)
 {
-    static const tornado_error outside = {TORNADO_ERR_STATE, 0, 0,
-                                          "waiting outside a coroutine: use tornado_spawn"};
-    static const tornado_error deferring = {TORNADO_ERR_STATE, 0, 0, "waiting in a deferred function"};
     tornado__execution *running = tornado__running();
     tornado__coroutine *co = running->coroutine;
     if (TORNADO__UNLIKELY(!co || running->deferring)) {
-        const tornado_error *error = co ? &deferring : &outside;
-        tornado_app_log(TORNADO_LOG_ERROR, "%s", error->message);
-        running->waited = *error;
-        tornado_future_release(future);
-        return &running->waited;
+        tornado__fail(TORNADO_ERR_STATE, 0, co ? "waiting in a deferred function"
+                                               : "waiting outside a coroutine: use tornado_spawn");
+        tornado_app_log(TORNADO_LOG_ERROR, "%s", tornado_last_error()->message);
+        return tornado__wait_failed(running, future, tornado_last_error());
     }
     if (future->state == TORNADO__PENDING && !co->cancelled) {
         co->waiting = future;
@@ -12075,13 +12078,13 @@ static bool tornado__wait_keep(tornado_future *future)
    */
 static const tornado_error *tornado__wait_value(tornado_future *future, int kind, void *out)
 {
-    static const tornado_error mismatch = {TORNADO_ERR_INVALID, 0, 0,
-                                           "the future's result is of another kind than was waited for"};
     const tornado_error *error = tornado__wait(future);
     if (error)
         return error;
-    if (future->kind != kind && kind != TORNADO__POINTER)
-        return tornado__wait_failed(tornado__running(), future, &mismatch);
+    if (future->kind != kind && kind != TORNADO__POINTER) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "the future's result is of another kind than was waited for");
+        return tornado__wait_failed(tornado__running(), future, tornado_last_error());
+    }
     tornado__future_take(future);
     if (out) {
         if (kind == TORNADO__POINTER)
@@ -12195,7 +12198,7 @@ static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, voi
         TORNADO_FREE(sync);
         return false;
     }
-    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync", 0);
+    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync");
     bool ok = future->state == TORNADO__PENDING;
     if (ok)
         ok = tornado__sync_run(loop, sync, future);
@@ -19171,7 +19174,6 @@ static void tornado__http1_drained(tornado_iostream *stream)
 
 static void tornado__http1_closed(tornado_iostream *stream, const tornado_error *cause)
 {
-    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "Stream is closed"};
     tornado__http1 *connection = (tornado__http1 *)(void *)stream;
     tornado__message *message = connection->message;
     (void)cause;
@@ -19180,7 +19182,8 @@ static void tornado__http1_closed(tornado_iostream *stream, const tornado_error 
         connection->message = NULL;
         message->connection = NULL;
         message->ended = connection->host->loop->now;
-        tornado__message_flushed(message, &closed);
+        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
+        tornado__message_flushed(message, tornado_last_error());
         if (message->host->delegate.on_connection_close)
             message->host->delegate.on_connection_close(&message->request);
         tornado__message_release(message);
@@ -21272,7 +21275,7 @@ static void *tornado__call_connection_close(void *arg)
 TORNADO_API tornado_future *tornado_handler_spawn(tornado_handler *self, tornado_coroutine_fn fn, void *arg)
 {
     tornado__message *message = self->response->message;
-    tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name, 0);
+    tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name);
     if (future->coroutine)
         tornado__coroutine_join(future->coroutine, message);
     return future;
