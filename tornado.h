@@ -12534,7 +12534,6 @@ typedef struct tornado__iterator_child {
 struct tornado_wait_iterator {
     tornado__held held;
     unsigned references; /* the scope's, and one of each child that waits */
-    bool ended;          /* the scope has */
     size_t count, left, current;
     tornado__iterator_child *finished, *last_finished; /* and not given yet */
     tornado_future *running; /* what `next` gave while none was finished; or NULL */
@@ -12571,7 +12570,7 @@ static void tornado__iterator_child_done(tornado__task *task, tornado_ioloop *lo
 {
     tornado__iterator_child *child = TORNADO__CONTAINER(task, tornado__iterator_child, waiter.task);
     tornado_wait_iterator *iterator = child->iterator;
-    if (!iterator->ended && !loop->closed) {
+    if (!loop->closed) {
         tornado_future *running = iterator->running;
         tornado__iterator_finish(iterator, child);
         if (running) {
@@ -12587,7 +12586,6 @@ static void tornado__iterator_end(tornado__held *held)
 {
     static const tornado_error over = {TORNADO_ERR_CLOSED, 0, 0, "the scope of the wait iterator has ended"};
     tornado_wait_iterator *iterator = TORNADO__CONTAINER(held, tornado_wait_iterator, held);
-    iterator->ended = true;
     for (size_t i = 0; i < iterator->count; i++) {
         tornado__iterator_child *child = &iterator->children[i];
         if (child->future && child->future->state == TORNADO__PENDING) {
@@ -12599,6 +12597,7 @@ static void tornado__iterator_end(tornado__held *held)
     if (iterator->running) {
         tornado__future_fail(iterator->running, &over);
         tornado_future_release(iterator->running);
+        iterator->running = NULL; /* children may be scheduled still */
     }
     tornado__iterator_unref(iterator);
 }
@@ -12956,7 +12955,6 @@ static tornado_future *tornado__park(tornado__parked *parked, tornado__link *lin
     bool valid = !timeout || tornado__seconds_to_ns(*timeout, &ns) ||
                  tornado__fail(TORNADO_ERR_INVALID, 0, "the timeout is not a number");
     parked->timer.fire = tornado__parked_late;
-    parked->timer.fires_at_close = true; /* callbacks hold the future */
     if (!valid || (timeout && !tornado__timer_set(loop, &parked->timer,
                                                   tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0)))) {
         tornado_error error = *tornado_last_error();

@@ -53,6 +53,13 @@ TEST_EACH_POLLER(gen_sleep_takes_as_long_as_asked)
     run(sleep_some, NULL);
 }
 
+static void *sleep_longer(void *arg)
+{
+    tornado_await(tornado_sleep(0.03));
+    tornado_await(tornado_moment()); /* callbacks of what was due before */
+    return arg;
+}
+
 TEST_EACH_POLLER(gen_sleep_without_a_wait_is_a_future_like_any_other)
 {
     tornado_future *late = tornado_sleep(0.02), *early = tornado_sleep(0), *never = tornado_sleep(1e300);
@@ -62,8 +69,7 @@ TEST_EACH_POLLER(gen_sleep_without_a_wait_is_a_future_like_any_other)
     tornado_future_release(early);
     CHECK(!tornado_future_done(never));
     tornado_future_release(never); /* its timer goes with it */
-    tornado_ioloop_call_later(tornado_ioloop_current(), 0.05, stop_loop, NULL);
-    CHECK(tornado_ioloop_start(tornado_ioloop_current()));
+    run(sleep_longer, NULL);
     CHECK_STR(trace, "ab");
 }
 
@@ -442,7 +448,8 @@ static void *quiet_in_all_ways(void *arg)
     } cases[] = {{system, 0}, {limit, 1}, {none, 1}, {NULL, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         log_keep();
-        tornado_future *list[] = {tornado_future_failed(&too_late), tornado_spawn(fail_with, (void *)(uintptr_t)&broken)};
+        tornado_future *list[] = {tornado_future_failed(&too_late),
+                                  tornado_spawn(fail_with, (void *)(uintptr_t)&broken)};
         CHECK(is_error(tornado_wait(tornado_multi_quiet(list, 2, cases[i].quiet)), TORNADO_ERR_LIMIT));
         CHECK_INT(logged("it broke"), cases[i].logged);
         log_keep();
@@ -507,12 +514,24 @@ TEST_EACH_POLLER(gen_wait_iterator_gives_each_as_it_finishes)
     run(as_they_finish, NULL);
 }
 
-static void *sort_by_sleeping(void *arg)
+/* Resolves three futures, the first of them last. */
+static void *resolve_in_turn(void *arg)
 {
-    static const double seconds[] = {0.03, 0.01, 0.02};
+    tornado_future **list = arg;
+    for (int i = 1; i <= 3; i++) {
+        tornado_await(tornado_sleep(0.001));
+        tornado_future_set_integer(list[i % 3], i);
+        tornado_future_release(list[i % 3]);
+    }
+    return NULL;
+}
+
+static void *wait_for_each(void *arg)
+{
     tornado_future *list[3];
     for (int i = 0; i < 3; i++)
-        list[i] = tornado_sleep(seconds[i]);
+        list[i] = tornado_future_retain(tornado_future_new());
+    CHECK(tornado_ioloop_spawn_callback(tornado_ioloop_current(), resolve_in_turn, list));
     tornado_wait_iterator *each = tornado_wait_iterator_new(list, 3);
     while (!tornado_wait_iterator_done(each)) {
         CHECK(tornado_wait(tornado_wait_iterator_next(each)) == NULL);
@@ -524,7 +543,7 @@ static void *sort_by_sleeping(void *arg)
 
 TEST_EACH_POLLER(gen_wait_iterator_waits_for_the_next)
 {
-    run(sort_by_sleeping, NULL);
+    run(wait_for_each, NULL);
 }
 
 static void *end_early(void *arg)

@@ -368,6 +368,25 @@ TEST_EACH_POLLER(locks_event_wakes_all_who_wait_when_it_is_set)
     tornado_event_free(event);
 }
 
+static void *leave_the_event(void *arg)
+{
+    tornado_future *leaves = tornado_spawn(note_event, "a"), *stays = tornado_spawn(note_event, "b");
+    let_run(2);
+    CHECK(tornado_cancel(leaves));
+    tornado_event_set(event);
+    CHECK(is_error(tornado_wait(leaves), TORNADO_ERR_CANCELLED));
+    CHECK(tornado_wait(stays) == NULL);
+    CHECK_STR(trace, "b");
+    return arg;
+}
+
+TEST_EACH_POLLER(locks_event_is_left_by_who_is_cancelled)
+{
+    event = tornado_event_new();
+    run(leave_the_event, NULL);
+    tornado_event_free(event);
+}
+
 static void *event_times_out(void *arg)
 {
     double begin = tornado_monotonic();
@@ -619,6 +638,14 @@ TEST_EACH_POLLER(locks_semaphore_in_a_multi_is_taken_when_that_was_waited_for)
     tornado_semaphore_free(semaphore);
 }
 
+/* Those of timers that are due, too. */
+static void *let_callbacks_run(void *arg)
+{
+    tornado_await(tornado_sleep(0.001));
+    let_run(2);
+    return arg;
+}
+
 TEST_EACH_POLLER(locks_semaphore_calls_back)
 {
     semaphore = tornado_semaphore_new(1);
@@ -628,12 +655,10 @@ TEST_EACH_POLLER(locks_semaphore_calls_back)
         tornado_future_release(future);
     }
     tornado_future_release(tornado_semaphore_acquire(semaphore)); /* stands in line no longer */
-    tornado_ioloop_call_later(tornado_ioloop_current(), 0.05, stop_loop, NULL);
-    CHECK(tornado_ioloop_start(tornado_ioloop_current()));
+    run(let_callbacks_run, NULL);
     CHECK_STR(traced(), "alate");
     CHECK(tornado_semaphore_release(semaphore));
-    tornado_ioloop_call_later(tornado_ioloop_current(), 0.01, stop_loop, NULL);
-    CHECK(tornado_ioloop_start(tornado_ioloop_current()));
+    run(let_callbacks_run, NULL);
     CHECK_STR(traced(), "b");
     CHECK(tornado_semaphore_release(semaphore));
     CHECK_INT(tornado_semaphore_value(semaphore), 1);
@@ -778,6 +803,37 @@ TEST_EACH_POLLER(locks_lock_that_is_freed_while_it_is_held_is_released_without_h
     lock = tornado_lock_new();
     run(free_while_held, NULL);
     CHECK_STR(log_text, "");
+}
+
+static void *take_and_free(void *arg)
+{
+    CHECK(tornado_lock_acquire_nowait(lock));
+    tornado_lock_free(lock);
+    return arg;
+}
+
+static void hold_until_freed(void *arg)
+{
+    tornado_scope scope;
+    (void)arg;
+    for (;;) {
+        tornado_scope_enter(&scope);
+        tornado_lock_hold(lock);
+        tornado_scope_leave(&scope);
+    }
+}
+
+static void *freed_in_the_turn_of_another(void *arg)
+{
+    CHECK(tornado_ioloop_spawn_callback(tornado_ioloop_current(), take_and_free, NULL));
+    CHECK(is_error(tornado_try(hold_until_freed, NULL), TORNADO_ERR_CLOSED));
+    return arg;
+}
+
+TEST_EACH_POLLER(locks_lock_that_is_freed_while_others_run_is_not_held)
+{
+    lock = tornado_lock_new();
+    run(freed_in_the_turn_of_another, NULL);
 }
 
 static void *wait_for_ever(void *arg)

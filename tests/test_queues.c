@@ -540,6 +540,26 @@ TEST_EACH_POLLER(queues_join_is_done_when_all_tasks_are)
     tornado_queue_free(queue);
 }
 
+static void *leave_the_join(void *arg)
+{
+    CHECK(put("a"));
+    tornado_future *leaves = tornado_spawn(join_and_note, "1"), *stays = tornado_spawn(join_and_note, "2");
+    let_run(2);
+    CHECK(tornado_cancel(leaves));
+    CHECK(tornado_queue_task_done(queue));
+    CHECK(is_error(tornado_wait(leaves), TORNADO_ERR_CANCELLED));
+    CHECK(tornado_wait(stays) == NULL);
+    CHECK_STR(trace, "2");
+    return arg;
+}
+
+TEST_EACH_POLLER(queues_join_is_left_by_who_is_cancelled)
+{
+    queue = tornado_queue_new(NULL);
+    run(leave_the_join, NULL);
+    tornado_queue_free(queue);
+}
+
 static void *free_with_waiters(void *arg)
 {
     CHECK(put("a") && put("b"));
