@@ -6207,14 +6207,14 @@ static TORNADO__INLINE char tornado__json_kind(char c)
 /* One bit for each byte that cannot be written as it is; from 0x7f on that is any, unless `utf8`. */
 static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes, bool utf8)
 {
-    const __m128i control = _mm_set1_epi8(0x1f);
     __m128i quotes =
         _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
-    __m128i others = _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8('<')),
-                                  _mm_cmpeq_epi8(_mm_max_epu8(bytes, control), control));
-    __m128i special = _mm_or_si128(quotes, others);
-    if (!utf8) /* adding one sets the top bit of 0x7f */
-        special = _mm_or_si128(special, _mm_or_si128(bytes, _mm_add_epi8(bytes, _mm_set1_epi8(1))));
+    __m128i special = _mm_or_si128(quotes, _mm_cmpeq_epi8(bytes, _mm_set1_epi8('<')));
+    if (utf8)
+        special = _mm_or_si128(special, _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1f)), bytes));
+    else /* signed: what is beyond ASCII is below a space, too */
+        special = _mm_or_si128(special, _mm_or_si128(_mm_cmplt_epi8(bytes, _mm_set1_epi8(' ')),
+                                                     _mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x7f))));
     return (unsigned)_mm_movemask_epi8(special);
 }
 

@@ -465,6 +465,43 @@ TEST(json_reads_any_double_as_strtod_does)
     }
 }
 
+/* Midpoints of neighbouring doubles, subnormal ones among them, with all their digits; and the decimals just above and
+   below. Python works with integers there, and reads what is written here as bits. */
+TEST(json_reads_points_halfway_between_doubles_as_python_does)
+{
+    TEST_NEED("python3");
+    const test_output *out = test_run(
+        "python3 - <<'END'\n"
+        "import random, struct\n"
+        "from decimal import Decimal, getcontext\n"
+        "getcontext().prec = 1100\n"
+        "random.seed(7)\n"
+        "for n in range(600):\n"
+        "    exponent = random.choice([0, 1, 2, 1000, 1022, 1023, 1075, 1080, 1100, 2000, 2046])\n"
+        "    bits = random.getrandbits(52) | exponent << 52\n"
+        "    bits = min(bits >> random.choice([0, 0, 50]), 0x7feffffffffffffe)\n"
+        "    low, high = (Decimal(struct.unpack('d', struct.pack('Q', b))[0]) for b in (bits, bits + 1))\n"
+        "    middle = format((low + high) / 2, 'e')\n"
+        "    digits, e, power = middle.partition('e')\n"
+        "    digits += '' if '.' in digits else '.0'\n"
+        "    for digits in digits, digits + '1', digits + '0' * 900 + '1', digits[:random.randint(4, 25)]:\n"
+        "        text = digits + e + power\n"
+        "        print(text, struct.unpack('Q', struct.pack('d', float(text)))[0])\n"
+        "END");
+    int count = 0;
+    for (const char *at = out->text, *end; (end = strchr(at, '\n')) != NULL; at = end + 1, count++) {
+        const char *space = memchr(at, ' ', (size_t)(end - at));
+        CHECK(space != NULL);
+        const tornado_value *value = decode_bytes(at, (size_t)(space - at));
+        double number = tornado_value_double(value, -1);
+        uint64_t bits, want = strtoull(space + 1, NULL, 10);
+        memcpy(&bits, &number, sizeof bits);
+        if (bits != want)
+            FAIL("%.*s gives %a", (int)(space - at), at, number);
+    }
+    CHECK_INT(count, 2400);
+}
+
 TEST(json_takes_memory_linear_in_the_text)
 {
     static const char *const units[] = {"1,", "[],", "\"a\",", "{\"a\":1},", "\",,,,,,,,,,\","};
@@ -1202,6 +1239,46 @@ static void build_something(void)
 TEST(json_building_survives_each_shortage_of_memory)
 {
     each_shortage(build_something);
+}
+
+/* A format that takes a value, reads it again, takes it apart and writes it. */
+static void pack_something(void)
+{
+    tornado_arena *own = tornado_arena_new();
+    tornado_buffer out = {NULL, 0, 0, false};
+    static char long_text[3000];
+    const char *got = NULL;
+    const tornado_value *inner = NULL;
+    int number = 0;
+    if (!own)
+        return;
+    memset(long_text, 'x', sizeof long_text - 1);
+    const tornado_value *value = tornado_value_pack(own, "{a: s, b: {c: [i, n, f]}}", long_text, 17, 2.5);
+    if (value) {
+        CHECK(tornado_value_unpack(value, "{a: s, b: o!}", &got, &inner));
+        CHECK(tornado_value_unpack(inner, "{c: [i, n]}", &number));
+        CHECK_STR(got, long_text);
+        CHECK_INT(number, 17);
+        CHECK(tornado_buffer_puts(&out, "x") || out.failed);
+        size_t before = out.len;
+        bool failed = out.failed;
+        if (tornado_json_pack(&out, "{value: o, again: o}", value, inner))
+            CHECK(strstr(out.data, "\"again\": {\"c\": [17, null, 2.5]}}") != NULL);
+        else
+            CHECK(out.len == before && out.failed == failed && tornado_last_error()->code == TORNADO_ERR_NOMEM);
+        char *text = tornado_json_format(own, "[o]", inner);
+        if (text)
+            CHECK_STR(text, "[{\"c\": [17, null, 2.5]}]");
+    } else {
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
+    }
+    tornado_buffer_free(&out);
+    tornado_arena_free(own);
+}
+
+TEST(json_packing_survives_each_shortage_of_memory)
+{
+    each_shortage(pack_something);
 }
 
 TEST(json_a_failure_to_make_a_value_fails_what_it_is_put_into)

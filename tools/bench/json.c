@@ -44,6 +44,12 @@ static const char *words(unsigned count)
     return out;
 }
 
+/* With six places, from -most to most. */
+static double degrees(int most)
+{
+    return ((int)next_random(2000000 * (unsigned)most) - 1000000 * most) / 1e6;
+}
+
 static bool add_record(tornado_buffer *out, int id)
 {
     char mail[40];
@@ -55,8 +61,8 @@ static bool add_record(tornado_buffer *out, int id)
         " entities: {urls: [], indices: [i, i]}}",
         INT64_C(505874924095815680) + id * 4096, "Sun Aug 31 00:29:15 +0000 2014", words(8 + next_random(16)),
         (int)next_random(2), (int)next_random(1 << 30), words(2), mail, words(next_random(12)), (int)next_random(2),
-        next_random(180000000) / 1e6 - 90, next_random(360000000) / 1e6 - 180, (int)next_random(100),
-        next_random(1 << 30) / 3e7, "en", "first", "second tag", (int)next_random(140), (int)next_random(140));
+        degrees(90), degrees(180), (int)next_random(100), next_random(1 << 30) / 3e7, "en", "first", "second tag",
+        (int)next_random(140), (int)next_random(140));
 }
 
 /* Characters beyond ASCII stand in it as they are. */
