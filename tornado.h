@@ -107,10 +107,31 @@
 
        tornado_write_json(self, "{total:i, offset:i, books:o}", shelf.count, offset, page);
 
+   WORK THAT BLOCKS
+
+   The loop must not block. What does, such as a long computation or a library that waits by itself, runs on a thread,
+   and a handler waits for its result as for any other:
+
+       tornado_job_options options = {.copy = sizeof below};
+       int *count = tornado_await(tornado_executor_submit_with(NULL, count_primes, &below, &options));
+
+   The job is a function of its own, that touches nothing of the loop or the request. It may raise, and what it
+   allocates from tornado_current_arena() lives as long as its result. Threads are started when there is work for them.
+
+   SEVERAL PROCESSES
+
+   A loop uses one core. To use all, open the listening sockets, become several processes, and make the rest in each
+   of them; one that dies is started again:
+
+       if (tornado_fork_processes(argc > 2 ? atoi(argv[2]) : TORNADO_PER_CORE, 100) < 0)
+           return 1;                     // the reason is in the log
+       return serve(&sockets) ? 0 : 1;   // in the children; the parent does not come here
+
    EXAMPLES
 
    Each is one file, to build on: examples/hello.c, json.c, books.c (a JSON API), form.c (a form that redirects),
-   wait_twice.c, long_poll.c, echo.c (a TCP server), spider.c (queues), own_loop.c (beside another loop).
+   wait_twice.c, long_poll.c, workers.c (threads, subprocesses, a process for each core), echo.c (a TCP server),
+   spider.c (queues), own_loop.c (beside another loop).
 
    MAP
 
@@ -13661,7 +13682,7 @@ struct tornado_executor {
     pthread_mutex_t lock; /* for all of this but what is constant */
     pthread_cond_t work;
     tornado__queue queue;
-    int workers, idle; /* idle: waiting for work, also those that were just told of some */
+    int workers, idle, woken; /* idle: waiting for work; woken: of these, told of some */
     pthread_t threads[];
 #endif
 };
@@ -13757,6 +13778,7 @@ static void *tornado__worker(void *arg)
             executor->idle++;
             pthread_cond_wait(&executor->work, &executor->lock);
             executor->idle--;
+            executor->woken -= executor->woken > 0; /* it may have woken by itself */
         }
         tornado__task *task = tornado__queue_pop(&executor->queue);
         if (!task)
@@ -13818,7 +13840,8 @@ static bool tornado__workers_take(tornado_executor *executor, tornado__job *job)
         executor->queued++;
         tornado__queue_push(&executor->queue, &job->done.task);
     }
-    bool wake = taken && executor->idle > 0;
+    bool wake = taken && executor->idle > executor->woken;
+    executor->woken += wake;
     pthread_mutex_unlock(&executor->lock);
     if (wake)
         pthread_cond_signal(&executor->work);
@@ -13996,8 +14019,6 @@ static tornado__job *tornado__job_new(tornado_ioloop *loop, tornado_job fn, void
 /* Hands a job over; what it holds on to may be gone when this returns. */
 static bool tornado__executor_take(tornado_executor *executor, tornado__job *job)
 {
-    if (executor->pid != getpid())
-        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the executor is another process's");
     if (!executor->dummy) {
         tornado_ioloop_retain(job->loop);
         if (tornado__workers_take(executor, job))
@@ -14016,19 +14037,21 @@ TORNADO_API tornado_future *tornado_executor_submit_with(tornado_executor *execu
                                                          const tornado_job_options *options)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_executor *used = executor ? executor : tornado__executor_own();
     if (!loop)
         return &tornado__future_nomem;
-    if (!executor && !(executor = tornado__executor_own()))
+    if (!used)
         return tornado_future_failed(tornado_last_error());
-    if (loop->closed) {
-        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the loop is closed");
+    if (loop->closed || (executor && executor->pid != getpid())) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_executor_submit: the %s",
+                      loop->closed ? "loop is closed" : "executor is another process's");
         return tornado_future_failed(tornado_last_error());
     }
     tornado__job *job = tornado__job_new(loop, fn, arg, options);
     if (!job)
         return &tornado__future_nomem;
     tornado_future *future = tornado_future_retain(job->future);
-    if (tornado__executor_take(executor, job))
+    if (tornado__executor_take(used, job))
         return future;
     tornado__link_remove(&job->compound.link);
     tornado_future_release(job->future);

@@ -1032,6 +1032,37 @@ TEST(process_stream_tells_when_the_program_closes_its_stdin)
     tornado_subprocess_free(process);
 }
 
+/* ---- the example ---- */
+
+static void *talk_to_workers(void *arg)
+{
+    char path[512], command[768];
+    const char *directory = getenv("TEST_EXAMPLES");
+    snprintf(path, sizeof path, "%s/workers", directory ? directory : "build/examples");
+    if (access(path, X_OK) != 0)
+        SKIP("%s is not there: make examples", path);
+    const char *argv[] = {path, "0", "1", NULL};
+    int port = 0;
+    tornado_subprocess *server = tornado_subprocess_new(argv, &out_only);
+    CHECK(server != NULL);
+    tornado_bytes line = tornado_await_bytes(tornado_iostream_read_until(tornado_subprocess_stdout(server), "\n"));
+    CHECK(sscanf(line.data, "serving on http://127.0.0.1:%d", &port) == 1);
+    snprintf(command, sizeof command, "curl -s http://127.0.0.1:%d/primes?below=1000 http://127.0.0.1:%d/kernel", port,
+             port);
+    const char *said = output_of(tornado_subprocess_shell(command, &out_only));
+    CHECK(strncmp(said, "168 primes below 1000, said process 0\n", 38) == 0 && strlen(said) > 40);
+    CHECK(tornado_subprocess_send_signal(server, SIGTERM));
+    CHECK_INT(tornado_await_integer(tornado_subprocess_wait_for_exit(server, false)), 0);
+    tornado_subprocess_free(server);
+    return arg;
+}
+
+TEST(process_the_example_of_workers_serves_and_ends_with_0)
+{
+    TEST_NEED("curl");
+    run(talk_to_workers, NULL);
+}
+
 /* ---- memory ---- */
 
 static void start_short_of_memory(void)
