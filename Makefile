@@ -112,10 +112,12 @@ KQUEUE = -Itests/kqueue
 musl.is = musl
 musl.cc = musl-gcc
 musl.flags = -O1 -g $(WARN)
+musl.run = TEST_TIME_SCALE=4
 
 musl-static.is = musl, linked statically
 musl-static.cc = musl-gcc
 musl-static.flags = -static -O1 -g $(WARN)
+musl-static.run = TEST_TIME_SCALE=4
 
 # Other processors: Debian's cross compilers and their C libraries. QEMU runs the test program, but not the programs
 # that it starts, which are this machine's; i386 runs as it is.
@@ -124,6 +126,7 @@ qemu = TEST_EMULATED=1 TEST_TIME_SCALE=10 qemu-$(1)-static -L /usr/$(2)
 i386.is = x86 of 32 bits
 i386.cc = i686-linux-gnu-gcc
 i386.flags = -O1 -g $(WARN) -Wl,--dynamic-linker=/usr/i686-linux-gnu/lib/ld-linux.so.2,-rpath,/usr/i686-linux-gnu/lib
+i386.run = TEST_TIME_SCALE=4
 
 armel.is = ARMv5 of 32 bits without floating point, in QEMU
 armel.cc = arm-linux-gnueabi-gcc

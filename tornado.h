@@ -178,6 +178,8 @@
     TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (128 KiB on 32 bits)
     TORNADO_MAX_COROUTINES   of one loop at once; default 100000
     TORNADO_MAX_HEADERS      header lines of a request; default 256
+    TORNADO_NO_COROUTINES    no stacks to switch: handlers run on the loop's, to their end, and use callbacks; nothing can
+                             wait (tornado_await and tornado_wait do not exist), raising unwinds as ever. For every file
     TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
@@ -282,7 +284,11 @@ extern "C" {
 /* Each translation unit refers to one symbol whose name is made of the version and of the
    configuration that changes what is declared, so that units which disagree do not link. */
 #ifndef TORNADO_STATIC
+#ifdef TORNADO_NO_COROUTINES
+#define tornado__abi tornado_abi_0_1_0_no_coroutines
+#else
 #define tornado__abi tornado_abi_0_1_0
+#endif
 extern const char tornado__abi;
 static const char *const tornado__abi_wanted __attribute__((used)) = &tornado__abi;
 #endif
@@ -1138,7 +1144,8 @@ TORNADO_API bool tornado_ioloop_add_future(tornado_ioloop *loop, tornado_future 
  * Functions that may wait: each runs on a stack of its own, and a wait lets others run.
  *
  * A coroutine stays on its thread. It can be interrupted only where it waits. Its stack is
- * TORNADO_STACK_SIZE bytes with a guard below: keep large arrays in the arena.
+ * TORNADO_STACK_SIZE bytes with a guard below: keep large arrays in the arena. With TORNADO_NO_COROUTINES it is a
+ * call on the loop's stack that cannot wait, with an error boundary, an arena and a future as ever.
  *============================================================================*/
 
 /* A coroutine's function. What it returns is the result of the future; it may be allocated from
@@ -1164,6 +1171,7 @@ TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_cor
    is done already, or no coroutine is behind it. The reference stays the caller's. */
 TORNADO_API bool tornado_cancel(tornado_future *future);
 
+#ifndef TORNADO_NO_COROUTINES
 /* Waits for a future and gives its result, which belongs to the innermost scope; uses up the caller's reference. A
    failure is raised. Only in a coroutine: elsewhere TORNADO_ERR_STATE is raised. */
 TORNADO_API void *tornado_await(tornado_future *future);
@@ -1179,6 +1187,7 @@ TORNADO_API const tornado_error *tornado_wait(tornado_future *future);
 TORNADO_API const tornado_error *tornado_wait_result(tornado_future *future, void **result);
 TORNADO_API const tornado_error *tornado_wait_integer(tornado_future *future, int64_t *result);
 TORNADO_API const tornado_error *tornado_wait_bytes(tornado_future *future, tornado_bytes *result);
+#endif
 
 /* The arena of the coroutine that runs (of the request, in its handler; of a job, on a thread of an executor); NULL
    elsewhere, or when memory is short. */
@@ -1368,10 +1377,12 @@ TORNADO_API bool tornado_semaphore_acquire_nowait(tornado_semaphore *semaphore);
    bounded one has all its permits; with TORNADO_ERR_LIMIT at INT_MAX. */
 TORNADO_API bool tornado_semaphore_release(tornado_semaphore *semaphore);
 
+#ifndef TORNADO_NO_COROUTINES
 /* Waits for a permit and gives it back when the innermost scope ends. The handle is for tornado_run_deferred, to do so
    earlier. Raises what a wait raises; only in a coroutine. */
 TORNADO_API uint64_t tornado_semaphore_hold(tornado_semaphore *semaphore);
 TORNADO_API uint64_t tornado_semaphore_hold_timeout(tornado_semaphore *semaphore, double seconds);
+#endif
 
 /* How many permits could be taken without waiting. */
 TORNADO_API int tornado_semaphore_value(const tornado_semaphore *semaphore);
@@ -1385,8 +1396,10 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_lock_acquire(tornado_lock *
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_lock_acquire_timeout(tornado_lock *lock, double seconds);
 TORNADO_API bool tornado_lock_acquire_nowait(tornado_lock *lock);
 TORNADO_API bool tornado_lock_release(tornado_lock *lock);
+#ifndef TORNADO_NO_COROUTINES
 TORNADO_API uint64_t tornado_lock_hold(tornado_lock *lock);
 TORNADO_API uint64_t tornado_lock_hold_timeout(tornado_lock *lock, double seconds);
+#endif
 TORNADO_API bool tornado_lock_is_locked(const tornado_lock *lock);
 
 /* ---- queues ----
@@ -2404,7 +2417,7 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
  * A tornado__context is a place to come back to. call() runs a function, on another stack if one is given, having
  * noted where it was called; jump() goes back to such a place; swap() notes one and goes to another. Boundaries,
  * coroutines and nothing else are made of these. The backends below have the same three functions: x86-64, other
- * processors, ucontext.
+ * processors, ucontext; that without coroutines, on setjmp, needs two.
  *============================================================================*/
 
 #ifdef __cplusplus
@@ -2492,6 +2505,12 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #define TORNADO_MAX_HEADERS 256
 #endif
 
+#ifdef TORNADO_NO_THREADS
+#define TORNADO__THREAD_LOCAL
+#else
+#define TORNADO__THREAD_LOCAL _Thread_local
+#endif
+
 #define TORNADO__LIKELY(x)   __builtin_expect(!!(x), 1)
 #define TORNADO__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
@@ -2548,14 +2567,35 @@ typedef struct tornado__stack {
 #endif
 
 /* Each of the other processors says how it saves, calls and loads; the functions are made of that below. */
-#if !defined(TORNADO_UCONTEXT)
+#if !defined(TORNADO_UCONTEXT) && !defined(TORNADO_NO_COROUTINES)
 #if defined(__i386__) || defined(__aarch64__) || (defined(__riscv) && __riscv_xlen == 64) ||                       \
     (defined(__arm__) && __ARM_ARCH >= 5 && (!defined(__thumb__) || defined(__thumb2__)))
 #define TORNADO__ASSEMBLY
 #endif
 #endif
 
-#if defined(__x86_64__) && !defined(__ILP32__) && !defined(TORNADO_UCONTEXT)
+#if defined(TORNADO_NO_COROUTINES)
+
+#include <setjmp.h>
+
+typedef struct tornado__context {
+    jmp_buf place;
+} tornado__context;
+
+static TORNADO__NOINLINE void tornado__context_call(tornado__context *save, const tornado__stack *stack,
+                                                    void (*fn)(void *), void *arg)
+{
+    (void)stack;
+    if (_setjmp(save->place) == 0)
+        fn(arg);
+}
+
+static TORNADO_NORETURN void tornado__context_jump(tornado__context *to)
+{
+    _longjmp(to->place, 1);
+}
+
+#elif defined(__x86_64__) && !defined(__ILP32__) && !defined(TORNADO_UCONTEXT)
 
 typedef struct tornado__context {
     void *sp; /* of a frame of: where to go on, rbx, rbp, 128 bytes of red zone */
@@ -2837,7 +2877,7 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
 #else /* ucontext */
 
 #if defined(__linux__) && !defined(__GLIBC__) && !defined(TORNADO_UCONTEXT)
-#error "tornado.h: no way to switch stacks here; with a library that has ucontext define TORNADO_UCONTEXT"
+#error "tornado.h: no way to switch stacks here; define TORNADO_NO_COROUTINES, or TORNADO_UCONTEXT and link a library that has it"
 #endif
 #include <ucontext.h>
 
@@ -2846,7 +2886,7 @@ typedef struct tornado__context {
 } tornado__context;
 
 /* makecontext passes ints only; what a new stack starts with travels here. */
-static _Thread_local struct {
+static TORNADO__THREAD_LOCAL struct {
     void (*fn)(void *);
     void *arg;
     tornado__context *save;
@@ -2898,7 +2938,7 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
 
 /* Tells Valgrind of memory that is used as a stack, by its client request for stack registration; does nothing
    outside Valgrind. */
-static void tornado__valgrind_stack(const char *low, const char *high)
+static TORNADO__UNUSED void tornado__valgrind_stack(const char *low, const char *high)
 {
 #if defined(__x86_64__) && !defined(__ILP32__)
     volatile uint64_t request[6] = {0x1501, (uint64_t)(uintptr_t)low, (uint64_t)(uintptr_t)high, 0, 0, 0};
@@ -3085,7 +3125,7 @@ typedef struct tornado__execution {
     tornado_error waited; /* what the last wait failed with */
 } tornado__execution;
 
-static _Thread_local struct {
+static TORNADO__THREAD_LOCAL struct {
     tornado__execution *running; /* NULL: root */
     tornado__execution root;
     uint64_t handles;
@@ -5318,7 +5358,7 @@ static uint64_t tornado__siphash(const uint64_t secret[2], const char *data, siz
 /* A secret of this thread; without random bytes, what nobody is likely to know. */
 static void tornado__hash_secret(uint64_t secret[2])
 {
-    static _Thread_local uint64_t mine[2];
+    static TORNADO__THREAD_LOCAL uint64_t mine[2];
     if (!(mine[0] | mine[1])) {
         tornado_error last = tornado__thread.last;
         if (!tornado_random_bytes(mine, sizeof mine)) {
@@ -9570,7 +9610,7 @@ struct tornado_ioloop {
     tornado_poller_event events[TORNADO__EVENTS_PER_WAIT];
 };
 
-static _Thread_local tornado_ioloop *tornado__current_loop;
+static TORNADO__THREAD_LOCAL tornado_ioloop *tornado__current_loop;
 
 /* A callback for a signal. Signal handlers of any thread read it without a lock. */
 typedef struct tornado__signal_handler {
@@ -11277,13 +11317,6 @@ static void tornado__future_unwait(tornado_future *future, tornado__waiter *wait
         }
 }
 
-static void tornado__future_let_go(tornado__held *held)
-{
-    tornado_future *future = TORNADO__CONTAINER(held, tornado_future, held);
-    future->held_in_use = false;
-    tornado_future_release(future);
-}
-
 typedef struct tornado__done_callback {
     tornado__waiter waiter;
     tornado__held held;
@@ -11383,7 +11416,9 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 typedef struct tornado__coroutine {
     tornado__execution execution;
     tornado__boundary base;
+#ifndef TORNADO_NO_COROUTINES
     tornado__context self, caller;
+#endif
     tornado__stack stack;
     tornado_ioloop *loop;
     tornado__waiter waiter;
@@ -11427,6 +11462,50 @@ typedef struct tornado__stacks {
     size_t count, warm, made; /* alive; in `free`; in all */
 } tornado__stacks;
 
+/* ---- stacks; without coroutines, a struct for each call and no stack below it ---- */
+
+#ifdef TORNADO_NO_COROUTINES
+
+static char *tornado__stack_map(size_t size)
+{
+    char *memory = TORNADO_MALLOC(size);
+    if (!memory)
+        tornado__nomem();
+    return memory;
+}
+
+static void tornado__stack_unmap(char *memory, size_t size)
+{
+    (void)size;
+    TORNADO_FREE(memory);
+}
+
+static tornado__coroutine *tornado__stack_make(char *low, char *high, size_t stagger)
+{
+    tornado__coroutine *co = (tornado__coroutine *)(void *)low;
+    (void)high;
+    (void)stagger;
+    co->mapped = 0;
+    co->canary = false;
+    return co;
+}
+
+static size_t tornado__stack_pages(size_t size)
+{
+    (void)size;
+    return (sizeof(tornado__coroutine) + 63) & ~(size_t)63;
+}
+
+static bool tornado__stack_release(tornado__coroutine *co)
+{
+    bool own = co->mapped > 0;
+    if (own)
+        TORNADO_FREE(co);
+    return own;
+}
+
+#else
+
 static atomic_int tornado__guard_pages; /* PROT_NONE guards of the process so far */
 
 /* Guards the low end of a stack. False: it must have a canary instead. */
@@ -11441,18 +11520,6 @@ static bool tornado__stack_guard(char *low, size_t page)
         return true;
     atomic_fetch_sub(&tornado__guard_pages, 1);
     return false;
-}
-
-static void tornado__stacks_free(tornado__attachment *attachment)
-{
-    tornado__stacks *stacks = TORNADO__CONTAINER(attachment, tornado__stacks, attachment);
-    for (tornado__slab *slab = stacks->slabs, *next; slab; slab = next) {
-        next = slab->next;
-        munmap(slab->memory, slab->size);
-        TORNADO_FREE(slab);
-    }
-    stacks->loop->stacks = NULL;
-    TORNADO_FREE(stacks);
 }
 
 /* Memory for stacks, or NULL. */
@@ -11474,6 +11541,64 @@ static char *tornado__stack_map(size_t size)
     madvise(memory, size, MADV_NOHUGEPAGE); /* one touched page must stay one page */
 #endif
     return memory;
+}
+
+static void tornado__stack_unmap(char *memory, size_t size)
+{
+    munmap(memory, size);
+}
+
+/* Guards the stack between two places and puts its coroutine at its top, `stagger` bytes below the end. */
+static tornado__coroutine *tornado__stack_make(char *low, char *high, size_t stagger)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    tornado__coroutine *co = (tornado__coroutine *)(void *)(high - stagger - ((sizeof *co + 63) & ~(size_t)63));
+    co->mapped = 0;
+    co->canary = !tornado__stack_guard(low, page);
+    co->stack.low = co->canary ? low : low + page;
+    co->stack.size = (size_t)((char *)co - co->stack.low);
+    if (co->canary)
+        *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
+    tornado__valgrind_stack(co->stack.low, high);
+    return co;
+}
+
+/* The size of a stack in whole pages: four at least, of which one is the guard. */
+static size_t tornado__stack_pages(size_t size)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (size < 4 * page)
+        return 4 * page;
+    return size < SIZE_MAX - page ? (size + page - 1) / page * page : size / page * page;
+}
+
+/* Gives a stack's memory back: all of one that is not the pool's (true), of others all but the page that the coroutine
+   itself is in. */
+static bool tornado__stack_release(tornado__coroutine *co)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
+    if (co->mapped) {
+        munmap(co->stack.low - (co->canary ? 0 : page), co->mapped);
+        return true;
+    }
+    uintptr_t high = (uintptr_t)co / page * page;
+    if (high > low)
+        madvise((void *)low, high - low, MADV_DONTNEED);
+    return false;
+}
+
+#endif
+
+static void tornado__stacks_free(tornado__attachment *attachment)
+{
+    tornado__stacks *stacks = TORNADO__CONTAINER(attachment, tornado__stacks, attachment);
+    for (tornado__slab *slab = stacks->slabs, *next; slab; slab = next) {
+        next = slab->next;
+        tornado__stack_unmap(slab->memory, slab->size);
+        TORNADO_FREE(slab);
+    }
+    stacks->loop->stacks = NULL;
+    TORNADO_FREE(stacks);
 }
 
 /* Slabs double, so that a hundred thousand stacks are a few dozen mappings. */
@@ -11502,21 +11627,6 @@ static bool tornado__slab_new(tornado__stacks *stacks)
     return true;
 }
 
-/* Guards the stack between two places and puts its coroutine at its top, `stagger` bytes below the end. */
-static tornado__coroutine *tornado__stack_make(char *low, char *high, size_t stagger)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    tornado__coroutine *co = (tornado__coroutine *)(void *)(high - stagger - ((sizeof *co + 63) & ~(size_t)63));
-    co->mapped = 0;
-    co->canary = !tornado__stack_guard(low, page);
-    co->stack.low = co->canary ? low : low + page;
-    co->stack.size = (size_t)((char *)co - co->stack.low);
-    if (co->canary)
-        *(volatile uint64_t *)(void *)low = TORNADO__CANARY;
-    tornado__valgrind_stack(co->stack.low, high);
-    return co;
-}
-
 /* Makes the next stack of the newest slab, which has room: from its top down, so that one without a guard overflows
    into another rather than into nothing. */
 static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
@@ -11539,15 +11649,6 @@ static void tornado__coroutines_unwind(tornado_ioloop *loop);
 static const tornado__coroutine_hooks tornado__coroutines = {
     .alive = tornado_ioloop_coroutines, .cancel = tornado__coroutines_cancel, .name = tornado__coroutines_name,
     .unwind = tornado__coroutines_unwind};
-
-/* The size of a stack in whole pages: four at least, of which one is the guard. */
-static size_t tornado__stack_pages(size_t size)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    if (size < 4 * page)
-        return 4 * page;
-    return size < SIZE_MAX - page ? (size + page - 1) / page * page : size / page * page;
-}
 
 static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
 {
@@ -11592,18 +11693,11 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
     return stacks;
 }
 
-/* Gives a stack's memory back: all of one that is not the pool's; of others all but the page that the coroutine itself
-   is in, and it is kept among the cold ones. */
+/* Keeps a stack of the pool among the cold ones, without its memory. */
 static TORNADO__COLD void tornado__stack_cool(tornado__stacks *stacks, tornado__coroutine *co)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
-    if (co->mapped) {
-        munmap(co->stack.low - (co->canary ? 0 : page), co->mapped);
+    if (tornado__stack_release(co))
         return;
-    }
-    uintptr_t high = (uintptr_t)co / page * page;
-    if (high > low)
-        madvise((void *)low, high - low, MADV_DONTNEED);
     co->next_free = stacks->cold;
     stacks->cold = co;
 }
@@ -11705,7 +11799,7 @@ static void tornado__coroutine_recover(void *arg)
     co->execution.scope = NULL;
 }
 
-#ifdef TORNADO__ASAN
+#if defined(TORNADO__ASAN) && !defined(TORNADO_NO_COROUTINES)
 static void tornado__asan_leave(void **fake_stack, const void *low, size_t size)
 {
     __sanitizer_start_switch_fiber(fake_stack, low, size);
@@ -11826,9 +11920,14 @@ static void tornado__coroutine_finish(tornado__coroutine *co)
 static TORNADO__INLINE bool tornado__coroutine_continue(tornado__coroutine *co)
 {
     tornado__execution *outer = tornado__thread.running;
-#ifdef TORNADO__ASAN
+#if defined(TORNADO__ASAN) && !defined(TORNADO_NO_COROUTINES)
     void *fake_stack = NULL;
 #endif
+#ifdef TORNADO_NO_COROUTINES
+    co->state = TORNADO__CO_RUNNING;
+    tornado__thread.running = &co->execution;
+    tornado__coroutine_entry(co);
+#else
     bool fresh = co->state == TORNADO__CO_NEW;
     co->state = TORNADO__CO_RUNNING;
     tornado__thread.running = &co->execution;
@@ -11838,6 +11937,7 @@ static TORNADO__INLINE bool tornado__coroutine_continue(tornado__coroutine *co)
     else
         tornado__context_swap(&co->caller, &co->self);
     tornado__asan_arrive(fake_stack, NULL, NULL);
+#endif
     tornado__thread.running = outer;
     if (TORNADO__UNLIKELY(co->canary && *(volatile uint64_t *)(void *)co->stack.low != TORNADO__CANARY))
         tornado__stack_overflowed(co);
@@ -11847,6 +11947,7 @@ static TORNADO__INLINE bool tornado__coroutine_continue(tornado__coroutine *co)
     return true;
 }
 
+#ifndef TORNADO_NO_COROUTINES
 /* Leaves the running coroutine for whoever resumed it. */
 static TORNADO__NOINLINE void tornado__coroutine_suspend(tornado__coroutine *co)
 {
@@ -11855,6 +11956,7 @@ static TORNADO__NOINLINE void tornado__coroutine_suspend(tornado__coroutine *co)
     tornado__context_swap(&co->self, &co->caller);
     tornado__asan_arrive(co->fake_stack, &co->caller_low, &co->caller_size);
 }
+#endif
 
 static void tornado__coroutine_wake_now(tornado__coroutine *co)
 {
@@ -12009,6 +12111,7 @@ TORNADO_API tornado_arena *tornado_current_arena(void)
     return arena ? *arena : NULL;
 }
 
+#ifndef TORNADO_NO_COROUTINES
 /* ---- waiting ---- */
 
 /* Notes a failure as the running execution's and uses up the reference. */
@@ -12053,6 +12156,13 @@ static const tornado_error *tornado__wait(tornado_future *future)
     if (future->state == TORNADO__FAILED)
         return tornado__wait_failed(running, future, future->error);
     return NULL;
+}
+
+static void tornado__future_let_go(tornado__held *held)
+{
+    tornado_future *future = TORNADO__CONTAINER(held, tornado_future, held);
+    future->held_in_use = false;
+    tornado_future_release(future);
 }
 
 typedef struct tornado__held_reference {
@@ -12165,6 +12275,7 @@ TORNADO_API tornado_bytes tornado_await_bytes(tornado_future *future)
     return result;
 }
 
+#endif
 /* ---- from outside ---- */
 
 /* Stops the loop when the function has ended. On the heap, as the loop may be stopped by others before that. */
@@ -13236,6 +13347,7 @@ TORNADO_API bool tornado_semaphore_release(tornado_semaphore *semaphore)
     return true;
 }
 
+#ifndef TORNADO_NO_COROUTINES
 static void tornado__semaphore_hold_end(void *arg)
 {
     tornado_semaphore *semaphore = arg;
@@ -13268,6 +13380,7 @@ TORNADO_API uint64_t tornado_semaphore_hold_timeout(tornado_semaphore *semaphore
 {
     return tornado__semaphore_hold(semaphore, &seconds);
 }
+#endif
 
 TORNADO_API int tornado_semaphore_value(const tornado_semaphore *semaphore)
 {
@@ -13304,6 +13417,7 @@ TORNADO_API bool tornado_lock_release(tornado_lock *lock)
     return tornado_semaphore_release(&lock->semaphore);
 }
 
+#ifndef TORNADO_NO_COROUTINES
 TORNADO_API uint64_t tornado_lock_hold(tornado_lock *lock)
 {
     return tornado__semaphore_hold(&lock->semaphore, NULL);
@@ -13313,6 +13427,7 @@ TORNADO_API uint64_t tornado_lock_hold_timeout(tornado_lock *lock, double second
 {
     return tornado__semaphore_hold(&lock->semaphore, &seconds);
 }
+#endif
 
 TORNADO_API bool tornado_lock_is_locked(const tornado_lock *lock)
 {
@@ -14512,10 +14627,12 @@ static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
     struct msghdr message;
     memset(&message, 0, sizeof message);
     message.msg_iov = parts;
-    for (; chunk && message.msg_iovlen < TORNADO__COUNT(parts); chunk = chunk->next) {
-        parts[message.msg_iovlen].iov_base = chunk->start;
-        parts[message.msg_iovlen++].iov_len = (size_t)(chunk->end - chunk->start);
+    size_t count = 0;
+    for (; chunk && count < TORNADO__COUNT(parts); chunk = chunk->next) {
+        parts[count].iov_base = chunk->start;
+        parts[count++].iov_len = (size_t)(chunk->end - chunk->start);
     }
+    message.msg_iovlen = count;
     return sendmsg(stream->fd, &message, MSG_NOSIGNAL);
 }
 
