@@ -6,8 +6,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* Only what the manuals of Linux and POSIX name, and what the header can meet as it uses the call: a pipe that does not
-   block is never interrupted, for instance. */
+/* Only what the manuals of Linux and POSIX name, and what the header can meet as it uses the call: a pipe that does
+   not block is never interrupted, for instance. */
 static const struct {
     test_fault fault;
     int error;

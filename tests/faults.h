@@ -1,4 +1,4 @@
-/* Failures on purpose: each kind of system call that the header makes goes wrong once, in each way that the system has.
+/* Failures on purpose: each kind of system call that the header makes goes wrong, in each way that the system has.
    Allocations fail by test_fail_alloc, of harness.h. */
 #ifndef TEST_FAULTS_H
 #define TEST_FAULTS_H
@@ -13,8 +13,8 @@ typedef struct test_fault {
 /* The fault with this index, or NULL behind the last. */
 const test_fault *test_fault_at(int index);
 
-/* The n-th call from now on that can have that fault has it, and those behind it, `row` in all; 1 is the next. An index
-   of -1: none has any. */
+/* The n-th call from now on that can have that fault has it, and those behind it, `row` in all; 1 is the next. An
+   index of -1: none has any. */
 void test_fail_calls(int index, long n, long row);
 
 /* How many calls could have had the fault since then. */

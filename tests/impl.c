@@ -1,5 +1,5 @@
-/* The implementation as the tests see it: its allocations are counted and can fail, its assertions end the test, and each
-   kind of system call that it makes can go wrong once, in each way that the system has. */
+/* The implementation as the tests see it: its allocations are counted and can fail, its assertions end the test, and
+   each kind of system call that it makes can go wrong, in each way that the system has. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
@@ -35,7 +35,7 @@ void test_assertion_failed(const char *condition, int line);
 #define FAILING(type, name, call, parameters, arguments)                                                           \
     static type test_##name parameters                                                                             \
     {                                                                                                              \
-        return test_fault_of(#call) ? -1 : name arguments;                                                              \
+        return test_fault_of(#call) ? -1 : name arguments;                                                         \
     }
 
 FAILING(int, socket, socket, (int family, int type, int protocol), (family, type, protocol))
@@ -124,7 +124,8 @@ static int test_connect(int fd, const struct sockaddr *address, socklen_t len)
     return result;
 }
 
-static int test_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **found)
+static int test_getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                            struct addrinfo **found)
 {
     int fault = test_fault_of("getaddrinfo");
     return fault ? fault : getaddrinfo(host, service, hints, found);
@@ -174,8 +175,8 @@ static long test_syscall(long number, ...)
     int fault = number == SYS_getrandom ? test_fault_of("getrandom") : 0;
     if (fault > 0)
         return -1;
-    return syscall(number, arguments[0], fault == TEST_SHORT ? 1 : arguments[1], arguments[2], arguments[3], arguments[4],
-                   arguments[5]);
+    return syscall(number, arguments[0], fault == TEST_SHORT ? 1 : arguments[1], arguments[2], arguments[3],
+                   arguments[4], arguments[5]);
 }
 #define accept4       test_accept4
 #define epoll_create1 test_epoll_create1
