@@ -4,12 +4,15 @@
 #   make run             builds and runs examples/hello
 #   make test            runs the tests; needs a C compiler and nothing else
 #   make test TESTS='escape -v'          only tests whose name contains "escape", and names them
-#   make check           what must hold before a change goes in; 15 minutes on 2 cores at most
+#   make check           what must hold before a change goes in, with a part of the rest that changes from commit to
+#                        commit; 15 minutes on 2 cores at most
 #   make check-all       everything there is to check
 #   make faults          every failure point of every scenario of tests/test_faults.c, and how many there are
 #   make test-NAME       the tests in one environment: see "Environments" below
 #   make fuzz            searches for inputs that break something, until stopped: see "Fuzzers" below
-#   make warnings symbols map examples size compile-time bench install clean
+#   make soak            an hour of traffic, and what depends on time again and again: see "Soak" below
+#   make coverage        what the tests run of the header, by section
+#   make warnings symbols map analyse examples size compile-time bench install clean
 #
 # A step whose tool is missing says so and is skipped; with CI=true in the environment it fails instead.
 
@@ -323,7 +326,7 @@ fuzz-short fuzz:
 #-------------------------------------------------------------------------------------------------------------------
 
 coverage.cc = clang
-coverage.flags = -O1 -g -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unused-command-line-argument $(WARN)
+coverage.flags = -O0 -g -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unused-command-line-argument $(WARN)
 coverage.run = TEST_TIME_SCALE=4 LLVM_PROFILE_FILE=build/coverage/$(1)%c.profraw
 $(eval $(call environment,coverage))
 
@@ -371,6 +374,7 @@ fuzz-coverage:
 #   make soak-tests                    each test that depends on time, SOAK_REPEAT times with each poller, beside two
 #                                      busy loops
 #   make soak-traffic SOAK_TIME=60     mixed traffic of SOAK_CONNECTIONS clients; the picture is build/soak.svg
+#   make soak-short                    less than a minute of it
 #-------------------------------------------------------------------------------------------------------------------
 
 SOAK_TIME = 3600
@@ -378,8 +382,15 @@ SOAK_CONNECTIONS = 5000
 SOAK_REPEAT = 200
 SOAK_TESTS = timer _time _late sleep periodic timeout idle grace shutdown slow deadline
 
-.PHONY: soak soak-tests soak-traffic
+.PHONY: soak soak-short soak-tests soak-traffic
 soak: soak-tests soak-traffic
+
+soak-short:
+	+@if command -v python3 >/dev/null && [ -d /proc/self/fd ]; then \
+	    $(SUBMAKE) soak-traffic SOAK_TIME=45 SOAK_CONNECTIONS=1000; \
+	else \
+	    $(call missing,it needs python3 and Linux); \
+	fi
 
 soak-tests:
 	+@$(SUBMAKE) build/plain/tests build/poll/tests build/select/tests
@@ -464,8 +475,25 @@ bench:
 
 #-------------------------------------------------------------------------------------------------------------------
 
-CHECKS = map symbols warnings examples test-asan test-clang test-ucontext test-valgrind fuzz-replay fuzz-short
-ALL_CHECKS = $(CHECKS) $(filter-out $(CHECKS) test-plain,$(ENVIRONMENTS:%=test-%)) size compile-time
+# What `make check` always does, and of what takes its turns: so many of each row as its first word says, begun at a
+# place that the commit decides, so that a commit always has the same ones; `make check ROTATION=7` has others.
+CHECKS = map symbols warnings examples test-asan test-valgrind fuzz-replay fuzz-short
+
+EMULATED = armel armhf arm64 riscv64 s390x
+TURNS_native = 3 $(filter-out plain asan valgrind $(EMULATED),$(ENVIRONMENTS))
+TURNS_emulated = 1 $(filter $(EMULATED),$(ENVIRONMENTS))
+TURNS_other = 1 analyse coverage fuzz-coverage soak-short
+
+ROTATION := $(shell echo $$((0x$$(git rev-parse --short=6 HEAD 2>/dev/null || date +%j))))
+
+# $(1): how many, $(2): of what
+turns = $(if $(2),$(shell set -- $(2); n=$$#; set -- "$$@" "$$@"; shift $$(($(ROTATION) % n)); \
+    for i in $$(seq $(1)); do [ $$i -le $$n ] && echo $$1; shift; done))
+turns_of = $(call turns,$(firstword $(TURNS_$(1))),$(wordlist 2,99,$(TURNS_$(1))))
+
+ROTATING = $(addprefix test-,$(call turns_of,native) $(call turns_of,emulated)) $(call turns_of,other)
+ALL_CHECKS = $(CHECKS) $(filter-out $(CHECKS) test-plain,$(ENVIRONMENTS:%=test-%)) \
+    analyse coverage fuzz-coverage soak-short size compile-time
 
 # One after the other, each parallel in itself, so that test programs do not slow each other down.
 define run_checks
@@ -476,8 +504,10 @@ define run_checks
 endef
 
 .PHONY: check
+check: ROTATING := $(ROTATING)
 check:
-	$(call run_checks,$(CHECKS))
+	@echo "== $@: rotation $(ROTATION) adds $(ROTATING)"
+	$(call run_checks,$(CHECKS) $(ROTATING))
 
 .PHONY: check-all
 check-all:

@@ -58,6 +58,8 @@ static void check_query(tornado_arena *arena, const char *query, size_t len)
         at = stop + 1;
     }
     MUST(count == list.count);
+    if (count < 200)
+        fuzz_lookups(&list);
     MUST(tornado_parse_qs(arena, &few, (tornado_bytes){query, len}, &strict) ==
          (len == 0 || (strictly && count <= 3)));
     MUST(few.count == (few.count ? count : 0));
