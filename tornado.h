@@ -663,17 +663,18 @@ typedef enum tornado_value_type {
     TORNADO_VALUE_DICT
 } tornado_value_type;
 
-/* Reads JSON text, strictly as RFC 8259 has it: UTF-8 without a byte order mark, one value, nothing behind it. Integers
-   that fit 64 bits stay integers, other numbers become the nearest double. Of equal keys in a dict all are kept, and the
-   last is what tornado_value_get finds. NULL when it failed: TORNADO_ERR_PARSE, and the message says what and where,
-   "a value is wanted, at line 2 column 7 (byte 19)" (columns count characters from 1, bytes from 0);
-   TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most twelve
-   bytes of memory for each byte of text, and 16 KiB, also when it fails; the text is copied. */
+/* Reads JSON text, strictly as RFC 8259 has it: UTF-8 without a byte order mark, one value, nothing behind it.
+   Integers that fit 64 bits stay integers, other numbers become the nearest double. Of equal keys in a dict all are
+   kept, and the last is what tornado_value_get finds. NULL when it failed: TORNADO_ERR_PARSE, and the message says
+   what and where, "a value is wanted, at line 2 column 7 (byte 19)" (columns count characters from 1, bytes from
+   0); TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most
+   twelve bytes of memory for each byte of text, and 16 KiB, also when it fails; the text is copied. */
 TORNADO_API const tornado_value *tornado_json_decode(tornado_arena *arena, tornado_bytes text);
 
 /* What follows asks values. A NULL is as good as a null, and what does not fit the question gives NULL, 0 or the
-   fallback, so questions can be chained: tornado_value_string(tornado_value_get(tornado_value_get(v, "user"), "name")).
-   What they return lives as long as the value and, where that is a list or dict being built, until it is changed. */
+   fallback, so questions can be chained: tornado_value_string(tornado_value_get(tornado_value_get(v, "user"),
+   "name")). What they return lives as long as the value and, where that is a list or dict being built, until it is
+   changed. */
 TORNADO_API tornado_value_type tornado_value_kind(const tornado_value *value);
 
 /* Whether it is of that kind; an integer is of either, a number of any of three kinds. */
@@ -691,15 +692,16 @@ TORNADO_API int64_t tornado_value_integer(const tornado_value *value, int64_t fa
 TORNADO_API uint64_t tornado_value_unsigned(const tornado_value *value, uint64_t fallback);
 TORNADO_API double tornado_value_double(const tornado_value *value, double fallback);
 
-/* A string, with a NUL behind it; it may also hold some, which the second tells. NULL, and no bytes, for what is none. */
+/* A string, with a NUL behind it; it may also hold some, which the second tells. NULL, and no bytes, for what is
+   none. */
 TORNADO_API const char *tornado_value_string(const tornado_value *value);
 TORNADO_API tornado_bytes tornado_value_bytes(const tornado_value *value);
 
 /* How many values a list has, keys a dict, bytes a string. */
 TORNADO_API size_t tornado_value_len(const tornado_value *value);
 
-/* The value at an index of a list, or behind the key at an index of a dict, in the order of the text. At once, so that
-   a loop over all is linear. */
+/* The value at an index of a list, or behind the key at an index of a dict, in the order of the text. At once, so
+   that a loop over all is linear. */
 TORNADO_API const tornado_value *tornado_value_at(const tornado_value *value, size_t index);
 
 /* The key at an index of a dict; as a string (with a NUL behind it) and as bytes. */
@@ -710,12 +712,12 @@ TORNADO_API tornado_bytes tornado_value_key_bytes(const tornado_value *dict, siz
 TORNADO_API const tornado_value *tornado_value_get(const tornado_value *dict, const char *key);
 TORNADO_API const tornado_value *tornado_value_get_bytes(const tornado_value *dict, tornado_bytes key);
 
-/* Whether two values are the same: numbers by what they are worth (1 is 1.0), dicts in any order, as Python compares
-   them, except that no bool is a number. Those more than 512 deep are not the same as anything. */
+/* Whether two values are the same: numbers by what they are worth (1 is 1.0), dicts in any order, as Python
+   compares them, except that no bool is a number. Those more than 512 deep are not the same as anything. */
 TORNADO_API bool tornado_value_equal(const tornado_value *a, const tornado_value *b);
 
-/* What follows builds values, in an arena. It never returns NULL: when memory is short the value is one that looks like
-   a null, that whatever it is put into knows as a failure, and that tornado_json_encode refuses with
+/* What follows builds values, in an arena. It never returns NULL: when memory is short the value is one that looks
+   like a null, that whatever it is put into knows as a failure, and that tornado_json_encode refuses with
    TORNADO_ERR_NOMEM. So build freely, then check once. */
 TORNADO_API tornado_value *tornado_value_new_null(tornado_arena *arena);
 TORNADO_API tornado_value *tornado_value_new_bool(tornado_arena *arena, bool value);
@@ -731,17 +733,17 @@ TORNADO_API tornado_value *tornado_value_new_bytes(tornado_arena *arena, tornado
 TORNADO_API tornado_value *tornado_value_new_list(tornado_arena *arena);
 TORNADO_API tornado_value *tornado_value_new_dict(tornado_arena *arena);
 
-/* Adds a value to a list, or sets what is behind a key of a dict (the key is copied), which keeps its place if it was
-   there. NULL adds a null. The value is shared, not copied: what is added to it later is seen here as well, it must live
-   as long, and must not hold the list itself. False with TORNADO_ERR_INVALID, and nothing done, for what tornado_json_decode
-   or tornado_value_pack made or is no list or dict; with TORNADO_ERR_NOMEM when memory is short or the value is one that
-   could not be made: the list or dict has then failed. */
+/* Adds a value to a list, or sets what is behind a key of a dict (the key is copied), which keeps its place if it
+   was there. NULL adds a null. The value is shared, not copied: what is added to it later is seen here as well, it
+   must live as long, and must not hold the list itself. False with TORNADO_ERR_INVALID, and nothing done, for what
+   tornado_json_decode or tornado_value_pack made or is no list or dict; with TORNADO_ERR_NOMEM when memory is short
+   or the value is one that could not be made: the list or dict has then failed. */
 TORNADO_API bool tornado_value_append(tornado_value *list, const tornado_value *value);
 TORNADO_API bool tornado_value_set(tornado_value *dict, const char *key, const tornado_value *value);
 TORNADO_API bool tornado_value_set_bytes(tornado_value *dict, tornado_bytes key, const tornado_value *value);
 
-/* Whether memory was too short for this value, or when something was put into it. Says nothing of the values in it, but
-   of those that had failed before they were put there. */
+/* Whether memory was too short for this value, or when something was put into it. Says nothing of the values in it,
+   but of those that had failed before they were put there. */
 TORNADO_API bool tornado_value_failed(const tornado_value *value);
 
 /* How JSON is written. All zero is the default. */
@@ -751,11 +753,12 @@ typedef struct tornado_json_options {
     int indent;   /* if not 0: each value in a line of its own, indented by so many spaces for each level */
 } tornado_json_options;
 
-/* Appends a value's JSON text to a buffer, as Python's json.dumps prints it (", " and ": ", non-ASCII as \uXXXX) with
-   "</" as "<\/", so that it may stand in HTML. NULL is null. A double is printed with as few digits as give it back, and
-   what is no UTF-8 in a string becomes U+FFFD. False, with the buffer as it was before: TORNADO_ERR_INVALID for a double
-   that is not finite, TORNADO_ERR_LIMIT for lists and dicts more than 512 deep, TORNADO_ERR_NOMEM when memory is short, or
-   was when the value was built. tornado_json_format(arena, "o", value) does it in an arena. */
+/* Appends a value's JSON text to a buffer, as Python's json.dumps prints it (", " and ": ", non-ASCII as \uXXXX)
+   with "</" as "<\/", so that it may stand in HTML. NULL is null. A double is printed with as few digits as give it
+   back, and what is no UTF-8 in a string becomes U+FFFD. False, with the buffer as it was before:
+   TORNADO_ERR_INVALID for a double that is not finite, TORNADO_ERR_LIMIT for lists and dicts more than 512 deep,
+   TORNADO_ERR_NOMEM when memory is short, or was when the value was built. tornado_json_format(arena, "o", value)
+   does it in an arena. */
 TORNADO_API bool tornado_json_encode(tornado_buffer *out, const tornado_value *value);
 
 /* The same with a choice; `options` may be NULL. */
@@ -763,23 +766,24 @@ TORNADO_API bool tornado_json_encode_with(tornado_buffer *out, const tornado_val
                                           const tornado_json_options *options);
 
 /* Appends JSON text to a buffer by a format, in the way of tornado_json_encode, up to 64 deep. False with
-   TORNADO_ERR_INVALID for a malformed format or a double that is not finite, TORNADO_ERR_NOMEM when memory is short; the
-   buffer is then as it was before. */
+   TORNADO_ERR_INVALID for a malformed format or a double that is not finite, TORNADO_ERR_NOMEM when memory is
+   short; the buffer is then as it was before. */
 TORNADO_API bool tornado_json_pack(tornado_buffer *out, const char *format, ...);
 TORNADO_API bool tornado_json_vpack(tornado_buffer *out, const char *format, va_list args);
 
 /* The same in an arena, NUL-terminated; NULL when it failed. */
 TORNADO_API char *tornado_json_format(tornado_arena *arena, const char *format, ...);
 
-/* The value that tornado_json_decode reads from what tornado_json_pack writes: so what `o` stands for is copied, and what `j`
-   stands for must be JSON. NULL when it failed, as those two do. */
+/* The value that tornado_json_decode reads from what tornado_json_pack writes: so what `o` stands for is copied,
+   and what `j` stands for must be JSON. NULL when it failed, as those two do. */
 TORNADO_API const tornado_value *tornado_value_pack(tornado_arena *arena, const char *format, ...);
 TORNADO_API const tornado_value *tornado_value_vpack(tornado_arena *arena, const char *format, va_list args);
 
-/* Takes a value apart by a format. Strings are not copied: they live as long as the value. Without "!" a dict may have
-   other keys and a list more values. False with TORNADO_ERR_INVALID when the value is not as the format says; the message
-   begins with the place: "user.tags[2]: a string is wanted, not null". The arguments before that place are then set,
-   others not. Also for a malformed format, of which the message begins with "tornado_value_unpack:". */
+/* Takes a value apart by a format. Strings are not copied: they live as long as the value. Without "!" a dict may
+   have other keys and a list more values. False with TORNADO_ERR_INVALID when the value is not as the format says;
+   the message begins with the place: "user.tags[2]: a string is wanted, not null". The arguments before that place
+   are then set, others not. Also for a malformed format, of which the message begins with "tornado_value_unpack:".
+   */
 TORNADO_API bool tornado_value_unpack(const tornado_value *value, const char *format, ...);
 TORNADO_API bool tornado_value_vunpack(const tornado_value *value, const char *format, va_list args);
 
@@ -4906,9 +4910,9 @@ static const uint64_t tornado__tens_fine[27] = {
     UINT64_C(0xd3c21bcecceda100), UINT64_C(0x84595161401484a0), UINT64_C(0xa56fa5b99019a5c8),
 };
 
-/* The first 128 bits of 10^power, -351 to 350: 10^power is at least (high * 2^64 + low) * 2^(e - 127), and less than one
-   in the last place above it. Returns e. Only the carry from what was cut off could make the last bit wrong, and for none
-   of these powers does. */
+/* The first 128 bits of 10^power, -351 to 350: 10^power is at least (high * 2^64 + low) * 2^(e - 127), and less
+   than one in the last place above it. Returns e. Only the carry from what was cut off could make the last bit
+   wrong, and for none of these powers does. */
 static TORNADO__INLINE int tornado__power_of_ten(int power, uint64_t *high, uint64_t *low)
 {
     unsigned from = (unsigned)(power + 351);
@@ -4970,8 +4974,9 @@ static bool tornado__nearest_double(uint64_t digits, int power, uint64_t *bits)
     return true;
 }
 
-/* The same by strtod, for the digits of a number in JSON's syntax. It is given digits and an exponent only, for what it
-   takes as the decimal point depends on the locale; and no more than matter: halfway points have at most 767 digits. */
+/* The same by strtod, for the digits of a number in JSON's syntax. It is given digits and an exponent only, for
+   what it takes as the decimal point depends on the locale; and no more than matter: halfway points have at most
+   767 digits. */
 static TORNADO__NOINLINE double tornado__decimal_exactly(const char *text)
 {
     enum { DIGITS = 780 };
@@ -5018,8 +5023,8 @@ static TORNADO__INLINE uint64_t tornado__product_odd(uint64_t high, uint64_t low
     return top | (next > 1);
 }
 
-/* The decimal, digits * 10^power, with the fewest digits that is nearer to a double than to any other, and of these the
-   one nearest to it. The double is above zero, finite, and given by its bits. After Raffaele Giulietti, "The
+/* The decimal, digits * 10^power, with the fewest digits that is nearer to a double than to any other, and of these
+   the one nearest to it. The double is above zero, finite, and given by its bits. After Raffaele Giulietti, "The
    Schubfach way to render doubles": in units of 10^power there is at least one integer between the double's
    neighbours' midpoints and, in units ten times as large, at most one. */
 static void tornado__shortest(uint64_t bits, uint64_t *digits, int *power)
@@ -5857,8 +5862,8 @@ static char *tornado__json_unescape(tornado__json_reader *reader, char *at, char
     return end;
 }
 
-/* The rest of a string, from the first byte on that is not plain. Returns what is behind its closing quote, and in *end
-   where its decoded bytes end. */
+/* The rest of a string, from the first byte on that is not plain. Returns what is behind its closing quote, and in
+   *end where its decoded bytes end. */
 static TORNADO__NOINLINE char *tornado__json_string_rest(tornado__json_reader *reader, char *at, char **end)
 {
     char *out = at;
@@ -5891,7 +5896,8 @@ static TORNADO__NOINLINE char *tornado__json_string_rest(tornado__json_reader *r
     }
 }
 
-/* Makes a string the content of a cell; `at` is behind its opening quote. Returns what is behind the closing one. */
+/* Makes a string the content of a cell; `at` is behind its opening quote. Returns what is behind the closing one.
+   */
 static TORNADO__INLINE char *tornado__json_string(tornado__json_reader *reader, char *at, tornado_value *cell)
 {
     char *start = at, *end = at = tornado__json_run(at);
@@ -5910,8 +5916,8 @@ static TORNADO__INLINE bool tornado__is_digit(char c)
     return (unsigned)(c - '0') < 10;
 }
 
-/* The first 19 digits of a number that has more, from the first that is not zero on. What is left is greater than they
-   say by less than one, unless *exact. */
+/* The first 19 digits of a number that has more, from the first that is not zero on. What is left is greater than
+   they say by less than one, unless *exact. */
 static uint64_t tornado__json_first_digits(const char *at, int64_t *power, bool *exact)
 {
     uint64_t digits = 0;
@@ -5932,8 +5938,8 @@ static uint64_t tornado__json_first_digits(const char *at, int64_t *power, bool 
     return digits;
 }
 
-/* Makes a cell the double at `start`, whose `digits` are right when they are no more than 19; without its sign. Returns
-   false for one that is too large. */
+/* Makes a cell the double at `start`, whose `digits` are right when they are no more than 19; without its sign.
+   Returns false for one that is too large. */
 static bool tornado__json_double(const char *start, uint64_t digits, size_t count, int64_t power, int64_t given,
                                  uint64_t *bits)
 {
@@ -6126,8 +6132,8 @@ static TORNADO__INLINE char *tornado__json_key(tornado__json_reader *reader, cha
     return tornado__json_space(at + 1);
 }
 
-/* What is behind a value: closes what ends here. Returns where the next value or key begins, or the end of the text when
-   there is none. */
+/* What is behind a value: closes what ends here. Returns where the next value or key begins, or the end of the text
+   when there is none. */
 static TORNADO__INLINE char *tornado__json_behind(tornado__json_reader *reader, char *at)
 {
     for (;;) {
@@ -6226,9 +6232,9 @@ typedef struct tornado__format {
     va_list args;
 } tornado__format;
 
-/* What writes takes where to write and returns where it ended, NULL when it failed. Each value and each opening bracket
-   sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing brackets and the comma that
-   can follow before the next. */
+/* What writes takes where to write and returns where it ended, NULL when it failed. Each value and each opening
+   bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing brackets and the
+   comma that can follow before the next. */
 typedef struct tornado__packer {
     tornado_buffer *buffer;
     const char *end; /* of its memory */
@@ -6252,8 +6258,8 @@ static TORNADO__INLINE char *tornado__pack_room(tornado__packer *packer, char *o
     return tornado__pack_grow(packer, out, len);
 }
 
-/* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '<' as it is but with a backslash behind it when
-   "/" follows, else behind a backslash. */
+/* How an ASCII byte of a string is written: 0 as it is, 'u' as \u00XX, '<' as it is but with a backslash behind it
+   when "/" follows, else behind a backslash. */
 static const char tornado__json_escapes[128] = {
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b',         't',           'n',         'u',
     'f', 'r', 'u', 'u', 'u', 'u', 'u', 'u', 'u',         'u',           'u',         'u',
