@@ -717,10 +717,11 @@ static void check_compiled(const char *where, char *code)
     char shown[256];
     snprintf(shown, sizeof shown, "%s", code);
     code_only(code);
-    for (size_t i = 0; i <= EXAMPLES; i++) {
+    static const char *const others[] = {"examples/workers.c", "tests/include/manual.c"};
+    for (size_t i = 0; i < EXAMPLES + sizeof others / sizeof others[0]; i++) {
         char path[128];
         snprintf(path, sizeof path, "examples/%s.c", i < EXAMPLES ? examples[i] : "");
-        char *source = code_only(file_text(i < EXAMPLES ? path : "tests/include/manual.c"));
+        char *source = code_only(file_text(i < EXAMPLES ? path : others[i - EXAMPLES]));
         bool found = strstr(source, code) != NULL;
         free(source);
         if (found)
