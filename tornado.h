@@ -17093,14 +17093,15 @@ static TORNADO__INLINE char tornado__lower(char c)
    these could pass for others. */
 static TORNADO__INLINE bool tornado__is_word(const char *text, size_t len, const char *word, size_t word_len)
 {
-    uint64_t a = 0, b = 0;
+    uint64_t a = 0, b = 0, lower = 0;
     size_t at = 0, step = word_len >= 8 ? 8 : word_len >= 4 ? 4 : 1;
     if (len != word_len)
         return false;
+    memcpy(&lower, "        ", step); /* the bit by which lower case differs, which is a space, in each byte */
     do { /* word_len is a constant: this becomes a few loads, of which the last may overlap the one before */
         memcpy(&a, text + at, step);
         memcpy(&b, word + at, step);
-        if ((a | (UINT64_C(0x2020202020202020) >> (64 - 8 * step))) != b)
+        if ((a | lower) != b)
             return false;
         at = at + step <= len - step || at + step == len ? at + step : len - step;
     } while (at < len);

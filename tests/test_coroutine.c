@@ -1843,7 +1843,7 @@ TEST_EACH_POLLER(coroutine_cancelled_and_forgotten_is_not_logged)
 /* Uses about so many bytes of stack, all of them. */
 static __attribute__((noinline)) int use_stack(size_t bytes)
 {
-    volatile char block[1024];
+    volatile char block[4096];
     for (size_t i = 0; i < sizeof block; i++)
         block[i] = (char)i;
     if (bytes <= sizeof block)
@@ -1870,7 +1870,7 @@ TEST(coroutine_stack_has_the_size_that_was_asked_for)
 {
     static const size_t sizes[] = {0, 100000, (size_t)1 << 20, (size_t)8 << 20};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        size_t fallback = sizeof(void *) >= 8 ? 262144 : 65536, bytes = most_of(sizes[i] ? sizes[i] : fallback);
+        size_t fallback = sizeof(void *) >= 8 ? 262144 : 131072, bytes = most_of(sizes[i] ? sizes[i] : fallback);
         loop_with((tornado_ioloop_options){.stack_size = sizes[i]});
         tornado_future *both[] = {tornado_spawn(use_stack_between_waits, &bytes),
                                   tornado_spawn(use_stack_between_waits, &bytes)};

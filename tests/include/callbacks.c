@@ -57,7 +57,7 @@ static bool ask(int port, const char *path)
     char request[100];
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     memset(text, 0, sizeof text);
-    len = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\n\r\n", path);
+    len = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n", path);
     bool sent = fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
                 write(fd, request, (size_t)len) == len &&
                 tornado_ioloop_add_handler(tornado_ioloop_current(), fd, on_answer, NULL, TORNADO_IOLOOP_READ);
