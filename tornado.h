@@ -1,5 +1,5 @@
-/* tornado.h - Python's Tornado for C: an event loop, coroutines, streams, an HTTP server and a web framework
-   in one file, with nothing to install. MIT licence, at the end.
+/* tornado.h - Python's Tornado for C: an event loop, coroutines, streams, an HTTP server and a web framework in one
+   file, with nothing to install. MIT licence, at the end.
 
    QUICK START
 
@@ -109,14 +109,15 @@
 
    WORK THAT BLOCKS
 
-   The loop must not block. What does, such as a long computation or a library that waits by itself, runs on a thread,
-   and a handler waits for its result as for any other:
+   The loop must not block. What does, such as a long computation or a library that waits by itself, runs on a
+   thread, and a handler waits for its result as for any other:
 
        tornado_job_options options = {.copy = sizeof below};
        int *count = tornado_await(tornado_executor_submit_with(NULL, count_primes, &below, &options));
 
    The job is a function of its own, that touches nothing of the loop or the request. It may raise, and what it
-   allocates from tornado_current_arena() lives as long as its result. Threads are started when there is work for them.
+   allocates from tornado_current_arena() lives as long as its result. Threads are started when there is work for
+   them.
 
    SEVERAL PROCESSES
 
@@ -178,8 +179,7 @@
     TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (128 KiB on 32 bits)
     TORNADO_MAX_COROUTINES   of one loop at once; default 100000
     TORNADO_MAX_HEADERS      header lines of a request; default 256
-    TORNADO_NO_COROUTINES    no stacks to switch: handlers run on the loop's, to their end, and use callbacks; nothing can
-                             wait (tornado_await and tornado_wait do not exist), raising unwinds as ever. For every file
+    TORNADO_NO_COROUTINES    no stacks to switch (see COROUTINES); in each file that includes the header
     TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
@@ -223,7 +223,9 @@
    large arrays in the arena. An overflow hits a guard and ends the process. tornado_cancel makes a coroutine's
    waits fail, so that it unwinds; nothing is ever killed halfway. A client that disconnects does not cancel its
    handler: look at tornado_connected, or define on_connection_close.
-*/
+
+   With TORNADO_NO_COROUTINES handlers run on the loop's stack, to their end, and use callbacks: tornado_await and
+   tornado_wait do not exist, and raising unwinds as ever. */
 
 /* The implementation wants the system's whole interface; this must come before the first libc header. */
 #if defined(TORNADO_IMPLEMENTATION) && !defined(_FEATURES_H) && !defined(_GNU_SOURCE)
@@ -549,8 +551,8 @@ typedef struct tornado_log_options {
     tornado_switch color;                          /* default: when fd is a terminal and TERM is not "dumb" */
     /* Called with every record above its level, instead of printing, from the thread that logs. May be NULL. */
     void (*hook)(const tornado_log_record *record, void *arg);
-    /* Asked for words to put before each message, such as the id of the request that runs (see section context), from
-       the thread that logs. NULL, from it or for it: none. */
+    /* Asked for words to put before each message, such as the id of the request that runs (see section context),
+       from the thread that logs. NULL, from it or for it: none. */
     const char *(*tag)(void *arg);
     void *arg;
 } tornado_log_options;
@@ -840,10 +842,10 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  * section: context (public)
  * State that follows execution, Tornado's stack_context: a request's id, the user on whose behalf something runs.
  *
- * What is set in a callback or a coroutine is seen there, and by everything that is started from there and runs later:
- * callbacks, timers, callbacks of futures and coroutines take the state with them when they are scheduled and have
- * it when they run. What comes from another thread, from a signal handler or from a file descriptor begins with none.
- * A state belongs to one thread. Where nothing is set, all of this costs a test for NULL.
+ * What is set in a callback or a coroutine is seen there, and by everything that is started from there and runs
+ * later: callbacks, timers, callbacks of futures and coroutines take the state with them when they are scheduled
+ * and have it when they run. What comes from another thread, from a signal handler or from a file descriptor begins
+ * with none. A state belongs to one thread. Where nothing is set, all of this costs a test for NULL.
  *
  *       static const char request_id;             // its address is the key
  *
@@ -860,35 +862,36 @@ typedef struct tornado_stack_context_state {
     const void *key;          /* whose state it is: the address of something of the program that stays; not NULL */
     void *value;
     tornado_callback destroy; /* called with the value when nothing has it any more; may be NULL */
-    /* Called with what a callback raised while it had this state, before it is logged, and with the value; states that
-       were set last are asked first. True: it is dealt with. What it raises is passed on instead. May be NULL. */
+    /* Called with what a callback raised while it had this state, before it is logged, and with the value; states
+       that were set last are asked first. True: it is dealt with. What it raises is passed on instead. May be NULL.
+       */
     bool (*handle_exception)(const tornado_error *error, void *value);
 } tornado_stack_context_state;
 
-/* Sets a state for the rest of the callback or coroutine that runs (outside of a loop: of the thread), in place of the
-   one with the same key; without a value and a handler it is only taken away. False, after destroy(value), with
+/* Sets a state for the rest of the callback or coroutine that runs (outside of a loop: of the thread), in place of
+   the one with the same key; without a value and a handler it is only taken away. False, after destroy(value), with
    TORNADO_ERR_NOMEM, or with TORNADO_ERR_INVALID for a state without a key. */
 TORNADO_API bool tornado_stack_context_set(const tornado_stack_context_state *state);
 
-/* The value behind a key, or NULL. Lives as long as the caller runs without setting that key, or longer when something
-   was started meanwhile. */
+/* The value behind a key, or NULL. Lives as long as the caller runs without setting that key, or longer when
+   something was started meanwhile. */
 TORNADO_API void *tornado_stack_context_get(const void *key);
 
-/* Calls fn(arg) with one more state, which it has to itself; then everything is as before. What fn raises goes to the
-   state's handle_exception first, and is raised on when that returns false. Raises TORNADO_ERR_NOMEM and
+/* Calls fn(arg) with one more state, which it has to itself; then everything is as before. What fn raises goes to
+   the state's handle_exception first, and is raised on when that returns false. Raises TORNADO_ERR_NOMEM and
    TORNADO_ERR_INVALID as above. Inside a coroutine, fn may wait. */
 TORNADO_API void tornado_run_with_stack_context(const tornado_stack_context_state *state, tornado_callback fn,
                                                 void *arg);
 
-/* All states at a point of time, to call something with later: wrap takes them (NULL when there are none), run calls
-   fn(arg) with them instead of those there, release lets go. Of one thread. */
+/* All states at a point of time, to call something with later: wrap takes them (NULL when there are none), run
+   calls fn(arg) with them instead of those there, release lets go. Of one thread. */
 typedef struct tornado_stack_context tornado_stack_context;
 TORNADO_API tornado_stack_context *tornado_stack_context_wrap(void);
 TORNADO_API void tornado_stack_context_run(tornado_stack_context *context, tornado_callback fn, void *arg);
 TORNADO_API void tornado_stack_context_release(tornado_stack_context *context);
 
-/* Calls fn(arg) with no state, so that what it starts outlives the request that happened to need it first: a pool of
-   connections, for instance. */
+/* Calls fn(arg) with no state, so that what it starts outlives the request that happened to need it first: a pool
+   of connections, for instance. */
 TORNADO_API void tornado_null_context(tornado_callback fn, void *arg);
 
 /*============================================================================
@@ -906,10 +909,10 @@ typedef struct tornado_ioloop tornado_ioloop;
 enum { TORNADO_IOLOOP_READ = 1, TORNADO_IOLOOP_WRITE = 4, TORNADO_IOLOOP_ERROR = 24 };
 
 /* A way to wait for file descriptors. The built-in ones are named "epoll", "kqueue", "poll" and "select", of which
-   kqueue and select tell of errors only while something else is watched, too; a program may bring its own, which is also how a loop runs inside another library's. `state` is what open returned. add, modify and
-   remove return 0 or an errno; wait fills at most `max` events and returns their number (0 when the time is up or a
-   signal came) or -1 with errno set. `key` is the loop's and is handed back as it came. timeout_ns is -1 for ever,
-   0 not at all. */
+   kqueue and select tell of errors only while something else is watched, too; a program may bring its own, which is
+   also how a loop runs inside another library's. `state` is what open returned. add, modify and remove return 0 or
+   an errno; wait fills at most `max` events and returns their number (0 when the time is up or a signal came) or -1
+   with errno set. `key` is the loop's and is handed back as it came. timeout_ns is -1 for ever, 0 not at all. */
 typedef struct tornado_poller_event {
     uint64_t key;
     unsigned events;
@@ -973,17 +976,17 @@ TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop);
    The other way round, a tornado_poller of one's own lets this loop wait with another library's means. (In Python
    these are the bridges to asyncio and Twisted.) */
 
-/* One turn: runs what is ready; when nothing is, waits up to max_wait seconds for what happens to file descriptors (0
-   not at all, TORNADO_NONE for as long as it takes, but not beyond the next timer) and runs that. What this starts may
-   be ready at once: ask next_timeout. False as for tornado_ioloop_start. */
+/* One turn: runs what is ready; when nothing is, waits up to max_wait seconds for what happens to file descriptors
+   (0 not at all, TORNADO_NONE for as long as it takes, but not beyond the next timer) and runs that. What this
+   starts may be ready at once: ask next_timeout. False as for tornado_ioloop_start. */
 TORNADO_API bool tornado_ioloop_run_once(tornado_ioloop *loop, double max_wait);
 
 /* Seconds until the loop has something to do though nothing happens to its file descriptors: 0 when it has now,
    TORNADO_NONE when never. */
 TORNADO_API double tornado_ioloop_next_timeout(const tornado_ioloop *loop);
 
-/* An fd that is readable when one of the loop's is ready or another thread has added a callback. The loop's: only to
-   be watched. -1 with TORNADO_ERR_INVALID for pollers that have none ("poll" and "select"). */
+/* An fd that is readable when one of the loop's is ready or another thread has added a callback. The loop's: only
+   to be watched. -1 with TORNADO_ERR_INVALID for pollers that have none ("poll" and "select"). */
 TORNADO_API int tornado_ioloop_fileno(const tornado_ioloop *loop);
 
 /* Ends the loop, which is no thread's current one from then on: callbacks and timers that have not run never run,
@@ -1060,9 +1063,9 @@ TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_cal
 TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *periodic);
 
 /* Calls callback(arg) in the loop whenever the process gets a signal, as often as it was delivered. There may be
-   several for a signal, also on several loops: each is called. The first of the process replaces the signal's action,
-   which comes back with the last's removal; closing a loop removes its own. False with TORNADO_ERR_SYSTEM for a signal
-   that cannot be caught, with TORNADO_ERR_LIMIT beyond 64 in the process. */
+   several for a signal, also on several loops: each is called. The first of the process replaces the signal's
+   action, which comes back with the last's removal; closing a loop removes its own. False with TORNADO_ERR_SYSTEM
+   for a signal that cannot be caught, with TORNADO_ERR_LIMIT beyond 64 in the process. */
 TORNADO_API bool tornado_ioloop_add_signal_handler(tornado_ioloop *loop, int signum, tornado_callback callback,
                                                    void *arg);
 
@@ -1071,11 +1074,11 @@ TORNADO_API bool tornado_ioloop_remove_signal_handler(tornado_ioloop *loop, int 
                                                       void *arg);
 
 /* Finds what blocks a loop. When a turn of it runs for longer than `seconds` without waiting, SIGALRM comes and
-   action(SIGALRM) is called in the loop's thread, as a signal handler; NULL: what SIGALRM does by itself, ending the
-   process. set_blocking_log_threshold takes log_stack for that, which writes a line and the stack (where libc can
-   tell it: glibc, macOS) to where the log goes. TORNADO_NONE ends it. To be called by the loop's thread. As the alarm
-   is the process's, only one loop can have it, and no other part of the program may use setitimer or alarm: false
-   with TORNADO_ERR_STATE when another loop has it, with TORNADO_ERR_INVALID for a time that is none. */
+   action(SIGALRM) is called in the loop's thread, as a signal handler; NULL: what SIGALRM does by itself, ending
+   the process. set_blocking_log_threshold takes log_stack for that, which writes a line and the stack (where libc
+   can tell it: glibc, macOS) to where the log goes. TORNADO_NONE ends it. To be called by the loop's thread. As the
+   alarm is the process's, only one loop can have it, and no other part of the program may use setitimer or alarm:
+   false with TORNADO_ERR_STATE when another loop has it, with TORNADO_ERR_INVALID for a time that is none. */
 TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *loop, double seconds,
                                                               void (*action)(int signum));
 TORNADO_API bool tornado_ioloop_set_blocking_log_threshold(tornado_ioloop *loop, double seconds);
@@ -1158,7 +1161,7 @@ typedef void *(*tornado_coroutine_fn)(void *arg);
 
 typedef struct tornado_spawn_options {
     const char *name;  /* for log lines; borrowed, so static is best; default "coroutine" */
-    size_t stack_size; /* bytes of address space, when it needs more than the loop's others; such a stack is not pooled */
+    size_t stack_size; /* bytes of address space, when it needs more than others; such a stack is not pooled */
 } tornado_spawn_options;
 
 /* Starts fn(arg) as a coroutine in the loop's next turn. Gives a future of its result, or of the error that it
@@ -1203,9 +1206,9 @@ TORNADO_API bool tornado_ioloop_run_sync(tornado_ioloop *loop, tornado_coroutine
 TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
                                                  double timeout);
 
-/* Has the calling thread say on standard error which coroutine's stack overflowed, before the process ends as it would
-   have without this: by SIGSEGV (or SIGBUS), or in the handler that the program had for it. Takes an alternate signal
-   stack for the thread if it has none. False with TORNADO_ERR_SYSTEM or TORNADO_ERR_NOMEM. */
+/* Has the calling thread say on standard error which coroutine's stack overflowed, before the process ends as it
+   would have without this: by SIGSEGV (or SIGBUS), or in the handler that the program had for it. Takes an
+   alternate signal stack for the thread if it has none. False with TORNADO_ERR_SYSTEM or TORNADO_ERR_NOMEM. */
 TORNADO_API bool tornado_report_stack_overflow(void);
 
 /* How many coroutines exist on a loop, running or suspended. */
@@ -1215,8 +1218,8 @@ TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop);
  * section: gen (public)
  * Putting waits together; and how coroutines wait for each other: locks and queues.
  *
- * A timeout is in seconds from now; one of zero or less is over in the loop's next turn, INFINITY never. For a point
- * in time write tornado_until(when).
+ * A timeout is in seconds from now; one of zero or less is over in the loop's next turn, INFINITY never. For a
+ * point in time write tornado_until(when).
  *============================================================================*/
 
 /* The seconds from now until `when` on the loop's clock (tornado_ioloop_time); below zero when it has passed. */
@@ -1259,8 +1262,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi_named(const tornado_n
 TORNADO_API void *tornado_named_result(const tornado_named_results *results, const char *name);
 
 /* Done like `future`, whose reference it takes over, or fails with TORNADO_ERR_TIMEOUT after `seconds`. What was
-   waited for is not cancelled; its failure after the timeout is logged, by the second unless its code is in `quiet`,
-   as above. */
+   waited for is not cancelled; its failure after the timeout is logged, by the second unless its code is in
+   `quiet`, as above. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_with_timeout(double seconds, tornado_future *future);
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_with_timeout_quiet(double seconds, tornado_future *future,
                                                                         const int *quiet);
@@ -1284,8 +1287,8 @@ TORNADO_API tornado_wait_iterator *tornado_wait_iterator_new(tornado_future *con
 /* Whether `next` has given all of them. */
 TORNADO_API bool tornado_wait_iterator_done(const tornado_wait_iterator *iterator);
 
-/* Done like the next of the futures to finish; those that have finished already come in the order in which they did.
-   Until one has, each call gives the same future. Fails with TORNADO_ERR_STATE when there is none left. */
+/* Done like the next of the futures to finish; those that have finished already come in the order in which they
+   did. Until one has, each call gives the same future. Fails with TORNADO_ERR_STATE when there is none left. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_wait_iterator_next(tornado_wait_iterator *iterator);
 
 /* Which of the futures `next` was last done like: its place in the list, and itself, which stays the iterator's.
@@ -1294,12 +1297,12 @@ TORNADO_API size_t tornado_wait_iterator_current_index(const tornado_wait_iterat
 TORNADO_API tornado_future *tornado_wait_iterator_current_future(const tornado_wait_iterator *iterator);
 
 /* Makes `to` done like `from`, once that is. Neither reference is taken over; `to` is held until then, and stays
-   pending when the last reference to `from` goes before; it is left alone when it is done by then. False when memory
-   is short. */
+   pending when the last reference to `from` goes before; it is left alone when it is done by then. False when
+   memory is short. */
 TORNADO_API bool tornado_chain_future(tornado_future *from, tornado_future *to);
 
-/* Makes a future of an interface that calls back: calls start(task, arg) at once, which hands `task` on to be resolved
-   later and then released:
+/* Makes a future of an interface that calls back: calls start(task, arg) at once, which hands `task` on to be
+   resolved later and then released:
 
        static void start(tornado_future *task, void *arg) { store_query(arg, "select ...", on_rows, task); }
        static void on_rows(rows *found, void *task)
@@ -1319,10 +1322,11 @@ TORNADO_API void tornado_task_done(void *task);
 
 /* ---- locks ----
 
-   They are for the coroutines of one loop, not for threads. Who has waited longest comes first. Each wait is a future:
-   who releases it (by being cancelled, or by the timeout of a tornado_with_timeout around it) stands in line no longer,
-   and what was granted at that very moment goes on to the next. A grant is taken when a wait returns it or a callback
-   is called with it; until then the future must be kept. A future that can be done at once is.
+   They are for the coroutines of one loop, not for threads. Who has waited longest comes first. Each wait is a
+   future: who releases it (by being cancelled, or by the timeout of a tornado_with_timeout around it) stands in
+   line no longer, and what was granted at that very moment goes on to the next. A grant is taken when a wait
+   returns it or a callback is called with it; until then the future must be kept. A future that can be done at once
+   is.
 
    Each is freed by its _free, which takes NULL: those who wait fail with TORNADO_ERR_CLOSED. Each _new gives NULL
    when memory is short. With _timeout the future fails with TORNADO_ERR_TIMEOUT when the time is up. */
@@ -1377,13 +1381,13 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_semaphore_acquire_timeout(t
 /* Takes a permit if there is one. */
 TORNADO_API bool tornado_semaphore_acquire_nowait(tornado_semaphore *semaphore);
 
-/* Gives a permit back: to who has waited longest, else to be taken. False with TORNADO_ERR_STATE, and logged, when a
-   bounded one has all its permits; with TORNADO_ERR_LIMIT at INT_MAX. */
+/* Gives a permit back: to who has waited longest, else to be taken. False with TORNADO_ERR_STATE, and logged, when
+   a bounded one has all its permits; with TORNADO_ERR_LIMIT at INT_MAX. */
 TORNADO_API bool tornado_semaphore_release(tornado_semaphore *semaphore);
 
 #ifndef TORNADO_NO_COROUTINES
-/* Waits for a permit and gives it back when the innermost scope ends. The handle is for tornado_run_deferred, to do so
-   earlier. Raises what a wait raises; only in a coroutine. */
+/* Waits for a permit and gives it back when the innermost scope ends. The handle is for tornado_run_deferred, to do
+   so earlier. Raises what a wait raises; only in a coroutine. */
 TORNADO_API uint64_t tornado_semaphore_hold(tornado_semaphore *semaphore);
 TORNADO_API uint64_t tornado_semaphore_hold_timeout(tornado_semaphore *semaphore, double seconds);
 #endif
@@ -1414,13 +1418,13 @@ typedef struct tornado_queue tornado_queue;
 
 typedef struct tornado_queue_options {
     size_t maxsize; /* items at once, then putting waits; default: no limit */
-    /* Called with each item that nobody gets: those left when the queue is freed, and those whose put failed. It may
-       neither wait nor raise. NULL: items are somebody else's. */
+    /* Called with each item that nobody gets: those left when the queue is freed, and those whose put failed. It
+       may neither wait nor raise. NULL: items are somebody else's. */
     tornado_callback destroy;
 } tornado_queue_options;
 
-/* Which of two items comes first: negative when it is the first of them, positive when the second, zero for whichever
-   was put before. It must not use the queue, nor raise. */
+/* Which of two items comes first: negative when it is the first of them, positive when the second, zero for
+   whichever was put before. It must not use the queue, nor raise. */
 typedef int (*tornado_compare)(const void *a, const void *b);
 
 /* The first item put is the first got; the last; or the least by `compare`. NULL when memory is short. */
@@ -1432,8 +1436,8 @@ TORNADO_API tornado_queue *tornado_priority_queue_new(tornado_compare compare, c
 TORNADO_API void tornado_queue_free(tornado_queue *queue);
 
 /* Done when the item is in the queue, which has taken it over with the call: when it fails, the item is destroyed.
-   With a timeout it fails with TORNADO_ERR_TIMEOUT when there is no room in time. A future that is released while it
-   waits puts nothing. */
+   With a timeout it fails with TORNADO_ERR_TIMEOUT when there is no room in time. A future that is released while
+   it waits puts nothing. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_put(tornado_queue *queue, void *item);
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_put_timeout(tornado_queue *queue, void *item,
                                                                        double seconds);
@@ -1442,8 +1446,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_put_timeout(tornado_q
    then. */
 TORNADO_API bool tornado_queue_put_nowait(tornado_queue *queue, void *item);
 
-/* Done with an item, which is the caller's from then on. One that was to go to somebody who no longer waits goes back
-   to where it was. */
+/* Done with an item, which is the caller's from then on. One that was to go to somebody who no longer waits goes
+   back to where it was. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_get(tornado_queue *queue);
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_queue_get_timeout(tornado_queue *queue, double seconds);
 
@@ -1740,8 +1744,8 @@ TORNADO_API int tornado_cpu_count(void);
    back: in each child this returns its task id, from 0 up. A child that dies of a signal, or exits with another
    status than 0, is started again with the same id, up to max_restarts times in all (Tornado's default is 100;
    TORNADO_NONE: without limit). The parent exits with 0 when all have exited with 0. SIGTERM and SIGINT for the
-   parent, unless it ignores or handles them, are passed on to the children, which are not started again; when one of
-   these does not exit with 0 the parent dies of that signal, too.
+   parent, unless it ignores or handles them, are passed on to the children, which are not started again; when one
+   of these does not exit with 0 the parent dies of that signal, too.
 
    Returns -1 in the parent when it cannot start them, or gives up: the other children were ended then (SIGTERM).
    Open listening sockets before, and everything of a loop after: TORNADO_ERR_STATE while there is an open loop. */
@@ -2303,7 +2307,8 @@ TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name);
 
 /* Sets a cookie, in place of one of that name that was set before; NULL options take all defaults. Cookies stay
    when an error discards headers. clear_cookie has the client drop one, which has to have the same domain and path;
-   clear_all_cookies all that it sent, except those of a name that set_cookie refuses. Raise TORNADO_ERR_INVALID for what tornado_format_cookie refuses. */
+   clear_all_cookies all that it sent, except those of a name that set_cookie refuses. Raise TORNADO_ERR_INVALID for
+   what tornado_format_cookie refuses. */
 TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
                                     const tornado_cookie *options);
 TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options);
@@ -2518,7 +2523,7 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #define TORNADO__LIKELY(x)   __builtin_expect(!!(x), 1)
 #define TORNADO__UNLIKELY(x) __builtin_expect(!!(x), 0)
 
-/* Small and hot, or out of the way of what is. At -Os the compiler decides, and without optimisation nothing is inlined. */
+/* Small and hot, or out of the way of what is. At -Os the compiler decides, and at -O0 nothing is inlined. */
 #if defined __OPTIMIZE__ && !defined __OPTIMIZE_SIZE__
 #define TORNADO__INLINE inline __attribute__((always_inline))
 #define TORNADO__COLD   __attribute__((noinline))
@@ -2881,7 +2886,7 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
 #else /* ucontext */
 
 #if defined(__linux__) && !defined(__GLIBC__) && !defined(TORNADO_UCONTEXT)
-#error "tornado.h: no way to switch stacks here; define TORNADO_NO_COROUTINES, or TORNADO_UCONTEXT and link a library that has it"
+#error "tornado.h: no way to switch stacks here: define TORNADO_NO_COROUTINES, or TORNADO_UCONTEXT and link its library"
 #endif
 #include <ucontext.h>
 
@@ -4815,15 +4820,16 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
  * section: value (private)
  * Values and JSON.
  *
- * A value is a cell of 16 bytes: its kind and length in one word, its content or where that is in the other. The items
- * of a list are an array of cells, the items of a dict an array of pairs of them, key and value. A list or dict that is
- * built, and a dict of many keys, has a box instead, which all copies of its cell share, with such an array in it.
- * Strings have a NUL and at least TORNADO__VALUE_PAD readable bytes behind them, so that blocks of 16 can be loaded.
+ * A value is a cell of 16 bytes: its kind and length in one word, its content or where that is in the other. The
+ * items of a list are an array of cells, the items of a dict an array of pairs of them, key and value. A list or
+ * dict that is built, and a dict of many keys, has a box instead, which all copies of its cell share, with such an
+ * array in it. Strings have a NUL and at least TORNADO__VALUE_PAD readable bytes behind them, so that blocks of 16
+ * can be loaded.
  *
- * Parsing copies the text once, counting what separates values, so that their cells can be allocated at once. Strings
- * stay where they are in the copy: escapes never get longer when they are decoded. Cells of what is open are stacked
- * from the low end of the allocation; at its closing bracket they are moved, for good, below those at the high end.
- * So nothing recurses, and nothing but the arena is used.
+ * Parsing copies the text once, counting what separates values, so that their cells can be allocated at once.
+ * Strings stay where they are in the copy: escapes never get longer when they are decoded. Cells of what is open
+ * are stacked from the low end of the allocation; at its closing bracket they are moved, for good, below those at
+ * the high end. So nothing recurses, and nothing but the arena is used.
  *
  * Numbers: both ways between decimal and binary multiply by 128 bits of a power of ten. That decides all but a few
  * decimals that are nearly or exactly halfway between two doubles; strtod decides those.
@@ -7227,8 +7233,8 @@ typedef struct tornado__re_open {
     tornado__re_node *choice, *sequence; /* the ways before, when there are any; the one under way */
 } tornado__re_open;
 
-/* A node that is being emitted, from its last child to the first. It goes on at `same` when it has consumed nothing,
-   else at `moved`; what of it is emitted already begins at the others. */
+/* A node that is being emitted, from its last child to the first. It goes on at `same` when it has consumed
+   nothing, else at `moved`; what of it is emitted already begins at the others. */
 typedef struct tornado__re_task {
     const tornado__re_node *node, *child;
     uint32_t same, moved, after_same, after_moved, kept;
@@ -7692,8 +7698,8 @@ static void tornado__re_next_way(tornado__re_compiler *c)
     open->sequence = tornado__re_node_new(c, TORNADO__RE_SEQUENCE);
 }
 
-/* The innermost group, which ends here. One that does not capture is a node of its own, too: it may be repeated where
-   its content may not. */
+/* The innermost group, which ends here. One that does not capture is a node of its own, too: it may be repeated
+   where its content may not. */
 static tornado__re_node *tornado__re_close_group(tornado__re_compiler *c)
 {
     const tornado__re_open *open = &c->open[c->depth--];
@@ -8030,8 +8036,8 @@ static void tornado__re_begin(tornado__re_compiler *c, const tornado__re_node *n
         .node = node, .child = node->last, .same = node->nullable ? same : moved, .moved = moved};
 }
 
-/* The functions below go on with a task; `entry` is where the part that was emitted last begins. They return where the
-   node begins; or have this emit another part, and go on with the next step when that is done. */
+/* The functions below go on with a task; `entry` is where the part that was emitted last begins. They return where
+   the node begins; or have this emit another part, and go on with the next step when that is done. */
 static uint32_t tornado__re_part(tornado__re_compiler *c, tornado__re_task *task, int step, uint32_t same,
                                  uint32_t moved)
 {
@@ -8091,8 +8097,8 @@ enum {
     TORNADO__RE_MOVED_COPY
 };
 
-/* The end of a repeat without a limit is a loop; of one with a limit, optional rounds, each inside the one before. In
-   front of that stand the obligatory copies. */
+/* The end of a repeat without a limit is a loop; of one with a limit, optional rounds, each inside the one before.
+   In front of that stand the obligatory copies. */
 static uint32_t tornado__re_emit_repeat(tornado__re_compiler *c, tornado__re_task *task, uint32_t entry)
 {
     const tornado__re_node *node = task->node;
@@ -8443,8 +8449,8 @@ static TORNADO__INLINE bool tornado__re_visit(tornado__re_machine *m, uint32_t c
     return false;
 }
 
-/* Follows one way from an instruction and a place until it matches or fails. 1, 0, or -1: memory is short. `straight`:
-   there is no other way before the first SPLIT, so that until then nothing need be marked. */
+/* Follows one way from an instruction and a place until it matches or fails. 1, 0, or -1: memory is short.
+   `straight`: there is no other way before the first SPLIT, so that until then nothing need be marked. */
 static int tornado__re_follow(tornado__re_machine *m, uint32_t pc, size_t at, bool straight)
 {
     const tornado_regex *regex = m->regex;
@@ -8799,8 +8805,8 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
 
 /*============================================================================
  * section: context (private)
- * A set of states is an array that never changes while somebody else has it; each execution has one, or NULL. Setting
- * makes a new array, so it is as long as there are different keys. Counts are plain: all is of one thread.
+ * A set of states is an array that never changes while somebody else has it; each execution has one, or NULL.
+ * Setting makes a new array, so it is as long as there are different keys. Counts are plain: all is of one thread.
  *============================================================================*/
 
 typedef struct tornado__state {
@@ -9712,7 +9718,8 @@ static void tornado__ioloop_close_fd(const tornado_ioloop *loop, int fd, bool wa
         close(fd);
 }
 
-/* Ends the scope that callbacks on the loop's stack share, and the states of the one that ran, when there are any. */
+/* Ends the scope that callbacks on the loop's stack share, and the states of the one that ran, when there are any.
+   */
 static TORNADO__INLINE void tornado__ioloop_settle(tornado_ioloop *loop)
 {
     tornado__scope_end(&loop->execution, &loop->boundary.scope);
@@ -10386,7 +10393,8 @@ TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop)
 
 /* ---- signals ---- */
 
-/* In the loop, once for each signal. One that was removed has nothing pending; its place may be another's by now. */
+/* In the loop, once for each signal. One that was removed has nothing pending; its place may be another's by now.
+   */
 static void tornado__signal_tell(void *arg)
 {
     tornado__signal_handler *handler = arg;
@@ -11018,7 +11026,8 @@ TORNADO_API bool tornado_ioloop_shutdown_on_signals(tornado_ioloop *loop, double
     if (!tornado__seconds_to_ns(grace, &ns) || ns < 0)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ioloop_shutdown_on_signals: the time is not valid");
     loop->shutdown_grace = grace;
-    tornado_ioloop_remove_signal_handler(loop, SIGINT, tornado__shutdown_signalled, loop); /* if it is the second time */
+    /* if it is the second time */
+    tornado_ioloop_remove_signal_handler(loop, SIGINT, tornado__shutdown_signalled, loop);
     tornado_ioloop_remove_signal_handler(loop, SIGTERM, tornado__shutdown_signalled, loop);
     return tornado_ioloop_add_signal_handler(loop, SIGINT, tornado__shutdown_signalled, loop) &&
            tornado_ioloop_add_signal_handler(loop, SIGTERM, tornado__shutdown_signalled, loop);
@@ -11578,8 +11587,8 @@ static size_t tornado__stack_pages(size_t size)
     return size < SIZE_MAX - page ? (size + page - 1) / page * page : size / page * page;
 }
 
-/* Gives a stack's memory back: all of one that is not the pool's (true), of others all but the page that the coroutine
-   itself is in. */
+/* Gives a stack's memory back: all of one that is not the pool's (true), of others all but the page that the
+   coroutine itself is in. */
 static bool tornado__stack_release(tornado__coroutine *co)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
@@ -11841,8 +11850,8 @@ enum { TORNADO__SIGNAL_STACK = 32768 };
 
 static struct sigaction tornado__before_overflow[2]; /* SIGSEGV, SIGBUS */
 
-/* Says so when the running coroutine has touched its guard. Then the fault happens again, in the hands of whoever had
-   the signal before. */
+/* Says so when the running coroutine has touched its guard. Then the fault happens again, in the hands of whoever
+   had the signal before. */
 static void tornado__overflow_caught(int signum, siginfo_t *info, void *context)
 {
     const tornado__coroutine *co = tornado__running()->coroutine;
@@ -13000,8 +13009,8 @@ TORNADO_API void tornado_task_done(void *task)
 
 /* ---- those who wait in line ----
 
-   A line is a ring of tornado__parked, oldest first. The ring does not hold them: who gives up his future leaves it,
-   so nobody stands in a line who no longer waits. What they wait for is a tornado__shared, which they hold. */
+   A line is a ring of tornado__parked, oldest first. The ring does not hold them: who gives up his future leaves
+   it, so nobody stands in a line who no longer waits. What they wait for is a tornado__shared, which they hold. */
 
 typedef struct tornado__shared {
     unsigned references; /* the owner's, those of futures, those of holds */
@@ -13442,8 +13451,9 @@ TORNADO_API bool tornado_lock_is_locked(const tornado_lock *lock)
 
 /* ---- queues ----
 
-   Items are in a ring of slots, or in a heap of them that begins at the first slot. An item that was given to somebody
-   who waits keeps a slot free until his future goes, so that it can come back without memory being short. */
+   Items are in a ring of slots, or in a heap of them that begins at the first slot. An item that was given to
+   somebody who waits keeps a slot free until his future goes, so that it can come back without memory being short.
+   */
 
 typedef struct tornado__slot {
     void *item;
@@ -14494,8 +14504,8 @@ static TORNADO__INLINE void tornado__iostream_release(tornado_iostream *stream)
         tornado__iostream_unreferenced(stream);
 }
 
-/* Watches, where nobody could be told that it failed: the stream closes then. False: it has closed (and may be gone, unless
-   the caller holds it). */
+/* Watches, where nobody could be told that it failed: the stream closes then. False: it has closed (and may be
+   gone, unless the caller holds it). */
 static bool tornado__iostream_watch_or_shut(tornado_iostream *stream)
 {
     if (tornado__iostream_watch(stream))
@@ -20067,7 +20077,8 @@ struct tornado_application {
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
-/* What was read of a request's arguments and cookies, and the cookies to set: their names and the header's values. */
+/* What was read of a request's arguments and cookies, and the cookies to set: their names and the header's values.
+   */
 typedef struct tornado__form {
     tornado_arguments query, body, cookies, set_cookies;
     bool has_query, has_body, has_cookies;
@@ -21001,8 +21012,8 @@ static void tornado__call_clear(void *arg)
     tornado_clear(arg);
 }
 
-/* Discards what there is. That set_default_headers fails once more, maybe as it did before, must not cost the client
-   its answer. */
+/* Discards what there is. That set_default_headers fails once more, maybe as it did before, must not cost the
+   client its answer. */
 static void tornado__clear_for_error(tornado_handler *self, const tornado_error *error)
 {
     const tornado_error *failed = tornado_try(tornado__call_clear, self);
@@ -21491,8 +21502,8 @@ static void tornado__class_inherit(tornado_handler_class *flat, const tornado_ha
     flat->parent = parent;
 }
 
-/* Gives a class copies of its further methods and, behind them, those of its parent that it has none of the same name
-   for. */
+/* Gives a class copies of its further methods and, behind them, those of its parent that it has none of the same
+   name for. */
 static bool tornado__class_copy_methods(tornado_application *application, tornado_handler_class *cls,
                                         const tornado_handler_class *parent)
 {
