@@ -225,7 +225,8 @@
    handler: look at tornado_connected, or define on_connection_close.
 
    With TORNADO_NO_COROUTINES handlers run on the loop's stack, to their end, and use callbacks: tornado_await and
-   tornado_wait do not exist, and raising unwinds as ever. */
+   tornado_wait do not exist, and raising unwinds as ever.
+*/
 
 /* The implementation wants the system's whole interface; this must come before the first libc header. */
 #if defined(TORNADO_IMPLEMENTATION) && !defined(_FEATURES_H) && !defined(_GNU_SOURCE)
@@ -863,8 +864,7 @@ typedef struct tornado_stack_context_state {
     void *value;
     tornado_callback destroy; /* called with the value when nothing has it any more; may be NULL */
     /* Called with what a callback raised while it had this state, before it is logged, and with the value; states
-       that were set last are asked first. True: it is dealt with. What it raises is passed on instead. May be NULL.
-       */
+       that were set last are asked first. True: it is dealt with. What it raises is passed on instead. */
     bool (*handle_exception)(const tornado_error *error, void *value);
 } tornado_stack_context_state;
 
@@ -19759,8 +19759,9 @@ static bool tornado__guard_admits(const tornado__route_guard *guard, tornado__ro
 }
 
 /* The first of the patterns that match and stand before `before`, or NULL. */
-static TORNADO__COLD const tornado__route *
-tornado__router_find_pattern(const tornado__router *router, tornado__route_subject *subject, const tornado__route *before)
+static TORNADO__COLD const tornado__route *tornado__router_find_pattern(const tornado__router *router,
+                                                                        tornado__route_subject *subject,
+                                                                        const tornado__route *before)
 {
     const tornado__route *heads[TORNADO__ROUTE_PREFIX_LENGTHS];
     size_t count = 0;
