@@ -12888,6 +12888,8 @@ static void tornado__with_timeout_late(tornado__timer *timer, tornado_ioloop *lo
 {
     tornado__with_timeout *self = TORNADO__CONTAINER(timer, tornado__with_timeout, timer);
     (void)loop;
+    if (self->other->state != TORNADO__PENDING)
+        return; /* done in time, in this very turn: it is the loop that is late */
     self->late = true;
     tornado__future_fail(&self->future, &tornado__error_timeout);
     tornado_future_release(self->other); /* which may end both */

@@ -755,3 +755,18 @@ TEST(gen_nothing_leaks_whichever_allocation_fails)
 {
     each_shortage(gen_when_memory_is_short);
 }
+
+static void *sleep_within_a_limit(void *arg)
+{
+    tornado_future *limited = tornado_with_timeout(0.02, tornado_sleep(0.01));
+    double begin = tornado_monotonic();
+    while (tornado_monotonic() - begin < 0.05)
+        continue; /* blocks the loop until both are over */
+    CHECK(tornado_wait(limited) == NULL);
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_with_timeout_does_not_fail_what_was_done_in_time_while_the_loop_was_blocked)
+{
+    run(sleep_within_a_limit, NULL);
+}
