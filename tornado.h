@@ -4582,7 +4582,12 @@ static void tornado__hash128(const void *data, size_t len, unsigned char out[16]
  *============================================================================*/
 
 /* What the five characters become; the others have index 0. */
-static const unsigned char tornado__xhtml_index[256] = {['&'] = 1, ['<'] = 2, ['>'] = 3, ['"'] = 4, ['\''] = 5};
+static TORNADO__INLINE unsigned tornado__xhtml_index(char c)
+{
+    static const unsigned char index[64] = {['&'] = 1, ['<'] = 2, ['>'] = 3, ['"'] = 4, ['\''] = 5};
+    return (unsigned char)c < sizeof index ? index[(unsigned char)c] : 0;
+}
+
 static const struct {
     char text[7];
     unsigned char len;
@@ -4593,7 +4598,7 @@ static uint64_t tornado__xhtml_size(const char *text, size_t len)
 {
     uint64_t size = 0;
     for (size_t i = 0; i < len; i++)
-        size += tornado__xhtml_entities[tornado__xhtml_index[(unsigned char)text[i]]].len;
+        size += tornado__xhtml_entities[tornado__xhtml_index(text[i])].len;
     return size;
 }
 
@@ -4602,7 +4607,7 @@ static char *tornado__xhtml_write(char *out, const char *text, size_t len)
 {
     for (size_t from = 0, at = 0;; at++) {
         unsigned index = 0;
-        while (at < len && !(index = tornado__xhtml_index[(unsigned char)text[at]]))
+        while (at < len && !(index = tornado__xhtml_index(text[at])))
             at++;
         memcpy(out, text + from, at - from);
         out += at - from;
