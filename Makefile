@@ -207,17 +207,29 @@ missing = echo "skipped $@: $(1)"; test "$$CI" != true
 $(ENVIRONMENTS:%=test-%): test-%:
 	@echo "== $@: $($*.is)"
 	+@if $(SUBMAKE) build/$*/probe >/dev/null 2>&1 && $($*.run) build/$*/probe >/dev/null 2>&1; then \
-	    $(SUBMAKE) build/$*/tests $(EXAMPLES) && $($*.run) build/$*/tests $($*.args) $(TESTS); \
+	    rm -f build/$*/output; $(SUBMAKE) build/$*/tests $(EXAMPLES) && \
+	    { { $($*.run) build/$*/tests $($*.args) $(TESTS); echo $$? > build/$*/status; } | tee build/$*/output; } && \
+	    exit $$(cat build/$*/status); \
 	else \
+	    mkdir -p build/$*; echo "skipped: cannot be built and run" > build/$*/output; \
 	    $(call missing,no empty program can be built and run that way); \
 	fi
+
+# What became of each environment that was run, and why tests were skipped there.
+.PHONY: table
+table:
+	@printf '%-12s %-24s %-6s %-26s %-7s %s\n' environment target libc compiler poller result
+	@$(foreach name,$(ENVIRONMENTS),if [ -f build/$(name)/output ]; then printf '%-12s %-24s %-6s %-26s %-7s %s\n' \
+	    $(name) "$$($($(name).cc) -dumpmachine 2>/dev/null)" $(if $(findstring musl,$(name)),musl,glibc) \
+	    "$($(name).cc)" $(or $(filter poll select kqueue,$(name)),epoll) "$$(tail -n 1 build/$(name)/output)"; \
+	    sed -n 's/^skip /    /p' build/$(name)/output; fi;)
 
 #-------------------------------------------------------------------------------------------------------------------
 # Warnings: each file of tests/include/ with each compiler, none tolerated.
 #-------------------------------------------------------------------------------------------------------------------
 
 STRICT = -O2 -pthread -Wall -Wextra -Wpedantic -Wshadow -Werror
-STRICT_C = implementation user static manual
+STRICT_C = implementation user static callbacks manual
 
 # compiler/standard/file
 STRICT_BUILDS = g++/c++11/public clang++/c++11/public $(foreach cc,gcc clang, \
@@ -447,6 +459,15 @@ analyse:
 	    $(call missing,clang-tidy or cppcheck is not installed); \
 	fi
 
+.PHONY: callbacks
+callbacks: build/callbacks
+	@echo "== $@: the library without coroutines and threads"
+	@build/callbacks 2>build/callbacks.log || { cat build/callbacks.log; exit 1; }
+
+build/callbacks: tests/include/callbacks.c tornado.h
+	@mkdir -p $(@D)
+	@$(CC) -O1 -g $(WARN) -o $@ $<
+
 .PHONY: examples
 examples: $(EXAMPLES)
 	@echo "== $@: $(words $(EXAMPLES)) built"
@@ -455,12 +476,17 @@ $(EXAMPLES): build/examples/%: examples/%.c tornado.h
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -o $@ $< -I.
 
+comma = ,
 .PHONY: size
 size:
-	@echo "== $@: hello, for a small program"
+	@echo "== $@: what each section costs, and hello, stripped, for a small program"
 	@mkdir -p build/size
-	@$(CC) -Os -ffunction-sections -fdata-sections -Wl,--gc-sections -s -o build/size/hello examples/hello.c -I.
-	@echo "$$(wc -c < build/size/hello) bytes, stripped"
+	@$(CC) -Os -g -ffunction-sections -fdata-sections -c -o build/size/implementation.o tests/include/implementation.c
+	@tools/map --sizes build/size/implementation.o
+	@$(foreach cc,$(CC) musl-gcc+-static arm-linux-gnueabihf-gcc, \
+	    if command -v $(word 1,$(subst +, ,$(cc))) >/dev/null; then \
+	        $(subst +, ,$(cc)) -Os -ffunction-sections -fdata-sections -Wl$(comma)--gc-sections -s -o build/size/hello \
+	            examples/hello.c && echo "$$(wc -c < build/size/hello) bytes by $(subst +, ,$(cc))"; fi;)
 
 .PHONY: compile-time
 compile-time:
@@ -477,7 +503,7 @@ bench:
 
 # What `make check` always does, and of what takes its turns: so many of each row as its first word says, begun at a
 # place that the commit decides, so that a commit always has the same ones; `make check ROTATION=7` has others.
-CHECKS = map symbols warnings examples test-asan test-valgrind fuzz-replay fuzz-short
+CHECKS = map symbols warnings callbacks examples test-asan test-valgrind fuzz-replay fuzz-short
 
 EMULATED = armel armhf arm64 riscv64 s390x
 TURNS_native = 3 $(filter-out plain asan valgrind $(EMULATED),$(ENVIRONMENTS))
@@ -511,7 +537,7 @@ check:
 
 .PHONY: check-all
 check-all:
-	$(call run_checks,$(ALL_CHECKS))
+	$(call run_checks,$(ALL_CHECKS) table)
 
 .PHONY: install
 install:
