@@ -507,7 +507,7 @@ CHECKS = map symbols warnings callbacks examples test-asan test-valgrind fuzz-re
 
 EMULATED = armel armhf arm64 riscv64 s390x
 TURNS_native = 3 $(filter-out plain asan valgrind $(EMULATED),$(ENVIRONMENTS))
-TURNS_emulated = 1 $(filter $(EMULATED),$(ENVIRONMENTS))
+TURNS_emulated = 0 $(filter $(EMULATED),$(ENVIRONMENTS))
 TURNS_other = 1 analyse coverage fuzz-coverage soak-short
 
 ROTATION := $(shell echo $$((0x$$(git rev-parse --short=6 HEAD 2>/dev/null || date +%j))))
