@@ -113,7 +113,7 @@ TEST(log_module_is_the_file_without_directory_and_suffix)
     static const char *const names[][2] = {
         {"hello.c", "hello"},         {"src/hello.c", "hello"},     {"/a.b/c", "c"},
         {"../x/c.d.e", "c.d"},        {"/home/.hidden", ".hidden"}, {"plain", "plain"},
-        {"C:/work/main.cpp", "main"},
+        {"C:/src/main.cpp", "main"},
     };
     int sink = sink_log();
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
