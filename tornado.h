@@ -19749,15 +19749,19 @@ static bool tornado__subject_matches(tornado__route_subject *subject, const torn
     return found == 1;
 }
 
+static bool tornado__host_admits(const tornado__route_guard *guard, tornado__route_subject *subject)
+{
+    const tornado_bytes *host = guard->default_host ? &subject->default_host : &subject->host;
+    if (host->data)
+        return tornado__subject_matches(subject, guard->host, *host, 0);
+    subject->failed = subject->failed || !guard->default_host;
+    return false;
+}
+
 static bool tornado__guard_admits(const tornado__route_guard *guard, tornado__route_subject *subject)
 {
     for (; guard; guard = guard->outer) {
-        tornado_bytes host = guard->default_host ? subject->default_host : subject->host;
-        if (guard->host && !host.data) {
-            subject->failed = subject->failed || !guard->default_host;
-            return false;
-        }
-        if (guard->host && !tornado__subject_matches(subject, guard->host, host, 0))
+        if (guard->host && !tornado__host_admits(guard, subject))
             return false;
         if (guard->path && !tornado__subject_matches(subject, guard->path, subject->path, 0))
             return false;

@@ -68,9 +68,9 @@ TEST(process_cpu_count_is_what_the_control_groups_allow)
     int before = tornado_cpu_count(), fd = mkstemp(fake);
     if (before < 2)
         SKIP("there is one processor, or less time than that");
-    if (fd < 0 || unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+    if (fd < 0 || unshare(CLONE_NEWNS) != 0 || mount("none", "/", "none", MS_REC | MS_PRIVATE, NULL) != 0 ||
         mount("none", "/sys/fs/cgroup", "tmpfs", 0, NULL) != 0 ||
-        mount(fake, "/proc/self/cgroup", NULL, MS_BIND, NULL) != 0) {
+        mount(fake, "/proc/self/cgroup", "none", MS_BIND, NULL) != 0) {
         unlink(fake);
         SKIP("there cannot be control groups of a test's own here: %s", strerror(errno));
     }
