@@ -3024,17 +3024,17 @@ static bool tornado__read_small(const char *path, char *text, size_t room)
 static int tornado__cgroup_directory_cpus(const char *directory, bool v1)
 {
     char path[1200], text[64];
-    long long quota = 0, period = 0;
+    char *end;
     snprintf(path, sizeof path, "%s/%s", directory, v1 ? "cpu.cfs_quota_us" : "cpu.max");
     if (!tornado__read_small(path, text, sizeof text))
         return INT_MAX;
-    int numbers = sscanf(text, "%lld %lld", &quota, &period); /* none in "max 100000" */
+    long long quota = strtoll(text, &end, 10), period = strtoll(end, NULL, 10); /* 0 for "max" and for none */
     snprintf(path, sizeof path, "%s/cpu.cfs_period_us", directory);
-    if (v1 && numbers == 1 && tornado__read_small(path, text, sizeof text))
-        numbers += sscanf(text, "%lld", &period);
-    if (numbers != 2 || quota <= 0 || period <= 0 || quota / period >= INT_MAX)
+    if (v1 && tornado__read_small(path, text, sizeof text))
+        period = strtoll(text, NULL, 10);
+    if (quota <= 0 || period <= 0 || quota / period >= INT_MAX)
         return INT_MAX;
-    return (int)((quota + period - 1) / period);
+    return (int)(quota / period + (quota % period != 0));
 }
 
 /* The least of the limits of a group and of those that it is in. A container may see its own group as the root. */
@@ -16333,7 +16333,7 @@ static pid_t tornado__launch_run(tornado__launch *launch)
     if (!tornado__launch_pipe(ends))
         return -1;
     launch->report = ends[1];
-    launch->mask = &mask;
+    launch->mask = &mask; /* until the call returns */
     sigfillset(&all);
     tornado__sigmask(SIG_BLOCK, &all, &mask);
     pid_t pid = tornado__launch_fork(launch);
