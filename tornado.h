@@ -6487,32 +6487,51 @@ static char *tornado__pack_double(tornado__packer *packer, char *out, double num
     return TORNADO__LIKELY(out != NULL) ? tornado__put_double(out, number) : NULL;
 }
 
-/* The string in a cell, which can be read in blocks of 16 beyond its end. */
+#ifdef __SSE2__
+/* How many bytes of a block, from its first on, can be written as they are. */
+static TORNADO__INLINE unsigned tornado__json_clean(__m128i bytes, bool raw)
+{
+    unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
+    return (unsigned)__builtin_ctz(mask | 1u << 16);
+}
+
+/* Any string in a cell; `out` is behind the quote. The NUL behind a string stops a block, as every NUL does. */
+static TORNADO__NOINLINE char *tornado__pack_blocks(tornado__packer *packer, char *out, const char *text, size_t len,
+                                                    bool raw)
+{
+    const char *end = text + len;
+    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, len))))
+        return NULL;
+    for (;;) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)text);
+        unsigned run = tornado__json_clean(bytes, raw);
+        _mm_storeu_si128((__m128i *)(void *)out, bytes);
+        text += run;
+        out += run;
+        if (text == end)
+            break;
+        if (run == 16)
+            continue;
+        text += tornado__json_escape(&out, text, (size_t)(end - text), packer->style->utf8);
+        if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, (size_t)(end - text)))))
+            return NULL;
+    }
+    *out = '"';
+    return out + 1;
+}
+#endif
+
+/* The string in a cell. One of up to 16 bytes takes no more than the slack. */
 static TORNADO__INLINE char *tornado__pack_cell(tornado__packer *packer, char *out, const tornado_value *cell)
 {
     size_t len = (size_t)(cell->head >> 8);
 #ifdef __SSE2__
-    const char *text = cell->as.string;
     bool raw = packer->style->utf8 && (cell->head & TORNADO__VALUE_UTF8); /* nothing but ASCII needs a look */
-    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, len + 18))))
-        return NULL;
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)cell->as.string);
     *out++ = '"';
-    for (;;) {
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)text);
-        unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
-        _mm_storeu_si128((__m128i *)(void *)out, bytes);
-        if (len < 16)
-            mask &= (1u << len) - 1;
-        if (TORNADO__UNLIKELY(mask)) {
-            unsigned run = (unsigned)__builtin_ctz(mask);
-            return tornado__pack_rest(packer, out + run, text + run, len - run, raw);
-        }
-        if (len <= 16)
-            break;
-        text += 16;
-        out += 16;
-        len -= 16;
-    }
+    _mm_storeu_si128((__m128i *)(void *)out, bytes);
+    if (TORNADO__UNLIKELY(tornado__json_clean(bytes, raw) != len))
+        return tornado__pack_blocks(packer, out, cell->as.string, len, raw);
     out[len] = '"';
     return out + len + 1;
 #else
@@ -6548,95 +6567,92 @@ static char *tornado__pack_line(tornado__packer *packer, char *out, size_t depth
     return out + 1 + spaces;
 }
 
-/* A list or dict that is being written: what of it is still to come, and its closing bracket. */
+/* What of a list or dict is still to be written. */
 typedef struct tornado__pack_open {
     const tornado_value *at, *end;
-    char closer;
+    bool dict;
 } tornado__pack_open;
 
-/* The opening bracket of a list or dict; what is in it goes to *inner. */
-static TORNADO__INLINE char *tornado__pack_opener(tornado__packer *packer, char *out, const tornado_value *cell,
-                                                  tornado__pack_open *inner)
+/* A list or dict in a cell: what is in it. False when there was no memory for that. */
+static TORNADO__INLINE bool tornado__pack_enter(const tornado_value *cell, tornado__pack_open *inner)
 {
     size_t len;
-    const tornado_value *items = tornado__value_items(cell, &len);
-    bool dict = tornado__value_kind(cell) == TORNADO_VALUE_DICT;
-    if (TORNADO__UNLIKELY(tornado_value_failed(cell))) {
-        tornado__nomem();
-        return NULL;
-    }
-    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 1))))
-        return NULL;
-    *out = dict ? '{' : '[';
-    inner->at = items;
-    inner->end = items + (dict ? 2 * len : len);
-    inner->closer = dict ? '}' : ']';
-    return out + 1;
+    inner->at = tornado__value_items(cell, &len);
+    inner->dict = tornado__value_kind(cell) == TORNADO_VALUE_DICT;
+    inner->end = inner->at + (len << inner->dict);
+    return !tornado_value_failed(cell) || tornado__nomem();
 }
 
-/* The closing bracket, in a line of its own when something stands in the list or dict. */
-static TORNADO__INLINE char *tornado__pack_closer(tornado__packer *packer, char *out, char closer, bool empty,
-                                                  size_t depth)
+/* A value with all that is in it, in a style. Behind each value goes a comma, and a closing bracket takes the place of
+   the last. */
+static TORNADO__INLINE char *tornado__pack_items(tornado__packer *packer, char *out, const tornado_value *value,
+                                                 const tornado__json_style *style)
 {
-    if (TORNADO__UNLIKELY(packer->style->indent) && !empty && !(out = tornado__pack_line(packer, out, depth)))
-        return NULL;
-    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 1))))
-        return NULL;
-    *out = closer;
-    return out + 1;
-}
-
-/* What stands before a value in a list or dict: a comma, a line's end, a key. */
-static TORNADO__INLINE char *tornado__pack_before(tornado__packer *packer, char *out, tornado__pack_open *inner,
-                                                  bool first, size_t depth)
-{
-    const tornado__json_style *style = packer->style;
-    if (!first) {
+    tornado__pack_open outer[TORNADO__VALUE_DEPTH], inner = {value, value + 1, false};
+    size_t depth = 0;
+    for (;;) {
+        if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 0))))
+            return NULL;
+        if (inner.at == inner.end) {
+            out -= style->comma_len + (style->indent ? 1 + style->indent * depth : 0);
+            if (depth == 0)
+                return out;
+            depth--;
+            if (style->indent && !(out = tornado__pack_line(packer, out, depth)))
+                return NULL;
+            *out++ = inner.dict ? '}' : ']';
+            inner = outer[depth];
+        } else {
+            if (inner.dict) {
+                if (TORNADO__UNLIKELY(!(out = tornado__pack_cell(packer, out, inner.at++))))
+                    return NULL;
+                memcpy(out, style->colon, 2);
+                out += style->colon_len;
+            }
+            const tornado_value *cell = inner.at++;
+            unsigned kind = (unsigned)cell->head & TORNADO__VALUE_KIND;
+            if (kind == TORNADO_VALUE_STRING) {
+                out = tornado__pack_cell(packer, out, cell);
+            } else if (kind == TORNADO_VALUE_INTEGER) {
+                bool negative = cell->as.integer < 0;
+                out = tornado__put_integer(out, negative ? 0 - cell->as.bits : cell->as.bits, negative);
+            } else if (kind < TORNADO_VALUE_LIST) {
+                out = tornado__pack_scalar_cell(packer, out, cell);
+            } else {
+                if (TORNADO__UNLIKELY(depth == TORNADO__VALUE_DEPTH)) {
+                    tornado__fail(TORNADO_ERR_LIMIT, 0, "more than 512 lists and dicts in each other");
+                    return NULL;
+                }
+                outer[depth] = inner;
+                if (TORNADO__UNLIKELY(!tornado__pack_enter(cell, &inner)))
+                    return NULL;
+                *out++ = inner.dict ? '{' : '[';
+                if (inner.at != inner.end) {
+                    depth++;
+                    if (style->indent && !(out = tornado__pack_line(packer, out, depth)))
+                        return NULL;
+                    continue;
+                }
+                *out++ = inner.dict ? '}' : ']';
+                inner = outer[depth];
+            }
+            if (TORNADO__UNLIKELY(!out))
+                return NULL;
+        }
         memcpy(out, style->comma, 2);
         out += style->comma_len;
-    }
-    if (TORNADO__UNLIKELY(style->indent) && !(out = tornado__pack_line(packer, out, depth)))
-        return NULL;
-    if (inner->closer == '}') {
-        if (TORNADO__UNLIKELY(!(out = tornado__pack_cell(packer, out, inner->at++))))
+        if (style->indent && !(out = tornado__pack_line(packer, out, depth)))
             return NULL;
-        memcpy(out, style->colon, 2);
-        out += style->colon_len;
     }
-    return out;
 }
 
-/* A value with all that is in it. */
 static TORNADO__NOINLINE char *tornado__pack_value(tornado__packer *packer, char *out, const tornado_value *value)
 {
-    tornado__pack_open open[1 + TORNADO__VALUE_DEPTH], *inner = open; /* the first stands for none */
-    const tornado_value *cell = value;
     if (!value)
         return TORNADO__PACK_RAW(packer, out, "null");
-    for (;;) {
-        unsigned kind = (unsigned)cell->head & TORNADO__VALUE_KIND;
-        bool first = kind >= TORNADO_VALUE_LIST;
-        if (kind == TORNADO_VALUE_STRING) {
-            out = tornado__pack_cell(packer, out, cell);
-        } else if (kind == TORNADO_VALUE_INTEGER) {
-            bool negative = cell->as.integer < 0;
-            out = tornado__pack_integer(packer, out, negative ? 0 - cell->as.bits : cell->as.bits, negative);
-        } else if (!first) {
-            out = tornado__pack_scalar_cell(packer, out, cell);
-        } else if (TORNADO__UNLIKELY(inner == open + TORNADO__VALUE_DEPTH)) {
-            tornado__fail(TORNADO_ERR_LIMIT, 0, "more than 512 lists and dicts in each other");
-            return NULL;
-        } else {
-            out = tornado__pack_opener(packer, out, cell, ++inner);
-        }
-        for (; out && inner > open && inner->at == inner->end; inner--, first = false)
-            out = tornado__pack_closer(packer, out, inner->closer, first, (size_t)(inner - open) - 1);
-        if (TORNADO__UNLIKELY(!out) || inner == open)
-            return out;
-        if (TORNADO__UNLIKELY(!(out = tornado__pack_before(packer, out, inner, first, (size_t)(inner - open)))))
-            return NULL;
-        cell = inner->at++;
-    }
+    if (packer->style->comma_len == 2 && packer->style->colon_len == 2) /* then there is no indentation either */
+        return tornado__pack_items(packer, out, value, &tornado__json_default);
+    return tornado__pack_items(packer, out, value, packer->style);
 }
 
 static bool tornado__format_wrong(const tornado__format *format, const char *what)
