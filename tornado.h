@@ -5115,30 +5115,28 @@ static TORNADO__INLINE char *tornado__put_integer(char *out, uint64_t magnitude,
 {
     *out = '-';
     out += negative;
-    if (magnitude < 10) {
-        *out = (char)('0' + magnitude);
-        return out + 1;
+    if (magnitude < 100) { /* of one digit: the second of its pair */
+        memcpy(out, tornado__digit_pairs + 2 * magnitude + (magnitude < 10), 2);
+        return out + 1 + (magnitude >= 10);
     }
     return tornado__put_digits(out, magnitude, tornado__count_digits(magnitude));
 }
 
-enum { TORNADO__DOUBLE_SIZE = 32 }; /* that much room is enough for any */
+enum { TORNADO__DOUBLE_SIZE = 40 }; /* that much room is enough for any */
 
-/* The same for any number above zero, without trailing zeros in the digits. */
-static TORNADO__INLINE void tornado__shortest_digits(double number, uint64_t bits, uint64_t *digits, int *power)
+/* A number of so many millionths, of which there are at least 100. */
+static char *tornado__put_millionths(char *out, uint64_t millionths)
 {
-    /* most have few places: no two decimals of up to 15 digits have the same nearest double */
-    uint64_t millionths = number < 1e9 ? (uint64_t)(number * 1e6 + 0.5) : 0;
-    if (millionths && (double)(int64_t)millionths / 1e6 == number) {
-        *digits = millionths;
-        *power = -6;
-    } else {
-        tornado__shortest(bits, digits, power);
-    }
-    for (; *digits % 1000 == 0; *power += 3)
-        *digits /= 1000;
-    for (; *digits % 10 == 0; ++*power)
-        *digits /= 10;
+    unsigned rest = (unsigned)(millionths % 1000000);
+    out = tornado__put_integer(out, millionths / 1000000, false);
+    *out = '.';
+    memcpy(out + 1, tornado__digit_pairs + rest / 10000 * 2, 2);
+    memcpy(out + 3, tornado__digit_pairs + rest / 100 % 100 * 2, 2);
+    memcpy(out + 5, tornado__digit_pairs + rest % 100 * 2, 2);
+    char *end = out + 7;
+    while (end[-1] == '0' && end > out + 2)
+        end--;
+    return end;
 }
 
 /* As Python's repr: the fewest digits that give the number back, an exponent below 1e-4 and from 1e16 on. */
@@ -5154,7 +5152,14 @@ static char *tornado__put_double(char *out, double number)
         memcpy(out, "0.0", 3);
         return out + 3;
     }
-    tornado__shortest_digits(number < 0 ? -number : number, bits, &digits, &power);
+    /* most have few places: no two decimals of up to 15 digits have the same nearest double */
+    memcpy(&number, &bits, sizeof bits);
+    int64_t millionths = number < 1e9 ? (int64_t)(number * 1e6 + 0.5) : 0;
+    if (millionths >= 100 && (double)millionths / 1e6 == number)
+        return tornado__put_millionths(out, (uint64_t)millionths);
+    tornado__shortest(bits, &digits, &power);
+    for (; digits % 10 == 0; power++)
+        digits /= 10;
     int count = (int)tornado__count_digits(digits), exponent = power + count - 1; /* of the first digit */
     if (exponent < -4 || exponent >= 16) {
         char *end = tornado__put_digits(out + 1, digits, (unsigned)count);
@@ -5173,10 +5178,12 @@ static char *tornado__put_double(char *out, double number)
         return tornado__put_digits(out + 1 - exponent, digits, (unsigned)count);
     }
     if (power < 0) {
-        char *end = tornado__put_digits(out + 1, digits, (unsigned)count);
-        memmove(out, out + 1, (size_t)exponent + 1);
+        char tail[16]; /* behind the point are no more, for of 17 digits one is before it */
+        char *end = tornado__put_digits(out, digits, (unsigned)count);
+        memcpy(tail, out + exponent + 1, sizeof tail);
         out[exponent + 1] = '.';
-        return end;
+        memcpy(out + exponent + 2, tail, sizeof tail);
+        return end + 1;
     }
     out = tornado__put_digits(out, digits, (unsigned)count);
     memset(out, '0', (size_t)power + 2);
@@ -6234,7 +6241,8 @@ typedef struct tornado__json_style {
     size_t indent;
 } tornado__json_style;
 
-static const tornado__json_style tornado__json_default = {{',', ' '}, {':', ' '}, 2, 2, false, 0};
+static const tornado__json_style tornado__json_default = {{',', ' '}, {':', ' '}, 2, 2, false, 0},
+                                 tornado__json_as_is = {{',', ' '}, {':', ' '}, 2, 2, true, 0};
 
 /* A format, where it is being read, and its arguments. */
 typedef struct tornado__format {
@@ -6521,20 +6529,22 @@ static TORNADO__NOINLINE char *tornado__pack_blocks(tornado__packer *packer, cha
 }
 #endif
 
-/* The string in a cell. One of up to 16 bytes takes no more than the slack. */
-static TORNADO__INLINE char *tornado__pack_cell(tornado__packer *packer, char *out, const tornado_value *cell)
+/* The string in a cell. One of up to 16 bytes, in which nothing is special, takes no more than the slack. */
+static TORNADO__INLINE char *tornado__pack_cell(tornado__packer *packer, char *out, const tornado_value *cell,
+                                                const tornado__json_style *style)
 {
     size_t len = (size_t)(cell->head >> 8);
 #ifdef __SSE2__
-    bool raw = packer->style->utf8 && (cell->head & TORNADO__VALUE_UTF8); /* nothing but ASCII needs a look */
     __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)cell->as.string);
+    unsigned utf8 = cell->head & TORNADO__VALUE_UTF8, run = tornado__json_clean(bytes, style->utf8);
     *out++ = '"';
     _mm_storeu_si128((__m128i *)(void *)out, bytes);
-    if (TORNADO__UNLIKELY(tornado__json_clean(bytes, raw) != len))
-        return tornado__pack_blocks(packer, out, cell->as.string, len, raw);
+    if (TORNADO__UNLIKELY(tornado__value_head(TORNADO_VALUE_STRING | TORNADO__VALUE_UTF8, run) != cell->head))
+        return tornado__pack_blocks(packer, out, cell->as.string, len, style->utf8 && utf8);
     out[len] = '"';
     return out + len + 1;
 #else
+    (void)style;
     return tornado__pack_string(packer, out, cell->as.string, len);
 #endif
 }
@@ -6604,7 +6614,7 @@ static TORNADO__INLINE char *tornado__pack_items(tornado__packer *packer, char *
             inner = outer[depth];
         } else {
             if (inner.dict) {
-                if (TORNADO__UNLIKELY(!(out = tornado__pack_cell(packer, out, inner.at++))))
+                if (TORNADO__UNLIKELY(!(out = tornado__pack_cell(packer, out, inner.at++, style))))
                     return NULL;
                 memcpy(out, style->colon, 2);
                 out += style->colon_len;
@@ -6612,7 +6622,7 @@ static TORNADO__INLINE char *tornado__pack_items(tornado__packer *packer, char *
             const tornado_value *cell = inner.at++;
             unsigned kind = (unsigned)cell->head & TORNADO__VALUE_KIND;
             if (kind == TORNADO_VALUE_STRING) {
-                out = tornado__pack_cell(packer, out, cell);
+                out = tornado__pack_cell(packer, out, cell, style);
             } else if (kind == TORNADO_VALUE_INTEGER) {
                 bool negative = cell->as.integer < 0;
                 out = tornado__put_integer(out, negative ? 0 - cell->as.bits : cell->as.bits, negative);
@@ -6650,9 +6660,10 @@ static TORNADO__NOINLINE char *tornado__pack_value(tornado__packer *packer, char
 {
     if (!value)
         return TORNADO__PACK_RAW(packer, out, "null");
-    if (packer->style->comma_len == 2 && packer->style->colon_len == 2) /* then there is no indentation either */
-        return tornado__pack_items(packer, out, value, &tornado__json_default);
-    return tornado__pack_items(packer, out, value, packer->style);
+    if (packer->style->comma_len == 1 || packer->style->colon_len == 1)
+        return tornado__pack_items(packer, out, value, packer->style);
+    return packer->style->utf8 ? tornado__pack_items(packer, out, value, &tornado__json_as_is)
+                               : tornado__pack_items(packer, out, value, &tornado__json_default);
 }
 
 static bool tornado__format_wrong(const tornado__format *format, const char *what)
