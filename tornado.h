@@ -636,7 +636,7 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
  *   [value, ...]      a list                         for one that is a const char * argument
  *
  *   letter                   packing                          unpacking, into
- *   s   a string             const char *, NULL gives null    const char **
+ *   s   a string             const char *, NULL gives null    const char **; must hold no NUL
  *   z   a string             tornado_bytes, the same          tornado_bytes *
  *   b   a bool               int                              bool *
  *   i   an integer           int                              int *
@@ -6252,8 +6252,8 @@ typedef struct tornado__format {
 } tornado__format;
 
 /* What writes takes where to write and returns where it ended, NULL when it failed. Each value and each opening
-   bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing brackets and the
-   comma that can follow before the next. */
+   bracket of a format sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing
+   brackets, the comma and the short name that can follow before the next. */
 typedef struct tornado__packer {
     tornado_buffer *buffer;
     const char *end; /* of its memory */
@@ -6304,9 +6304,8 @@ static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes, bool utf8)
     return (unsigned)_mm_movemask_epi8(special);
 }
 
-/* Copies a string of 4 to 16 bytes, all of which can be written as they are; false, with nothing done, when they
-   cannot. */
-static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, size_t len)
+/* Whether a string of 4 to 16 bytes has none of these. */
+static TORNADO__INLINE bool tornado__json_short(const char *text, size_t len)
 {
     uint64_t head = 0, tail = 0;
     if (len >= 8) {
@@ -6318,18 +6317,21 @@ static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, siz
         memcpy(&last, text + len - 4, 4);
         head = tail = (uint64_t)last << 32 | first;
     }
-    if (tornado__json_special(_mm_set_epi64x((long long)tail, (long long)head), false))
-        return false;
+    return !tornado__json_special(_mm_set_epi64x((long long)tail, (long long)head), false);
+}
+#endif
+
+/* Copies 4 to 16 bytes. */
+static TORNADO__INLINE void tornado__copy_short(char *out, const char *text, size_t len)
+{
     if (len >= 8) {
-        memcpy(out, &head, 8);
-        memcpy(out + len - 8, &tail, 8);
+        memcpy(out, text, 8);
+        memcpy(out + len - 8, text + len - 8, 8);
     } else {
         memcpy(out, text, 4);
         memcpy(out + len - 4, text + len - 4, 4);
     }
-    return true;
 }
-#endif
 
 /* Whether a byte needs more than to be copied. When `raw`, what is beyond ASCII does not. */
 static TORNADO__INLINE bool tornado__json_needs(char c, bool raw)
@@ -6458,8 +6460,10 @@ static TORNADO__INLINE char *tornado__pack_string(tornado__packer *packer, char 
     *out++ = '"';
     size_t at = 0;
 #ifdef __SSE2__
-    if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(out, text, len)))
+    if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(text, len))) {
+        tornado__copy_short(out, text, len);
         at = len;
+    }
 #endif
     for (; at < len && at < 4 && !tornado__json_kind(text[at]); at++)
         out[at] = text[at];
@@ -6593,8 +6597,8 @@ static TORNADO__INLINE bool tornado__pack_enter(const tornado_value *cell, torna
     return !tornado_value_failed(cell) || tornado__nomem();
 }
 
-/* A value with all that is in it, in a style. Behind each value goes a comma, and a closing bracket takes the place of
-   the last. */
+/* A value with all that is in it, in a style. Behind each value goes a comma, and a closing bracket takes the place
+   of the last. The slack is enough for a key, its value and the comma, unless one of them looks for room itself. */
 static TORNADO__INLINE char *tornado__pack_items(tornado__packer *packer, char *out, const tornado_value *value,
                                                  const tornado__json_style *style)
 {
@@ -6681,17 +6685,18 @@ static TORNADO__INLINE char tornado__format_peek(tornado__format *format)
     return *at;
 }
 
-static TORNADO__INLINE bool tornado__format_is_name(char c)
-{
-    return (unsigned)((c | 0x20) - 'a') < 26 || (unsigned)(c - '0') < 10 || c == '_' || c == '-';
-}
+/* The bytes that a name may have. */
+static const bool tornado__format_names[256] = {
+    ['-'] = 1, ['_'] = 1, ['0'] = 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    ['A'] = 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    ['a'] = 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 /* A key: a name, or "s" for the next argument. */
 static TORNADO__INLINE bool tornado__format_key(tornado__format *format, const char **key, size_t *len)
 {
     const char *name = format->at;
     size_t size = 0;
-    while (tornado__format_is_name(name[size]))
+    while (tornado__format_names[(unsigned char)name[size]])
         size++;
     format->at = name + size;
     if (size == 0)
@@ -6758,14 +6763,21 @@ static TORNADO__INLINE char *tornado__pack_scalar(tornado__packer *packer, char 
     }
 }
 
-/* "name:" or "s:", with the name written. */
+/* "name:" or "s:", with the name written. Nothing in one that stands in the format is special. */
 static TORNADO__INLINE char *tornado__pack_key(tornado__packer *packer, char *out)
 {
-    const char *key = NULL;
+    const char *key = NULL, *name = packer->format.at;
     size_t len = 0;
-    if (!tornado__format_key(&packer->format, &key, &len) || !tornado__format_colon(&packer->format) ||
-        !(out = tornado__pack_string(packer, out, key, len)))
+    if (!tornado__format_key(&packer->format, &key, &len) || !tornado__format_colon(&packer->format))
         return NULL;
+    if (TORNADO__LIKELY(key == name && len >= 4 && len <= 16)) {
+        *out = '"'; /* it is within the slack */
+        tornado__copy_short(out + 1, key, len);
+        out += 2 + len;
+        out[-1] = '"';
+    } else if (!(out = tornado__pack_string(packer, out, key, len))) {
+        return NULL;
+    }
     memcpy(out, ": ", 2);
     return out + 2;
 }
@@ -7001,10 +7013,12 @@ static bool tornado__unpack_scalar(tornado__unpacker *unpacker, char letter, con
     case 'z':
         if (!tornado_value_is_string(value))
             return tornado__unpack_wants(unpacker, "a string", value);
-        if (letter == 's')
-            *(const char **)into = tornado_value_string(value);
-        else
+        if (letter == 'z')
             *(tornado_bytes *)into = tornado_value_bytes(value);
+        else if (memchr(tornado_value_string(value), '\0', tornado_value_len(value)))
+            return tornado__unpack_wrong(unpacker, "a string without NUL is wanted");
+        else
+            *(const char **)into = tornado_value_string(value);
         return true;
     case 'b':
         if (!tornado_value_is_bool(value))
