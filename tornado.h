@@ -636,7 +636,7 @@ TORNADO_API tornado_bytes tornado_url_unescape(tornado_arena *arena, tornado_byt
  *   [value, ...]      a list                         for one that is a const char * argument
  *
  *   letter                   packing                          unpacking, into
- *   s   a string             const char *, NULL gives null    const char **
+ *   s   a string             const char *, NULL gives null    const char **; must hold no NUL
  *   z   a string             tornado_bytes, the same          tornado_bytes *
  *   b   a bool               int                              bool *
  *   i   an integer           int                              int *
@@ -5115,30 +5115,28 @@ static TORNADO__INLINE char *tornado__put_integer(char *out, uint64_t magnitude,
 {
     *out = '-';
     out += negative;
-    if (magnitude < 10) {
-        *out = (char)('0' + magnitude);
-        return out + 1;
+    if (magnitude < 100) { /* of one digit: the second of its pair */
+        memcpy(out, tornado__digit_pairs + 2 * magnitude + (magnitude < 10), 2);
+        return out + 1 + (magnitude >= 10);
     }
     return tornado__put_digits(out, magnitude, tornado__count_digits(magnitude));
 }
 
-enum { TORNADO__DOUBLE_SIZE = 32 }; /* that much room is enough for any */
+enum { TORNADO__DOUBLE_SIZE = 40 }; /* that much room is enough for any */
 
-/* The same for any number above zero, without trailing zeros in the digits. */
-static TORNADO__INLINE void tornado__shortest_digits(double number, uint64_t bits, uint64_t *digits, int *power)
+/* A number of so many millionths, of which there are at least 100. */
+static char *tornado__put_millionths(char *out, uint64_t millionths)
 {
-    /* most have few places: no two decimals of up to 15 digits have the same nearest double */
-    uint64_t millionths = number < 1e9 ? (uint64_t)(number * 1e6 + 0.5) : 0;
-    if (millionths && (double)(int64_t)millionths / 1e6 == number) {
-        *digits = millionths;
-        *power = -6;
-    } else {
-        tornado__shortest(bits, digits, power);
-    }
-    for (; *digits % 1000 == 0; *power += 3)
-        *digits /= 1000;
-    for (; *digits % 10 == 0; ++*power)
-        *digits /= 10;
+    unsigned rest = (unsigned)(millionths % 1000000);
+    out = tornado__put_integer(out, millionths / 1000000, false);
+    *out = '.';
+    memcpy(out + 1, tornado__digit_pairs + rest / 10000 * 2, 2);
+    memcpy(out + 3, tornado__digit_pairs + rest / 100 % 100 * 2, 2);
+    memcpy(out + 5, tornado__digit_pairs + rest % 100 * 2, 2);
+    char *end = out + 7;
+    while (end[-1] == '0' && end > out + 2)
+        end--;
+    return end;
 }
 
 /* As Python's repr: the fewest digits that give the number back, an exponent below 1e-4 and from 1e16 on. */
@@ -5154,7 +5152,14 @@ static char *tornado__put_double(char *out, double number)
         memcpy(out, "0.0", 3);
         return out + 3;
     }
-    tornado__shortest_digits(number < 0 ? -number : number, bits, &digits, &power);
+    /* most have few places: no two decimals of up to 15 digits have the same nearest double */
+    memcpy(&number, &bits, sizeof bits);
+    int64_t millionths = number < 1e9 ? (int64_t)(number * 1e6 + 0.5) : 0;
+    if (millionths >= 100 && (double)millionths / 1e6 == number)
+        return tornado__put_millionths(out, (uint64_t)millionths);
+    tornado__shortest(bits, &digits, &power);
+    for (; digits % 10 == 0; power++)
+        digits /= 10;
     int count = (int)tornado__count_digits(digits), exponent = power + count - 1; /* of the first digit */
     if (exponent < -4 || exponent >= 16) {
         char *end = tornado__put_digits(out + 1, digits, (unsigned)count);
@@ -5173,10 +5178,12 @@ static char *tornado__put_double(char *out, double number)
         return tornado__put_digits(out + 1 - exponent, digits, (unsigned)count);
     }
     if (power < 0) {
-        char *end = tornado__put_digits(out + 1, digits, (unsigned)count);
-        memmove(out, out + 1, (size_t)exponent + 1);
+        char tail[16]; /* behind the point are no more, for of 17 digits one is before it */
+        char *end = tornado__put_digits(out, digits, (unsigned)count);
+        memcpy(tail, out + exponent + 1, sizeof tail);
         out[exponent + 1] = '.';
-        return end;
+        memcpy(out + exponent + 2, tail, sizeof tail);
+        return end + 1;
     }
     out = tornado__put_digits(out, digits, (unsigned)count);
     memset(out, '0', (size_t)power + 2);
@@ -6234,7 +6241,8 @@ typedef struct tornado__json_style {
     size_t indent;
 } tornado__json_style;
 
-static const tornado__json_style tornado__json_default = {{',', ' '}, {':', ' '}, 2, 2, false, 0};
+static const tornado__json_style tornado__json_default = {{',', ' '}, {':', ' '}, 2, 2, false, 0},
+                                 tornado__json_as_is = {{',', ' '}, {':', ' '}, 2, 2, true, 0};
 
 /* A format, where it is being read, and its arguments. */
 typedef struct tornado__format {
@@ -6244,8 +6252,8 @@ typedef struct tornado__format {
 } tornado__format;
 
 /* What writes takes where to write and returns where it ended, NULL when it failed. Each value and each opening
-   bracket sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing brackets and the
-   comma that can follow before the next. */
+   bracket of a format sees to it that TORNADO__JSON_SLACK bytes are free behind it: enough for all the closing
+   brackets, the comma and the short name that can follow before the next. */
 typedef struct tornado__packer {
     tornado_buffer *buffer;
     const char *end; /* of its memory */
@@ -6296,9 +6304,8 @@ static TORNADO__INLINE unsigned tornado__json_special(__m128i bytes, bool utf8)
     return (unsigned)_mm_movemask_epi8(special);
 }
 
-/* Copies a string of 4 to 16 bytes, all of which can be written as they are; false, with nothing done, when they
-   cannot. */
-static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, size_t len)
+/* Whether a string of 4 to 16 bytes has none of these. */
+static TORNADO__INLINE bool tornado__json_short(const char *text, size_t len)
 {
     uint64_t head = 0, tail = 0;
     if (len >= 8) {
@@ -6310,18 +6317,21 @@ static TORNADO__INLINE bool tornado__json_short(char *out, const char *text, siz
         memcpy(&last, text + len - 4, 4);
         head = tail = (uint64_t)last << 32 | first;
     }
-    if (tornado__json_special(_mm_set_epi64x((long long)tail, (long long)head), false))
-        return false;
+    return !tornado__json_special(_mm_set_epi64x((long long)tail, (long long)head), false);
+}
+#endif
+
+/* Copies 4 to 16 bytes. */
+static TORNADO__INLINE void tornado__copy_short(char *out, const char *text, size_t len)
+{
     if (len >= 8) {
-        memcpy(out, &head, 8);
-        memcpy(out + len - 8, &tail, 8);
+        memcpy(out, text, 8);
+        memcpy(out + len - 8, text + len - 8, 8);
     } else {
         memcpy(out, text, 4);
         memcpy(out + len - 4, text + len - 4, 4);
     }
-    return true;
 }
-#endif
 
 /* Whether a byte needs more than to be copied. When `raw`, what is beyond ASCII does not. */
 static TORNADO__INLINE bool tornado__json_needs(char c, bool raw)
@@ -6450,8 +6460,10 @@ static TORNADO__INLINE char *tornado__pack_string(tornado__packer *packer, char 
     *out++ = '"';
     size_t at = 0;
 #ifdef __SSE2__
-    if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(out, text, len)))
+    if (TORNADO__LIKELY(len >= 4 && len <= 16 && tornado__json_short(text, len))) {
+        tornado__copy_short(out, text, len);
         at = len;
+    }
 #endif
     for (; at < len && at < 4 && !tornado__json_kind(text[at]); at++)
         out[at] = text[at];
@@ -6487,35 +6499,56 @@ static char *tornado__pack_double(tornado__packer *packer, char *out, double num
     return TORNADO__LIKELY(out != NULL) ? tornado__put_double(out, number) : NULL;
 }
 
-/* The string in a cell, which can be read in blocks of 16 beyond its end. */
-static TORNADO__INLINE char *tornado__pack_cell(tornado__packer *packer, char *out, const tornado_value *cell)
+#ifdef __SSE2__
+/* How many bytes of a block, from its first on, can be written as they are. */
+static TORNADO__INLINE unsigned tornado__json_clean(__m128i bytes, bool raw)
+{
+    unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
+    return (unsigned)__builtin_ctz(mask | 1u << 16);
+}
+
+/* Any string in a cell; `out` is behind the quote. The NUL behind a string stops a block, as every NUL does. */
+static TORNADO__NOINLINE char *tornado__pack_blocks(tornado__packer *packer, char *out, const char *text, size_t len,
+                                                    bool raw)
+{
+    const char *end = text + len;
+    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, len))))
+        return NULL;
+    for (;;) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)text);
+        unsigned run = tornado__json_clean(bytes, raw);
+        _mm_storeu_si128((__m128i *)(void *)out, bytes);
+        text += run;
+        out += run;
+        if (text == end)
+            break;
+        if (run == 16)
+            continue;
+        text += tornado__json_escape(&out, text, (size_t)(end - text), packer->style->utf8);
+        if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, (size_t)(end - text)))))
+            return NULL;
+    }
+    *out = '"';
+    return out + 1;
+}
+#endif
+
+/* The string in a cell. One of up to 16 bytes, in which nothing is special, takes no more than the slack. */
+static TORNADO__INLINE char *tornado__pack_cell(tornado__packer *packer, char *out, const tornado_value *cell,
+                                                const tornado__json_style *style)
 {
     size_t len = (size_t)(cell->head >> 8);
 #ifdef __SSE2__
-    const char *text = cell->as.string;
-    bool raw = packer->style->utf8 && (cell->head & TORNADO__VALUE_UTF8); /* nothing but ASCII needs a look */
-    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, len + 18))))
-        return NULL;
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)cell->as.string);
+    unsigned utf8 = cell->head & TORNADO__VALUE_UTF8, run = tornado__json_clean(bytes, style->utf8);
     *out++ = '"';
-    for (;;) {
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)text);
-        unsigned mask = raw ? tornado__json_special(bytes, true) : tornado__json_special(bytes, false);
-        _mm_storeu_si128((__m128i *)(void *)out, bytes);
-        if (len < 16)
-            mask &= (1u << len) - 1;
-        if (TORNADO__UNLIKELY(mask)) {
-            unsigned run = (unsigned)__builtin_ctz(mask);
-            return tornado__pack_rest(packer, out + run, text + run, len - run, raw);
-        }
-        if (len <= 16)
-            break;
-        text += 16;
-        out += 16;
-        len -= 16;
-    }
+    _mm_storeu_si128((__m128i *)(void *)out, bytes);
+    if (TORNADO__UNLIKELY(tornado__value_head(TORNADO_VALUE_STRING | TORNADO__VALUE_UTF8, run) != cell->head))
+        return tornado__pack_blocks(packer, out, cell->as.string, len, style->utf8 && utf8);
     out[len] = '"';
     return out + len + 1;
 #else
+    (void)style;
     return tornado__pack_string(packer, out, cell->as.string, len);
 #endif
 }
@@ -6548,95 +6581,93 @@ static char *tornado__pack_line(tornado__packer *packer, char *out, size_t depth
     return out + 1 + spaces;
 }
 
-/* A list or dict that is being written: what of it is still to come, and its closing bracket. */
+/* What of a list or dict is still to be written. */
 typedef struct tornado__pack_open {
     const tornado_value *at, *end;
-    char closer;
+    bool dict;
 } tornado__pack_open;
 
-/* The opening bracket of a list or dict; what is in it goes to *inner. */
-static TORNADO__INLINE char *tornado__pack_opener(tornado__packer *packer, char *out, const tornado_value *cell,
-                                                  tornado__pack_open *inner)
+/* A list or dict in a cell: what is in it. False when there was no memory for that. */
+static TORNADO__INLINE bool tornado__pack_enter(const tornado_value *cell, tornado__pack_open *inner)
 {
     size_t len;
-    const tornado_value *items = tornado__value_items(cell, &len);
-    bool dict = tornado__value_kind(cell) == TORNADO_VALUE_DICT;
-    if (TORNADO__UNLIKELY(tornado_value_failed(cell))) {
-        tornado__nomem();
-        return NULL;
-    }
-    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 1))))
-        return NULL;
-    *out = dict ? '{' : '[';
-    inner->at = items;
-    inner->end = items + (dict ? 2 * len : len);
-    inner->closer = dict ? '}' : ']';
-    return out + 1;
+    inner->at = tornado__value_items(cell, &len);
+    inner->dict = tornado__value_kind(cell) == TORNADO_VALUE_DICT;
+    inner->end = inner->at + (len << inner->dict);
+    return !tornado_value_failed(cell) || tornado__nomem();
 }
 
-/* The closing bracket, in a line of its own when something stands in the list or dict. */
-static TORNADO__INLINE char *tornado__pack_closer(tornado__packer *packer, char *out, char closer, bool empty,
-                                                  size_t depth)
+/* A value with all that is in it, in a style. Behind each value goes a comma, and a closing bracket takes the place
+   of the last. The slack is enough for a key, its value and the comma, unless one of them looks for room itself. */
+static TORNADO__INLINE char *tornado__pack_items(tornado__packer *packer, char *out, const tornado_value *value,
+                                                 const tornado__json_style *style)
 {
-    if (TORNADO__UNLIKELY(packer->style->indent) && !empty && !(out = tornado__pack_line(packer, out, depth)))
-        return NULL;
-    if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 1))))
-        return NULL;
-    *out = closer;
-    return out + 1;
-}
-
-/* What stands before a value in a list or dict: a comma, a line's end, a key. */
-static TORNADO__INLINE char *tornado__pack_before(tornado__packer *packer, char *out, tornado__pack_open *inner,
-                                                  bool first, size_t depth)
-{
-    const tornado__json_style *style = packer->style;
-    if (!first) {
+    tornado__pack_open outer[TORNADO__VALUE_DEPTH], inner = {value, value + 1, false};
+    size_t depth = 0;
+    for (;;) {
+        if (TORNADO__UNLIKELY(!(out = tornado__pack_room(packer, out, 0))))
+            return NULL;
+        if (inner.at == inner.end) {
+            out -= style->comma_len + (style->indent ? 1 + style->indent * depth : 0);
+            if (depth == 0)
+                return out;
+            depth--;
+            if (style->indent && !(out = tornado__pack_line(packer, out, depth)))
+                return NULL;
+            *out++ = inner.dict ? '}' : ']';
+            inner = outer[depth];
+        } else {
+            if (inner.dict) {
+                if (TORNADO__UNLIKELY(!(out = tornado__pack_cell(packer, out, inner.at++, style))))
+                    return NULL;
+                memcpy(out, style->colon, 2);
+                out += style->colon_len;
+            }
+            const tornado_value *cell = inner.at++;
+            unsigned kind = (unsigned)cell->head & TORNADO__VALUE_KIND;
+            if (kind == TORNADO_VALUE_STRING) {
+                out = tornado__pack_cell(packer, out, cell, style);
+            } else if (kind == TORNADO_VALUE_INTEGER) {
+                bool negative = cell->as.integer < 0;
+                out = tornado__put_integer(out, negative ? 0 - cell->as.bits : cell->as.bits, negative);
+            } else if (kind < TORNADO_VALUE_LIST) {
+                out = tornado__pack_scalar_cell(packer, out, cell);
+            } else {
+                if (TORNADO__UNLIKELY(depth == TORNADO__VALUE_DEPTH)) {
+                    tornado__fail(TORNADO_ERR_LIMIT, 0, "more than 512 lists and dicts in each other");
+                    return NULL;
+                }
+                outer[depth] = inner;
+                if (TORNADO__UNLIKELY(!tornado__pack_enter(cell, &inner)))
+                    return NULL;
+                *out++ = inner.dict ? '{' : '[';
+                if (inner.at != inner.end) {
+                    depth++;
+                    if (style->indent && !(out = tornado__pack_line(packer, out, depth)))
+                        return NULL;
+                    continue;
+                }
+                *out++ = inner.dict ? '}' : ']';
+                inner = outer[depth];
+            }
+            if (TORNADO__UNLIKELY(!out))
+                return NULL;
+        }
         memcpy(out, style->comma, 2);
         out += style->comma_len;
-    }
-    if (TORNADO__UNLIKELY(style->indent) && !(out = tornado__pack_line(packer, out, depth)))
-        return NULL;
-    if (inner->closer == '}') {
-        if (TORNADO__UNLIKELY(!(out = tornado__pack_cell(packer, out, inner->at++))))
+        if (style->indent && !(out = tornado__pack_line(packer, out, depth)))
             return NULL;
-        memcpy(out, style->colon, 2);
-        out += style->colon_len;
     }
-    return out;
 }
 
-/* A value with all that is in it. */
 static TORNADO__NOINLINE char *tornado__pack_value(tornado__packer *packer, char *out, const tornado_value *value)
 {
-    tornado__pack_open open[1 + TORNADO__VALUE_DEPTH], *inner = open; /* the first stands for none */
-    const tornado_value *cell = value;
     if (!value)
         return TORNADO__PACK_RAW(packer, out, "null");
-    for (;;) {
-        unsigned kind = (unsigned)cell->head & TORNADO__VALUE_KIND;
-        bool first = kind >= TORNADO_VALUE_LIST;
-        if (kind == TORNADO_VALUE_STRING) {
-            out = tornado__pack_cell(packer, out, cell);
-        } else if (kind == TORNADO_VALUE_INTEGER) {
-            bool negative = cell->as.integer < 0;
-            out = tornado__pack_integer(packer, out, negative ? 0 - cell->as.bits : cell->as.bits, negative);
-        } else if (!first) {
-            out = tornado__pack_scalar_cell(packer, out, cell);
-        } else if (TORNADO__UNLIKELY(inner == open + TORNADO__VALUE_DEPTH)) {
-            tornado__fail(TORNADO_ERR_LIMIT, 0, "more than 512 lists and dicts in each other");
-            return NULL;
-        } else {
-            out = tornado__pack_opener(packer, out, cell, ++inner);
-        }
-        for (; out && inner > open && inner->at == inner->end; inner--, first = false)
-            out = tornado__pack_closer(packer, out, inner->closer, first, (size_t)(inner - open) - 1);
-        if (TORNADO__UNLIKELY(!out) || inner == open)
-            return out;
-        if (TORNADO__UNLIKELY(!(out = tornado__pack_before(packer, out, inner, first, (size_t)(inner - open)))))
-            return NULL;
-        cell = inner->at++;
-    }
+    if (packer->style->comma_len == 1 || packer->style->colon_len == 1)
+        return tornado__pack_items(packer, out, value, packer->style);
+    return packer->style->utf8 ? tornado__pack_items(packer, out, value, &tornado__json_as_is)
+                               : tornado__pack_items(packer, out, value, &tornado__json_default);
 }
 
 static bool tornado__format_wrong(const tornado__format *format, const char *what)
@@ -6654,17 +6685,18 @@ static TORNADO__INLINE char tornado__format_peek(tornado__format *format)
     return *at;
 }
 
-static TORNADO__INLINE bool tornado__format_is_name(char c)
-{
-    return (unsigned)((c | 0x20) - 'a') < 26 || (unsigned)(c - '0') < 10 || c == '_' || c == '-';
-}
+/* The bytes that a name may have. */
+static const bool tornado__format_names[256] = {
+    ['-'] = 1, ['_'] = 1, ['0'] = 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    ['A'] = 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    ['a'] = 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
 /* A key: a name, or "s" for the next argument. */
 static TORNADO__INLINE bool tornado__format_key(tornado__format *format, const char **key, size_t *len)
 {
     const char *name = format->at;
     size_t size = 0;
-    while (tornado__format_is_name(name[size]))
+    while (tornado__format_names[(unsigned char)name[size]])
         size++;
     format->at = name + size;
     if (size == 0)
@@ -6731,14 +6763,21 @@ static TORNADO__INLINE char *tornado__pack_scalar(tornado__packer *packer, char 
     }
 }
 
-/* "name:" or "s:", with the name written. */
+/* "name:" or "s:", with the name written. Nothing in one that stands in the format is special. */
 static TORNADO__INLINE char *tornado__pack_key(tornado__packer *packer, char *out)
 {
-    const char *key = NULL;
+    const char *key = NULL, *name = packer->format.at;
     size_t len = 0;
-    if (!tornado__format_key(&packer->format, &key, &len) || !tornado__format_colon(&packer->format) ||
-        !(out = tornado__pack_string(packer, out, key, len)))
+    if (!tornado__format_key(&packer->format, &key, &len) || !tornado__format_colon(&packer->format))
         return NULL;
+    if (TORNADO__LIKELY(key == name && len >= 4 && len <= 16)) {
+        *out = '"'; /* it is within the slack */
+        tornado__copy_short(out + 1, key, len);
+        out += 2 + len;
+        out[-1] = '"';
+    } else if (!(out = tornado__pack_string(packer, out, key, len))) {
+        return NULL;
+    }
     memcpy(out, ": ", 2);
     return out + 2;
 }
@@ -6974,10 +7013,12 @@ static bool tornado__unpack_scalar(tornado__unpacker *unpacker, char letter, con
     case 'z':
         if (!tornado_value_is_string(value))
             return tornado__unpack_wants(unpacker, "a string", value);
-        if (letter == 's')
-            *(const char **)into = tornado_value_string(value);
-        else
+        if (letter == 'z')
             *(tornado_bytes *)into = tornado_value_bytes(value);
+        else if (memchr(tornado_value_string(value), '\0', tornado_value_len(value)))
+            return tornado__unpack_wrong(unpacker, "a string without NUL is wanted");
+        else
+            *(const char **)into = tornado_value_string(value);
         return true;
     case 'b':
         if (!tornado_value_is_bool(value))

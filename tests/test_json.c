@@ -1100,6 +1100,18 @@ TEST(json_unpacks_each_kind)
     CHECK_INT(i, 5);
 }
 
+TEST(json_unpacks_a_string_with_a_nul_as_bytes_only)
+{
+    const char *text = "untouched";
+    tornado_bytes bytes;
+    CHECK(tornado_value_unpack(decode("[\"a\\u0000b\"]"), "[z]", &bytes));
+    CHECK_MEM(bytes.data, bytes.len, "a\0b", 3);
+    CHECK(!tornado_value_unpack(decode("[\"a\\u0000b\"]"), "[s]", &text));
+    CHECK_STR(text, "untouched");
+    CHECK(tornado_value_unpack(decode("[\"\"]"), "[s]", &text));
+    CHECK_STR(text, "");
+}
+
 TEST(json_unpacks_what_may_be_missing)
 {
     int a = -1, b = -2, c = -3, d = -4;
@@ -1138,6 +1150,8 @@ TEST(json_unpacking_tells_what_is_wrong_and_where)
         {"[1]", "[n]", "[0]: null is wanted, not an integer"},
         {"[18446744073709551615]", "[z]", "[0]: a string is wanted, not an integer"},
         {"null", "[z]", "the value: a list is wanted, not null"},
+        {"{\"path\": \"a\\u0000b\"}", "{path:s}", "path: a string without NUL is wanted"},
+        {"[\"\\u0000\"]", "[s]", "[0]: a string without NUL is wanted"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         int64_t slots[6] = {0};
