@@ -11162,6 +11162,13 @@ TORNADO_API tornado_future *tornado_future_retain(tornado_future *future)
     return future;
 }
 
+/* Logs a failure that nobody asked about. */
+static void tornado__failure_missed(const tornado_error *error)
+{
+    if (error->code != TORNADO_ERR_CANCELLED && error->code != TORNADO_ERR_CLOSED)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Future exception was never retrieved");
+}
+
 static void tornado__future_free(tornado_future *future)
 {
     tornado_ioloop *loop = future->loop;
@@ -11169,10 +11176,8 @@ static void tornado__future_free(tornado_future *future)
         next = waiter->next;
         waiter->drop(waiter);
     }
-    bool missed = future->state == TORNADO__FAILED && !future->observed;
-    if (missed && future->error->code != TORNADO_ERR_CANCELLED && future->error->code != TORNADO_ERR_CLOSED)
-        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, future->error,
-                           "Future exception was never retrieved");
+    if (future->state == TORNADO__FAILED && !future->observed)
+        tornado__failure_missed(future->error);
     if (future->finalize)
         future->finalize(future);
     if (future->destroy)
@@ -11973,6 +11978,8 @@ static void tornado__coroutine_finish(tornado__coroutine *co)
     }
     if (co->on_done)
         co->on_done(co);
+    else if (!future && co->failed)
+        tornado__failure_missed(&co->execution.raised);
     tornado__coroutine_free(co);
 }
 
@@ -12154,12 +12161,12 @@ TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
 
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
 {
-    tornado_future *future = tornado__spawn(loop, fn, arg, "coroutine");
-    bool started = future->state == TORNADO__PENDING;
-    if (!started && !future->immortal)
-        tornado__thread.last = *tornado_future_error(future);
-    tornado_future_release(future);
-    return started;
+    tornado__coroutine *co = tornado__may_spawn(loop) ? tornado__coroutine_new(loop, fn, arg, "coroutine") : NULL;
+    if (!co)
+        return false;
+    co->execution.states = tornado__context_capture();
+    tornado__ioloop_schedule(loop, &co->waiter.task);
+    return true;
 }
 
 TORNADO_API tornado_arena *tornado_current_arena(void)

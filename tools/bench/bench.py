@@ -16,6 +16,7 @@ bare epoll loop parses nothing: it is the floor.
   size          of a small program with tornado.h in it, and the time to compile it
   regex         patterns beside other engines: CPU time of one match, and of each further byte of text
   json          a document of 600 KB read and written beside other engines: megabytes of it for a second of CPU time
+  core          coroutines, timers, callbacks of another thread, memory of those that wait, beside other event loops
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -730,18 +731,61 @@ def measure_json(_, options):
         json_figures[case]["Python"] = len(document) * 1000 / python_ns(call, argument, seconds)
 
 
-def json_table():
-    """Of each case a line: megabytes per second, and how many times as many tornado.h does."""
-    engines = list(dict.fromkeys(engine for row in json_figures.values() for engine in row))
-    grid = [["JSON"] + [title for engine in engines for title in (engine, *(["ours"] if engine != OURS.name else []))]]
-    for case, row in json_figures.items():
+def beside_peers(title, figures, ratio):
+    """Of each case a line, of each engine its figure, of each peer how many times as good tornado.h is."""
+    engines = list(dict.fromkeys(engine for row in figures.values() for engine in row))
+    grid = [[title] + [heading for engine in engines for heading in (engine, *([] if is_ours(engine) else ["ours"]))]]
+    for case, row in figures.items():
         grid.append([case])
         for engine in engines:
-            grid[-1] += [digits(row[engine])]
-            grid[-1] += [digits(row[OURS.name] / row[engine]) + " x"] if engine != OURS.name else []
+            grid[-1].append(digits(row[engine]) if engine in row else "-")
+            if not is_ours(engine):
+                grid[-1].append(f"{digits(ratio(case, row[OURS.name], row[engine]))} x" if engine in row else "")
     widths = [max(map(len, column)) for column in zip(*grid)]
     for line in grid:
         yield "  ".join([line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])])
+
+
+def is_ours(engine):
+    return engine.startswith(OURS.name)
+
+
+def json_table():
+    return beside_peers("JSON", json_figures, lambda _, ours, peer: ours / peer)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The core: core.c measures all.
+# ----------------------------------------------------------------------------------------------------------------------
+
+core_figures = {}  # "case, unit": {engine: figure}
+CORE_PEERS = [("libevent", ["-DBENCH_LIBEVENT", "-levent"]),  # before libev, which has functions of the same names
+              ("libev", ["-DBENCH_LIBEV", "-lev"]), ("libuv1", ["-DBENCH_LIBUV", "-luv"])]
+
+
+def measure_core(_, options):
+    progress("core")
+    flags = [f"-I{ROOT}", "-pthread"]
+    for peer, more in CORE_PEERS:
+        try:
+            compile_c("core", *flags, *more)
+            flags += more
+        except Failure as problem:
+            note(f"not measured: {peer} (apt-get install {peer}-dev): {problem}")
+    compile_c("core", *flags)
+    try:  # on any core: a case has two threads
+        lines = subprocess.run([built("core"), "0.01" if options.quick else "0.1"], stdout=subprocess.PIPE,
+                               universal_newlines=True, check=True, timeout=600).stdout.splitlines()
+    except subprocess.SubprocessError as problem:
+        raise Failure(problem)
+    for line in lines:
+        case, engine, figure, unit = line.split("\t")
+        core_figures.setdefault(f"{case}, {unit}", {})[engine] = float(figure)
+
+
+def core_table():
+    return beside_peers("core", core_figures,
+                        lambda case, ours, peer: peer / ours if case.endswith((" ns", " bytes")) else ours / peer)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -758,6 +802,7 @@ STEPS = {
     "size": measure_size,
     "regex": measure_regex,
     "json": measure_json,
+    "core": measure_core,
 }
 
 notes = []
@@ -908,6 +953,11 @@ def report(servers, options):
     if json_figures:
         print("A JSON document of 600 KB: MB/s of CPU time.\n")
         print("\n".join(line.rstrip() for line in json_table()) + "\n")
+    if core_figures:
+        print("The core: CPU time, but by the clock for two threads; memory of each of 100,000 coroutines (10,000 of the "
+              "deep ones), 1,000 requests. A million timers are armed at most; inside: without a handle and the "
+              "clock.\n")
+        print("\n".join(line.rstrip() for line in core_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -915,7 +965,7 @@ def report(servers, options):
         with open(options.json, "w") as file:
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
-                       "regex": regex_figures, "json": json_figures,
+                       "regex": regex_figures, "json": json_figures, "core": core_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 
