@@ -10583,6 +10583,9 @@ TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *lo
     caught.sa_handler = action ? tornado__alarm_caught : SIG_DFL;
     caught.sa_flags = SA_RESTART;
     sigemptyset(&caught.sa_mask);
+    tornado__prepare_stack(); /* any action may call tornado_ioloop_log_stack */
+    snprintf(tornado__ioloop_process.alarm_text, sizeof tornado__ioloop_process.alarm_text,
+             "The loop was blocked for %g seconds in\n", seconds);
     tornado__ioloop_process.alarm_action = action;
     tornado__ioloop_process.alarm_thread = tornado__thread_self();
     sigaction(SIGALRM, &caught, &tornado__ioloop_process.before_alarm); /* cannot fail for this signal */
@@ -10594,12 +10597,7 @@ TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *lo
 
 TORNADO_API bool tornado_ioloop_set_blocking_log_threshold(tornado_ioloop *loop, double seconds)
 {
-    tornado__prepare_stack();
-    if (!tornado_ioloop_set_blocking_signal_threshold(loop, seconds, tornado_ioloop_log_stack))
-        return false;
-    snprintf(tornado__ioloop_process.alarm_text, sizeof tornado__ioloop_process.alarm_text,
-             "The loop was blocked for %g seconds in\n", seconds);
-    return true;
+    return tornado_ioloop_set_blocking_signal_threshold(loop, seconds, tornado_ioloop_log_stack);
 }
 
 /* ---- life ---- */
