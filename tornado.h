@@ -845,8 +845,9 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  *
  * What is set in a callback or a coroutine is seen there, and by everything that is started from there and runs
  * later: callbacks, timers, callbacks of futures and coroutines take the state with them when they are scheduled
- * and have it when they run. What comes from another thread, from a signal handler or from a file descriptor begins
- * with none. A state belongs to one thread. Where nothing is set, all of this costs a test for NULL.
+ * and have it when they run. What comes from another thread, from a signal handler, from a file descriptor or by
+ * tornado_ioloop_spawn_callback begins with none. A state belongs to one thread. Where nothing is set, all of this
+ * costs a test for NULL.
  *
  *       static const char request_id;             // its address is the key
  *
@@ -1170,7 +1171,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn(tornado_coroutine_fn 
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                                 const tornado_spawn_options *options);
 
-/* The same for work nobody waits for; a failure is logged. False when it cannot be started. */
+/* The same for work nobody waits for: it begins without the caller's states (see section context), and a failure is
+   logged. False when it cannot be started. */
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 
 /* Cancels the coroutine behind a future of tornado_spawn: its wait, and each later one, fails with
@@ -12111,7 +12113,11 @@ TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
 
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
 {
+    tornado__execution *running = tornado__running();
+    tornado_stack_context *states = running->states;
+    running->states = NULL; /* they are not this coroutine's, which may outlive what they are for */
     tornado_future *future = tornado__spawn(loop, fn, arg, "coroutine");
+    running->states = states;
     bool started = future->state == TORNADO__PENDING;
     if (!started && !future->immortal)
         tornado__thread.last = *tornado_future_error(future);
