@@ -10562,7 +10562,12 @@ static void tornado__alarm_forget(tornado_ioloop *loop)
     loop->may_block = 0;
     if (!atomic_compare_exchange_strong(&tornado__ioloop_process.alarmed, &expected, NULL))
         return;
+    struct sigaction ignored;
+    memset(&ignored, 0, sizeof ignored);
+    ignored.sa_handler = SIG_IGN;
+    sigemptyset(&ignored.sa_mask);
     tornado__ioloop_alarm(0);
+    sigaction(SIGALRM, &ignored, NULL); /* drops one that has not come yet: it would end the process */
     sigaction(SIGALRM, &tornado__ioloop_process.before_alarm, NULL);
 }
 
