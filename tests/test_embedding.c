@@ -332,7 +332,7 @@ static void on_alarm(int signum)
 static void block_for_alarm(void *arg)
 {
     double begin = tornado_monotonic();
-    while (!alarms && tornado_monotonic() - begin < 5)
+    while (!alarms && tornado_monotonic() - begin < test_scaled(5))
         continue;
     note(arg);
 }
@@ -341,8 +341,9 @@ TEST(embedding_blocking_is_told_by_a_signal)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
     struct sigaction before;
-    CHECK(tornado_ioloop_set_blocking_signal_threshold(loop, 0.02, on_alarm));
-    tornado_ioloop_call_later(loop, 0.1, note, NOTE(A)); /* waiting is not blocking */
+    double threshold = test_scaled(0.05); /* no turn takes as long by itself */
+    CHECK(tornado_ioloop_set_blocking_signal_threshold(loop, threshold, on_alarm));
+    tornado_ioloop_call_later(loop, 2 * threshold, note, NOTE(A)); /* waiting is not blocking */
     while (!*trace)
         CHECK(tornado_ioloop_run_once(loop, 5));
     CHECK_INT(alarms, 0);
@@ -371,7 +372,7 @@ static void block_until_logged(void *arg)
 {
     struct stat stat = {.st_size = 0};
     double begin = tornado_monotonic();
-    while (stat.st_size == 0 && tornado_monotonic() - begin < 5)
+    while (stat.st_size == 0 && tornado_monotonic() - begin < test_scaled(5))
         CHECK(fstat(*(int *)arg, &stat) == 0);
 }
 
@@ -409,7 +410,7 @@ TEST(embedding_blocking_is_logged_with_a_stack)
 TEST(embedding_blocking_is_logged_by_an_action_of_the_program)
 {
     check_blocking_is_logged(log_and_count);
-    CHECK_INT(alarms, 1);
+    CHECK(alarms > 0); /* a slow turn may be told of twice */
 }
 
 static void die_of_alarm(void *arg)
