@@ -12,7 +12,7 @@
 #   make fuzz            searches for inputs that break something, until stopped: see "Fuzzers" below
 #   make soak            an hour of traffic, and what depends on time again and again: see "Soak" below
 #   make coverage        what the tests run of the header, by section
-#   make warnings symbols map analyse examples size compile-time bench install clean
+#   make warnings symbols map manual docs analyse examples size compile-time bench install clean
 #
 # A step whose tool is missing says so and is skipped; with CI=true in the environment it fails instead.
 
@@ -444,6 +444,16 @@ map:
 	@echo "== $@: lines per section, layers, comments"
 	@if command -v python3 >/dev/null; then tools/map; else $(call missing,python3 is not installed); fi
 
+.PHONY: manual
+manual:
+	@echo "== $@: what each documented name of Tornado is here, and the tests that show it"
+	@if command -v python3 >/dev/null; then tools/manual; else $(call missing,python3 is not installed); fi
+
+# The same for reading, as Markdown.
+.PHONY: docs
+docs:
+	@if command -v python3 >/dev/null; then tools/manual --markdown; else $(call missing,python3 is not installed); fi
+
 # Exceptions, each with its reason, are in .clang-tidy and tools/cppcheck.txt.
 .PHONY: analyse
 analyse:
@@ -504,7 +514,7 @@ bench:
 # What `make check` always does, and of what takes its turns: so many of each row as its first word says, begun at a
 # place that the commit decides, so that a commit always has the same ones; `make check ROTATION=7` has others. What
 # takes longer (the processors under QEMU 5 to 20 minutes each) is for `make check-all`.
-CHECKS = map symbols warnings callbacks examples test-asan fuzz-replay fuzz-short
+CHECKS = map manual symbols warnings callbacks examples test-asan fuzz-replay fuzz-short
 TURNS_native = 1 gcc clang asan-clang ucontext c11 gnu17 O0 O3 poll select
 TURNS_other = 1 test-valgrind analyse
 

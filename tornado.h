@@ -845,8 +845,9 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  *
  * What is set in a callback or a coroutine is seen there, and by everything that is started from there and runs
  * later: callbacks, timers, callbacks of futures and coroutines take the state with them when they are scheduled
- * and have it when they run. What comes from another thread, from a signal handler or from a file descriptor begins
- * with none. A state belongs to one thread. Where nothing is set, all of this costs a test for NULL.
+ * and have it when they run. What comes from another thread, from a signal handler, from a file descriptor or by
+ * tornado_ioloop_spawn_callback begins with none. A state belongs to one thread. Where nothing is set, all of this
+ * costs a test for NULL.
  *
  *       static const char request_id;             // its address is the key
  *
@@ -1170,7 +1171,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn(tornado_coroutine_fn 
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                                 const tornado_spawn_options *options);
 
-/* The same for work nobody waits for; a failure is logged. False when it cannot be started. */
+/* The same for work nobody waits for: it begins without the caller's states (see section context), and a failure is
+   logged. False when it cannot be started. */
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 
 /* Cancels the coroutine behind a future of tornado_spawn: its wait, and each later one, fails with
@@ -10601,7 +10603,12 @@ static void tornado__alarm_forget(tornado_ioloop *loop)
     loop->may_block = 0;
     if (!atomic_compare_exchange_strong(&tornado__ioloop_process.alarmed, &expected, NULL))
         return;
+    struct sigaction ignored;
+    memset(&ignored, 0, sizeof ignored);
+    ignored.sa_handler = SIG_IGN;
+    sigemptyset(&ignored.sa_mask);
     tornado__ioloop_alarm(0);
+    sigaction(SIGALRM, &ignored, NULL); /* drops one that has not come yet: it would end the process */
     sigaction(SIGALRM, &tornado__ioloop_process.before_alarm, NULL);
 }
 
@@ -10624,6 +10631,9 @@ TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *lo
     caught.sa_handler = action ? tornado__alarm_caught : SIG_DFL;
     caught.sa_flags = SA_RESTART;
     sigemptyset(&caught.sa_mask);
+    tornado__prepare_stack(); /* any action may call tornado_ioloop_log_stack */
+    snprintf(tornado__ioloop_process.alarm_text, sizeof tornado__ioloop_process.alarm_text,
+             "The loop was blocked for %g seconds in\n", seconds);
     tornado__ioloop_process.alarm_action = action;
     tornado__ioloop_process.alarm_thread = tornado__thread_self();
     sigaction(SIGALRM, &caught, &tornado__ioloop_process.before_alarm); /* cannot fail for this signal */
@@ -10635,12 +10645,7 @@ TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *lo
 
 TORNADO_API bool tornado_ioloop_set_blocking_log_threshold(tornado_ioloop *loop, double seconds)
 {
-    tornado__prepare_stack();
-    if (!tornado_ioloop_set_blocking_signal_threshold(loop, seconds, tornado_ioloop_log_stack))
-        return false;
-    snprintf(tornado__ioloop_process.alarm_text, sizeof tornado__ioloop_process.alarm_text,
-             "The loop was blocked for %g seconds in\n", seconds);
-    return true;
+    return tornado_ioloop_set_blocking_signal_threshold(loop, seconds, tornado_ioloop_log_stack);
 }
 
 /* ---- life ---- */
@@ -12164,7 +12169,7 @@ TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_cor
     tornado__coroutine *co = tornado__may_spawn(loop) ? tornado__coroutine_new(loop, fn, arg, "coroutine") : NULL;
     if (!co)
         return false;
-    co->execution.states = tornado__context_capture();
+    /* without the caller's states: it may outlive what they are for */
     tornado__ioloop_schedule(loop, &co->waiter.task);
     return true;
 }

@@ -73,6 +73,21 @@ TEST_EACH_POLLER(context_goes_with_callbacks_timers_futures_and_coroutines)
     CHECK_STR(name(), "-");
 }
 
+static void spawn_and_forget(void *arg)
+{
+    set_name(arg);
+    CHECK(tornado_ioloop_spawn_callback(tornado_ioloop_current(), see_across_waits, "forgotten"));
+    see("caller");
+}
+
+TEST(context_does_not_go_with_a_spawned_callback)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_add_callback(loop, spawn_and_forget, "ann");
+    CHECK(tornado_ioloop_run_sync(loop, stop_soon, NULL));
+    CHECK_STR(traced(), "caller ann; forgotten -; forgotten -; ");
+}
+
 static int destroyed;
 
 static void destroy(void *value)

@@ -332,7 +332,7 @@ static void on_alarm(int signum)
 static void block_for_alarm(void *arg)
 {
     double begin = tornado_monotonic();
-    while (!alarms && tornado_monotonic() - begin < 5)
+    while (!alarms && tornado_monotonic() - begin < test_scaled(5))
         continue;
     note(arg);
 }
@@ -341,8 +341,9 @@ TEST(embedding_blocking_is_told_by_a_signal)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
     struct sigaction before;
-    CHECK(tornado_ioloop_set_blocking_signal_threshold(loop, 0.02, on_alarm));
-    tornado_ioloop_call_later(loop, 0.1, note, NOTE(A)); /* waiting is not blocking */
+    double threshold = test_scaled(0.05); /* no turn takes as long by itself */
+    CHECK(tornado_ioloop_set_blocking_signal_threshold(loop, threshold, on_alarm));
+    tornado_ioloop_call_later(loop, 2 * threshold, note, NOTE(A)); /* waiting is not blocking */
     while (!*trace)
         CHECK(tornado_ioloop_run_once(loop, 5));
     CHECK_INT(alarms, 0);
@@ -371,18 +372,25 @@ static void block_until_logged(void *arg)
 {
     struct stat stat = {.st_size = 0};
     double begin = tornado_monotonic();
-    while (stat.st_size == 0 && tornado_monotonic() - begin < 5)
+    while (stat.st_size == 0 && tornado_monotonic() - begin < test_scaled(5))
         CHECK(fstat(*(int *)arg, &stat) == 0);
 }
 
-TEST(embedding_blocking_is_logged_with_a_stack)
+static void log_and_count(int signum)
+{
+    tornado_ioloop_log_stack(signum);
+    on_alarm(signum);
+}
+
+static void check_blocking_is_logged(void (*action)(int signum))
 {
     FILE *sink = tmpfile();
     int fd = fileno(sink);
     char text[8192];
     tornado_ioloop *loop = tornado_ioloop_current();
     tornado_enable_pretty_logging(&(tornado_log_options){.fd = fd});
-    CHECK(tornado_ioloop_set_blocking_log_threshold(loop, 0.02));
+    CHECK(action ? tornado_ioloop_set_blocking_signal_threshold(loop, 0.02, action)
+                 : tornado_ioloop_set_blocking_log_threshold(loop, 0.02));
     tornado_ioloop_add_callback(loop, block_until_logged, &fd);
     CHECK(tornado_ioloop_run_once(loop, 0));
     CHECK(tornado_ioloop_set_blocking_log_threshold(loop, TORNADO_NONE));
@@ -392,6 +400,17 @@ TEST(embedding_blocking_is_logged_with_a_stack)
     CHECK(strstr(text, "The loop was blocked for 0.02 seconds in\n") == text);
     CHECK(strchr(text, '\n')[1] != '\0'); /* the stack, as far as libc tells it */
     fclose(sink);
+}
+
+TEST(embedding_blocking_is_logged_with_a_stack)
+{
+    check_blocking_is_logged(NULL);
+}
+
+TEST(embedding_blocking_is_logged_by_an_action_of_the_program)
+{
+    check_blocking_is_logged(log_and_count);
+    CHECK(alarms > 0); /* a slow turn may be told of twice */
 }
 
 static void die_of_alarm(void *arg)

@@ -684,6 +684,47 @@ TEST_EACH_POLLER(gen_task_is_done_when_a_callback_says_so)
     run(task_of_each_kind, NULL);
 }
 
+/* What a callback with several arguments is told. */
+typedef struct answer {
+    int status;
+    const char *text;
+    tornado_future *task;
+} answer;
+
+static void on_answer(int status, const char *text, void *arg)
+{
+    answer *told = arg;
+    tornado_future *task = told->task;
+    *told = (answer){status, text, NULL};
+    tornado_future_set_result(task, told, free);
+    tornado_future_release(task);
+}
+
+static void call_back_with_two(void *arg)
+{
+    on_answer(200, "fine", arg);
+}
+
+static void ask(tornado_future *task, void *arg)
+{
+    answer *told = malloc(sizeof *told);
+    *told = (answer){0, arg, task};
+    tornado_ioloop_add_callback(tornado_ioloop_current(), call_back_with_two, told);
+}
+
+static void *task_of_two_arguments(void *arg)
+{
+    answer *told = tornado_await(tornado_task(ask, "question"));
+    CHECK_INT(told->status, 200);
+    CHECK_STR(told->text, "fine");
+    return arg;
+}
+
+TEST(gen_task_gives_several_arguments_in_a_struct)
+{
+    run(task_of_two_arguments, NULL);
+}
+
 static void *maybe(void *arg)
 {
     CHECK_INT(tornado_await_integer(tornado_maybe_future(integer_of(1))), 1);

@@ -724,6 +724,31 @@ TEST_EACH_POLLER(locks_lock_is_not_held_when_the_time_is_up)
     tornado_lock_free(lock);
 }
 
+static void hold_permit_in_no_time(void *arg)
+{
+    tornado_semaphore_hold_timeout(semaphore, 0);
+    CHECK_INT(tornado_semaphore_value(semaphore), 0);
+    note(arg);
+}
+
+static void *hold_permit_times_out(void *arg)
+{
+    CHECK(tornado_semaphore_acquire_nowait(semaphore));
+    CHECK(is_error(tornado_try(hold_permit_in_no_time, "held"), TORNADO_ERR_TIMEOUT));
+    CHECK(tornado_semaphore_release(semaphore));
+    CHECK(tornado_try(hold_permit_in_no_time, "held") == NULL);
+    CHECK_STR(trace, "held");
+    return arg;
+}
+
+TEST_EACH_POLLER(locks_semaphore_is_not_held_when_the_time_is_up)
+{
+    semaphore = tornado_bounded_semaphore_new(1);
+    run(hold_permit_times_out, NULL);
+    CHECK_INT(tornado_semaphore_value(semaphore), 1);
+    tornado_semaphore_free(semaphore);
+}
+
 static bool enough;
 
 static void *say_enough(void *arg)
