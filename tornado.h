@@ -6837,7 +6837,7 @@ static TORNADO__INLINE char *tornado__pack_begin(tornado__packer *packer, tornad
 {
     char *at = tornado__buffer_reserve(out, TORNADO__JSON_SLACK);
     packer->buffer = out;
-    packer->end = out->data + out->cap;
+    packer->end = at ? out->data + out->cap : NULL;
     packer->style = style;
     return at;
 }
