@@ -955,7 +955,7 @@ def report(servers, options):
         print("\n".join(line.rstrip() for line in json_table()) + "\n")
     if core_figures:
         print("The core: CPU time, where two threads work time by the clock; memory of each of 100,000 coroutines "
-              "(10,000 whose own\nstack was deep: 32 KiB), of each of 1,000 requests; inside: the library's own timers, "
+              "(10,000 whose own\nstack was deep: 32 KiB), of 1,000 requests; inside: the library's own timers, "
               "without handle and clock.\n")
         print("\n".join(line.rstrip() for line in core_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
