@@ -98,7 +98,8 @@ static tornado_ioloop *loop;
 
 static void *switch_forever(void *arg)
 {
-    for (tornado__coroutine *self = tornado__running()->coroutine; self;)
+    tornado__coroutine *self = tornado__running()->coroutine;
+    while (self)
         tornado__coroutine_suspend(self);
     return arg;
 }
