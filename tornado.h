@@ -20832,6 +20832,11 @@ static void tornado__request_summary(const tornado_handler *self, char *out, siz
 static TORNADO__COLD void tornado__log_answer(tornado_handler *self, tornado_log_level level)
 {
     char summary[384];
+    self->response->message->ended = tornado__now_ns(); /* the loop's own clock stands still within a turn */
+    if (self->application->settings.log_function) {
+        self->application->settings.log_function(self);
+        return;
+    }
     tornado__request_summary(self, summary, sizeof summary);
     tornado_access_log(level, "%d %s %.2fms", self->response->status, summary,
                        1000 * tornado_http_request_time(self->request));
@@ -20843,9 +20848,7 @@ static TORNADO__INLINE void tornado__log_request(tornado_handler *self)
     tornado_log_level level = status < 400   ? TORNADO_LOG_INFO
                               : status < 500 ? TORNADO_LOG_WARNING
                                              : TORNADO_LOG_ERROR;
-    if (self->application->settings.log_function)
-        self->application->settings.log_function(self);
-    else if (tornado_log_enabled(TORNADO_LOG_ACCESS, level))
+    if (self->application->settings.log_function || tornado_log_enabled(TORNADO_LOG_ACCESS, level))
         tornado__log_answer(self, level);
 }
 
@@ -21756,9 +21759,9 @@ TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *
    Copyright (c) 2026 the tornado.h authors
 
    Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
-   documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-   rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
-   persons to whom the Software is furnished to do so, subject to the following conditions:
+   documentation files (the "Software"), to deal in the Software without restriction, including without limitation
+   the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and
+   to permit persons to whom the Software is furnished to do so, subject to the following conditions:
 
    The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
    Software.

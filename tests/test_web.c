@@ -2086,6 +2086,23 @@ TEST(web_each_request_is_one_line_of_the_access_log)
     }
 }
 
+static void busy_get(tornado_handler *self)
+{
+    double begin = tornado_monotonic();
+    while (tornado_monotonic() - begin < 0.02)
+        continue;
+    tornado_write(self, "busy");
+}
+
+TEST(web_the_access_log_tells_how_long_a_handler_took_that_did_not_wait)
+{
+    static const tornado_handler_class cls = {.get = busy_get};
+    log_keep();
+    ask(&cls, GET("/"));
+    const char *took = strstr(log_text, "(127.0.0.1) ");
+    CHECK(took && strtod(took + 12, NULL) >= 20);
+}
+
 TEST(web_no_request_can_forge_lines_of_the_log)
 {
     static const char *const targets[] = {"/%0a[E%20forged", "/\xc2\x9b" "31m", "/\xc2\x85" "x", "/?\xe2\x80\xa8",
