@@ -140,7 +140,7 @@ static void check_format(const uint8_t *data, size_t size)
     tornado_buffer out = {NULL, 0, 0, false};
     int strings = 0;
     for (char *at = text; *at; at++) {
-        if (strchr("zbfiIU", *at)) /* would take arguments of other types */
+        if (strchr("zbfiIUo", *at)) /* would take arguments of other types */
             *at = 'n';
         strings += *at == 's' || *at == 'j';
         if (strings == 64)
