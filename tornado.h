@@ -10947,14 +10947,17 @@ static void tornado__periodic_run(void *arg)
     tornado_periodic_callback *periodic = arg;
     periodic->timeout = 0;
     periodic->calling = true;
-    const tornado_error *error = tornado_try(tornado__periodic_call, periodic);
+    const tornado_error *raised = tornado_try(tornado__periodic_call, periodic);
+    tornado_error error;
+    if (raised)
+        error = *raised;
     periodic->calling = false;
-    if (error)
-        tornado__ioloop_raised(tornado__current_loop, error, "Exception in periodic callback");
     if (periodic->freed)
         TORNADO_FREE(periodic);
     else if (periodic->loop && !periodic->timeout && !tornado__periodic_schedule(periodic, tornado__now_ns()))
         tornado_gen_log(TORNADO_LOG_ERROR, "a periodic callback ends: %s", tornado_last_error()->message);
+    if (raised) /* last: whom it is told may free the periodic callback */
+        tornado__ioloop_raised(tornado__current_loop, &error, "Exception in periodic callback");
 }
 
 TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *periodic)
