@@ -14463,9 +14463,6 @@ typedef struct tornado__chunk {
     void *owned; /* memory to free, when the bytes are not behind this struct */
 } tornado__chunk;
 
-/* Of TORNADO_IOLOOP_ERROR the part that is not a hang-up: POLLERR, EPOLLERR. */
-#define TORNADO__IOLOOP_BROKEN 8u
-
 /* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the
    stream, and must then return anything. `closed` is called once. `drained`, which may be NULL, after everything
    queued was sent. `wants_end`: whether to close at the peer's end while paused; NULL: always. `free` frees the
@@ -14858,6 +14855,13 @@ static void tornado__iostream_readable(tornado_iostream *stream)
 
 static void tornado__iostream_connected(tornado_iostream *stream);
 
+/* A pipe that nobody reads any more; asked of the pipe, as not every poller tells it from one that can be read. */
+static bool tornado__pipe_broken(int fd)
+{
+    struct pollfd pipe = {.fd = fd};
+    return poll(&pipe, 1, 0) > 0 && pipe.revents & POLLERR;
+}
+
 /* Something happened while the owner wants no data: see whether that was the end. */
 static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
 {
@@ -14869,7 +14873,7 @@ static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
         return;
     }
     bool wants_end = !stream->owner->wants_end || stream->owner->wants_end(stream);
-    if (stream->pipe && (wants_end || stream->out) && events & TORNADO__IOLOOP_BROKEN) { /* nobody reads it */
+    if (stream->pipe && (wants_end || stream->out) && tornado__pipe_broken(stream->fd)) {
         tornado__fail(TORNADO_ERR_SYSTEM, EPIPE, "write: %s", strerror(EPIPE));
         tornado__iostream_shut(stream, &tornado__thread.last);
         return;
