@@ -3482,6 +3482,7 @@ static void tornado__pool_clear(tornado__pool *pool)
 }
 
 #define TORNADO__ALIGN      ((size_t)16)
+#define TORNADO__FUTURE_SIZE ((size_t)240) /* what a future and whatever resolves it need, except for lists */
 #define TORNADO__BLOCK_SIZE ((size_t)4096 - 16) /* with malloc's own header just a page */
 #define TORNADO__BLOCK_HEAD ((sizeof(tornado__block) + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1))
 
@@ -9645,7 +9646,7 @@ struct tornado_ioloop {
     tornado__user_timer **timer_chunks;
     int timer_chunks_count, timer_chunks_capacity;
     tornado__user_timer *free_timers;
-    tornado__pool blocks, chunks; /* requests' arenas; outgoing data */
+    tornado__pool blocks, chunks, futures; /* requests' arenas; outgoing data; results to come */
     char *scratch;                /* where streams receive to */
     tornado__callback *free_callbacks;
     unsigned free_callbacks_count;
@@ -9929,26 +9930,31 @@ static TORNADO__INLINE bool tornado__heap_less(const tornado__heap_entry *a, con
     return a->when != b->when ? a->when < b->when : a->order < b->order;
 }
 
-static TORNADO__INLINE void tornado__heap_put(tornado_ioloop *loop, int at, tornado__heap_entry entry)
+static TORNADO__INLINE void tornado__heap_put(tornado_ioloop *loop, int at, const tornado__heap_entry *entry)
 {
-    loop->heap[at] = entry;
-    entry.timer->place = (uint32_t)at + 1;
+    loop->heap[at] = *entry;
+    entry->timer->place = (uint32_t)at + 1;
 }
 
-static void tornado__heap_up(tornado_ioloop *loop, int at, tornado__heap_entry entry)
+/* These find the place of an entry that is not in the heap, from a free one upwards or downwards. They are given its
+   parts in registers: a struct would be written to the stack in pieces and read in larger ones, which stalls. */
+
+static void tornado__heap_up(tornado_ioloop *loop, int at, int64_t when, uint64_t order, tornado__timer *timer)
 {
+    const tornado__heap_entry entry = {when, order, timer};
     while (at > 0) {
         int parent = (at - 1) / 4;
         if (!tornado__heap_less(&entry, &loop->heap[parent]))
             break;
-        tornado__heap_put(loop, at, loop->heap[parent]);
+        tornado__heap_put(loop, at, &loop->heap[parent]);
         at = parent;
     }
-    tornado__heap_put(loop, at, entry);
+    tornado__heap_put(loop, at, &entry);
 }
 
-static void tornado__heap_down(tornado_ioloop *loop, int at, tornado__heap_entry entry)
+static void tornado__heap_down(tornado_ioloop *loop, int at, int64_t when, uint64_t order, tornado__timer *timer)
 {
+    const tornado__heap_entry entry = {when, order, timer};
     for (;;) {
         int first = at * 4 + 1, least = first;
         if (first >= loop->heap_count)
@@ -9958,10 +9964,10 @@ static void tornado__heap_down(tornado_ioloop *loop, int at, tornado__heap_entry
                 least = child;
         if (!tornado__heap_less(&loop->heap[least], &entry))
             break;
-        tornado__heap_put(loop, at, loop->heap[least]);
+        tornado__heap_put(loop, at, &loop->heap[least]);
         at = least;
     }
-    tornado__heap_put(loop, at, entry);
+    tornado__heap_put(loop, at, &entry);
 }
 
 static void tornado__timer_clear(tornado_ioloop *loop, tornado__timer *timer)
@@ -9975,18 +9981,18 @@ static void tornado__timer_clear(tornado_ioloop *loop, tornado__timer *timer)
     }
     int at = (int)timer->place - 1;
     timer->place = 0;
-    tornado__heap_entry last = loop->heap[--loop->heap_count];
-    if (last.timer == timer)
+    const tornado__heap_entry *last = &loop->heap[--loop->heap_count];
+    if (last->timer == timer)
         return;
-    if (at > 0 && tornado__heap_less(&last, &loop->heap[(at - 1) / 4]))
-        tornado__heap_up(loop, at, last);
+    if (at > 0 && tornado__heap_less(last, &loop->heap[(at - 1) / 4]))
+        tornado__heap_up(loop, at, last->when, last->order, last->timer);
     else
-        tornado__heap_down(loop, at, last);
+        tornado__heap_down(loop, at, last->when, last->order, last->timer);
 }
 
-static TORNADO__COLD bool tornado__timer_place(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
+static TORNADO__NOINLINE bool tornado__timer_place(tornado_ioloop *loop, tornado__timer *timer, int64_t when)
 {
-    tornado__heap_entry entry = {when, ++loop->timer_order, timer};
+    uint64_t order = ++loop->timer_order;
     if (loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "a timer on a loop that is closed");
     if (loop->newcomers >= 0 && when <= loop->now) { /* room to stand aside */
@@ -10001,14 +10007,14 @@ static TORNADO__COLD bool tornado__timer_place(tornado_ioloop *loop, tornado__ti
         return true;
     if (timer->place) {
         if (when < loop->heap[timer->place - 1].when)
-            tornado__heap_up(loop, (int)timer->place - 1, entry);
+            tornado__heap_up(loop, (int)timer->place - 1, when, order, timer);
         return true;
     }
     void *heap = loop->heap;
     if (!tornado__grow(&heap, &loop->heap_capacity, loop->heap_count + loop->aside_count + 1, sizeof *loop->heap))
         return false;
     loop->heap = heap;
-    tornado__heap_up(loop, loop->heap_count++, entry);
+    tornado__heap_up(loop, loop->heap_count++, when, order, timer);
     return true;
 }
 
@@ -10031,7 +10037,7 @@ static void tornado__timers_return(tornado_ioloop *loop)
         if (!timer) /* cleared meanwhile */
             continue;
         timer->place = 0;
-        tornado__heap_up(loop, loop->heap_count++, (tornado__heap_entry){timer->when, ++loop->timer_order, timer});
+        tornado__heap_up(loop, loop->heap_count++, timer->when, ++loop->timer_order, timer);
     }
     loop->aside_count = 0;
     loop->newcomers = -1;
@@ -10046,8 +10052,7 @@ static void tornado__ioloop_run_timers(tornado_ioloop *loop)
         tornado__heap_entry entry = loop->heap[0];
         tornado__timer *timer = entry.timer;
         if (timer->when > entry.when) {
-            entry.when = timer->when;
-            tornado__heap_down(loop, 0, entry);
+            tornado__heap_down(loop, 0, timer->when, entry.order, timer);
             continue;
         }
         tornado__timer_clear(loop, timer);
@@ -10749,7 +10754,8 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
     loop->scratch = NULL;
     tornado__pool_clear(&loop->blocks);
     tornado__pool_clear(&loop->chunks);
-    loop->blocks.limit = loop->chunks.limit = 0; /* what comes back late is freed */
+    tornado__pool_clear(&loop->futures);
+    loop->blocks.limit = loop->chunks.limit = loop->futures.limit = 0; /* what comes back late is freed */
     if (loop->poller_state)
         loop->poller->close(loop->poller_state);
 }
@@ -10783,6 +10789,8 @@ TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *opt
     loop->blocks.limit = 256;
     loop->chunks.block_size = 16384 - 16;
     loop->chunks.limit = 64;
+    loop->futures.block_size = TORNADO__FUTURE_SIZE;
+    loop->futures.limit = 256;
     loop->wake[0] = loop->wake[1] = -1;
     loop->now = tornado__now_ns();
     atomic_init(&loop->references, 1);
@@ -11108,6 +11116,7 @@ enum { TORNADO__PENDING, TORNADO__SUCCEEDED, TORNADO__FAILED };
 enum { TORNADO__POINTER, TORNADO__INTEGER, TORNADO__BYTES };
 
 struct tornado_future {
+    tornado__block block; /* first: all but large ones come from a pool of the loop */
     unsigned references;
     unsigned char state, kind;
     bool immortal, observed, visited;
@@ -11143,12 +11152,16 @@ static tornado_future tornado__future_done = {.state = TORNADO__SUCCEEDED, .immo
 /* A pending future at the start of `size` bytes, of which the rest is zero; NULL when memory is short. */
 static tornado_future *tornado__future_alloc(tornado_ioloop *loop, size_t size, void (*finalize)(tornado_future *))
 {
-    tornado_future *future = TORNADO_MALLOC(size);
-    if (!future) {
+    bool pooled = size <= loop->futures.block_size;
+    tornado__block *block = pooled ? tornado__pool_get(&loop->futures) : TORNADO_MALLOC(size);
+    if (!block) {
         tornado__nomem();
         return NULL;
     }
-    memset(future, 0, size);
+    if (!pooled)
+        block->size = size;
+    tornado__zero(block + 1, size - sizeof *block);
+    tornado_future *future = TORNADO__CONTAINER(block, tornado_future, block);
     future->references = 1;
     future->loop = loop;
     tornado__ioloop_hold(loop);
@@ -11197,7 +11210,7 @@ static void tornado__future_free(tornado_future *future)
         future->source->taken |= future->taken;
         tornado_future_release(future->source);
     }
-    TORNADO_FREE(future);
+    tornado__pool_put(&loop->futures, &future->block);
     tornado__ioloop_let_go(loop);
 }
 
@@ -11487,34 +11500,35 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 #define TORNADO__MADV_GUARD    102 /* MADV_GUARD_INSTALL, Linux 6.13 */
 #define TORNADO__MADV_NONE     (-1)
 
+/* What every run touches comes first, and the errors of `execution` last but for what hardly anything touches. */
 typedef struct tornado__coroutine {
-    tornado__execution execution;
-    tornado__boundary base;
-#ifndef TORNADO_NO_COROUTINES
-    tornado__context self, caller;
-#endif
-    tornado__stack stack;
     tornado_ioloop *loop;
     tornado__waiter waiter;
+    tornado_coroutine_fn fn;
+    void *arg, *result;
+    tornado__link link;      /* in the loop's ring of those alive */
     tornado_future *waiting; /* for what; a reference of its own */
     tornado_future *future;  /* of its result; may be NULL */
     tornado_arena *arena;
-    size_t mapped;      /* bytes of a mapping that is its alone; 0: in a slab */
     bool arena_is_lent; /* it is somebody else's: a request's */
     bool cancelled, failed, canary;
     unsigned char state;
     unsigned ready_waits;
-    tornado_coroutine_fn fn;
-    void *arg, *result;
-    const char *name;
-    tornado__link link; /* in the loop's ring of those alive */
+    size_t mapped; /* bytes of a mapping that is its alone; 0: in a slab */
     /* Its scope has ended, its stack is about to be reused. NULL: nothing. */
     void (*on_done)(struct tornado__coroutine *co);
     void *owner; /* on_done's */
     /* Called on the unwound stack with what nobody caught in execution.raised; may wait. NULL: the coroutine fails.
        */
     void (*recover)(struct tornado__coroutine *co);
-    struct tornado__coroutine *next_free;
+    const char *name;
+    tornado__stack stack;
+#ifndef TORNADO_NO_COROUTINES
+    tornado__context self, caller;
+#endif
+    tornado__boundary base;
+    tornado__execution execution;
+    struct tornado__coroutine *next_cold;
     void *fake_stack; /* AddressSanitizer's */
     const void *caller_low;
     size_t caller_size;
@@ -11530,10 +11544,12 @@ typedef struct tornado__stacks {
     tornado__attachment attachment;
     tornado_ioloop *loop;
     tornado__link alive;
-    tornado__coroutine *free, *cold; /* cold: have given their memory back */
+    tornado__coroutine *cold; /* have given their memory back */
     tornado__slab *slabs;
     size_t stack_size;
     size_t count, warm, made; /* alive; in `free`; in all */
+    /* Not a list: the next one's address would have to be waited for. */
+    tornado__coroutine *free[TORNADO__WARM_STACKS];
 } tornado__stacks;
 
 /* ---- stacks; without coroutines, a struct for each call and no stack below it ---- */
@@ -11731,7 +11747,7 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
         tornado__nomem();
         return NULL;
     }
-    memset(stacks, 0, sizeof *stacks);
+    memset(stacks, 0, offsetof(tornado__stacks, free));
     stacks->stack_size = tornado__stack_pages(loop->stack_size);
     stacks->loop = loop;
     tornado__link_init(&stacks->alive);
@@ -11751,7 +11767,7 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
         return NULL;
     tornado__coroutine *co = stacks->cold;
     if (co) {
-        stacks->cold = co->next_free;
+        stacks->cold = co->next_cold;
     } else if (stacks->made >= (size_t)loop->max_coroutines) {
         tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
         return NULL;
@@ -11761,9 +11777,7 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
             return NULL;
         co = tornado__stack_new(stacks);
     }
-    co->next_free = NULL;
-    stacks->free = co;
-    stacks->warm = 1;
+    stacks->free[stacks->warm++] = co;
     return stacks;
 }
 
@@ -11772,7 +11786,7 @@ static TORNADO__COLD void tornado__stack_cool(tornado__stacks *stacks, tornado__
 {
     if (tornado__stack_release(co))
         return;
-    co->next_free = stacks->cold;
+    co->next_cold = stacks->cold;
     stacks->cold = co;
 }
 
@@ -11811,12 +11825,9 @@ static TORNADO__INLINE tornado__coroutine *tornado__coroutine_new(tornado_ioloop
                                                                   void *arg, const char *name)
 {
     tornado__stacks *stacks = loop->stacks;
-    if (TORNADO__UNLIKELY(!stacks || !stacks->free) && !(stacks = tornado__stacks_warm(loop)))
+    if (TORNADO__UNLIKELY(!stacks || !stacks->warm) && !(stacks = tornado__stacks_warm(loop)))
         return NULL;
-    tornado__coroutine *co = stacks->free;
-    stacks->free = co->next_free;
-    stacks->warm--;
-    return tornado__coroutine_init(co, loop, fn, arg, name);
+    return tornado__coroutine_init(stacks->free[--stacks->warm], loop, fn, arg, name);
 }
 
 /* The same on a stack of its own. */
@@ -11852,9 +11863,7 @@ static TORNADO__INLINE void tornado__coroutine_free(tornado__coroutine *co)
         tornado__stack_cool(stacks, co);
         return;
     }
-    co->next_free = stacks->free;
-    stacks->free = co;
-    stacks->warm++;
+    stacks->free[stacks->warm++] = co;
 }
 
 static void tornado__coroutine_body(void *arg)
@@ -17200,10 +17209,9 @@ TORNADO_API const tornado_http_header *tornado_http_headers_find(const tornado_h
                                                                  const char *name, const tornado_http_header *after)
 {
     size_t len = strlen(name);
-    for (const tornado_http_header *at = after ? after + 1 : headers->items; at < headers->items + headers->count;
-         at++)
-        if (tornado__same_name(at->name, at->name_len, name, len))
-            return at;
+    for (size_t i = after ? (size_t)(after - headers->items) + 1 : 0; i < headers->count; i++)
+        if (tornado__same_name(headers->items[i].name, headers->items[i].name_len, name, len))
+            return &headers->items[i];
     return NULL;
 }
 

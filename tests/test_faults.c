@@ -953,7 +953,7 @@ static void pieces_finish(tornado_http_request *request)
 /* To /early it answers when the first comes. */
 static void pieces_received(tornado_http_request *request, tornado_bytes chunk)
 {
-    request->context = (char *)request->context + chunk.len;
+    request->context = (void *)((uintptr_t)request->context + chunk.len);
     if (strcmp(request->path, "/early") == 0)
         pieces_finish(request);
 }

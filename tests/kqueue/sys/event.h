@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -27,7 +27,8 @@ struct kevent {
     void *udata;
 };
 
-/* One queue for each descriptor that was one; it lives on until another queue has that number. */
+/* One queue for each descriptor that was one; it lives on until another queue has that number. The descriptor is that
+   of an epoll which watches the same, as one waits for a queue by the descriptor. */
 typedef struct test_kqueue {
     struct pollfd *watched;
     size_t count, capacity, next; /* next: where to look first, so that all get their turn */
@@ -38,7 +39,7 @@ static test_kqueue test_kqueues[TEST_KQUEUES];
 
 static inline int kqueue(void)
 {
-    int fd = eventfd(0, 0);
+    int fd = epoll_create1(0);
     if (fd >= TEST_KQUEUES) {
         close(fd);
         errno = EMFILE;
@@ -49,8 +50,16 @@ static inline int kqueue(void)
     return fd;
 }
 
-static inline int test_kqueue_change(test_kqueue *queue, const struct kevent *change)
+static inline void test_kqueue_tell(int queue, int fd, short events)
 {
+    struct epoll_event event = {.events = (events & POLLIN ? EPOLLIN : 0u) | (events & POLLOUT ? EPOLLOUT : 0u)};
+    if (epoll_ctl(queue, events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, fd, &event) < 0 && errno == ENOENT && events)
+        epoll_ctl(queue, EPOLL_CTL_ADD, fd, &event);
+}
+
+static inline int test_kqueue_change(int number, const struct kevent *change)
+{
+    test_kqueue *queue = &test_kqueues[number];
     short event = change->filter == EVFILT_READ ? POLLIN : POLLOUT;
     int fd = (int)change->ident;
     size_t at = 0;
@@ -61,6 +70,7 @@ static inline int test_kqueue_change(test_kqueue *queue, const struct kevent *ch
         if (!known)
             return ENOENT;
         queue->watched[at].events &= (short)~event;
+        test_kqueue_tell(number, fd, queue->watched[at].events);
         if (!queue->watched[at].events)
             queue->watched[at] = queue->watched[--queue->count];
         return 0;
@@ -80,6 +90,7 @@ static inline int test_kqueue_change(test_kqueue *queue, const struct kevent *ch
         queue->watched[queue->count++].fd = fd;
     }
     queue->watched[at].events |= event;
+    test_kqueue_tell(number, fd, queue->watched[at].events);
     return 0;
 }
 
@@ -112,9 +123,11 @@ static inline int kevent(int fd, const struct kevent *changes, int change_count,
 {
     test_kqueue *queue = &test_kqueues[fd];
     for (int i = 0; i < change_count; i++) {
-        errno = test_kqueue_change(queue, &changes[i]);
-        if (errno)
+        int error = test_kqueue_change(fd, &changes[i]);
+        if (error) {
+            errno = error;
             return -1;
+        }
     }
     if (!room)
         return 0;
