@@ -1077,7 +1077,7 @@ TORNADO_API bool tornado_ioloop_remove_signal_handler(tornado_ioloop *loop, int 
 /* Finds what blocks a loop. When a turn of it runs for longer than `seconds` without waiting, SIGALRM comes and
    action(SIGALRM) is called in the loop's thread, as a signal handler; NULL: what SIGALRM does by itself, ending
    the process. set_blocking_log_threshold takes log_stack for that, which writes a line and the stack (where libc
-   can tell it: glibc, macOS) to where the log goes. TORNADO_NONE ends it. To be called by the loop's thread. As the
+   can tell it: glibc, macOS; on ARM of 32 bits with -funwind-tables) to where the log goes. TORNADO_NONE ends it. To be called by the loop's thread. As the
    alarm is the process's, only one loop can have it, and no other part of the program may use setitimer or alarm:
    false with TORNADO_ERR_STATE when another loop has it, with TORNADO_ERR_INVALID for a time that is none. */
 TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *loop, double seconds,
@@ -2611,6 +2611,7 @@ static TORNADO_NORETURN void tornado__context_jump(tornado__context *to)
 typedef struct tornado__context {
     void *sp; /* of a frame of: where to go on, rbx, rbp, 128 bytes of red zone */
 } tornado__context;
+#define TORNADO__CONTEXT_SP
 
 /* All that a call may change, but rbx and rbp, which the compiler may need for itself and which are pushed instead.
    */
@@ -2850,6 +2851,7 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
 typedef struct tornado__context {
     void *sp; /* of what SAVE pushed */
 } tornado__context;
+#define TORNADO__CONTEXT_SP
 
 static TORNADO__INLINE void tornado__context_call(tornado__context *save, const tornado__stack *stack,
                                                   void (*fn)(void *), void *arg)
@@ -2945,6 +2947,19 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
     abort();
 }
 
+#endif
+
+#ifndef TORNADO_NO_COROUTINES
+/* The lowest address that a context uses which waits to be gone on with; 0: that cannot be told. */
+static uintptr_t tornado__context_sp(const tornado__context *context)
+{
+#ifdef TORNADO__CONTEXT_SP
+    return (uintptr_t)context->sp;
+#else
+    (void)context;
+    return 0;
+#endif
+}
 #endif
 
 /* Tells Valgrind of memory that is used as a stack, by its client request for stack registration; does nothing
@@ -11496,7 +11511,9 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 #define TORNADO__GUARD_MAX     25000 /* PROT_NONE guards in a process: each costs two mappings */
 #define TORNADO__READY_WAITS   64   /* that were ready at once, until a coroutine lets others run */
 #define TORNADO__LAST_TURNS    16   /* for a coroutine to end in, when its loop is closed */
-#define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory */
+#define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory; that many may also wait without being trimmed */
+#define TORNADO__TRIM_BATCH    1024 /* coroutines that are looked at, each time after so many nanoseconds */
+#define TORNADO__TRIM_EVERY    INT64_C(250000000)
 #define TORNADO__MADV_GUARD    102 /* MADV_GUARD_INSTALL, Linux 6.13 */
 #define TORNADO__MADV_NONE     (-1)
 
@@ -11513,6 +11530,7 @@ typedef struct tornado__coroutine {
     bool arena_is_lent; /* it is somebody else's: a request's */
     bool cancelled, failed, canary;
     unsigned char state;
+    unsigned char rested; /* visits of tornado__stacks_trim since it began to wait: 2 at most */
     unsigned ready_waits;
     size_t mapped; /* bytes of a mapping that is its alone; 0: in a slab */
     /* Its scope has ended, its stack is about to be reused. NULL: nothing. */
@@ -11548,6 +11566,7 @@ typedef struct tornado__stacks {
     tornado__slab *slabs;
     size_t stack_size;
     size_t count, warm, made; /* alive; in `free`; in all */
+    tornado__timer trim;
     /* Not a list: the next one's address would have to be waited for. */
     tornado__coroutine *free[TORNADO__WARM_STACKS];
 } tornado__stacks;
@@ -11584,6 +11603,11 @@ static size_t tornado__stack_pages(size_t size)
 {
     (void)size;
     return (sizeof(tornado__coroutine) + 63) & ~(size_t)63;
+}
+
+static void tornado__stack_trim(const tornado__coroutine *co)
+{
+    (void)co;
 }
 
 static bool tornado__stack_release(tornado__coroutine *co)
@@ -11662,6 +11686,14 @@ static size_t tornado__stack_pages(size_t size)
     return size < SIZE_MAX - page ? (size + page - 1) / page * page : size / page * page;
 }
 
+/* Gives the whole pages between two places back; the lower one begins a page. */
+static void tornado__pages_drop(uintptr_t low, uintptr_t high)
+{
+    high -= high % (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (high > low)
+        madvise((void *)low, high - low, MADV_DONTNEED);
+}
+
 /* Gives a stack's memory back: all of one that is not the pool's (true), of others all but the page that the
    coroutine itself is in. */
 static bool tornado__stack_release(tornado__coroutine *co)
@@ -11671,10 +11703,15 @@ static bool tornado__stack_release(tornado__coroutine *co)
         munmap(co->stack.low - (co->canary ? 0 : page), co->mapped);
         return true;
     }
-    uintptr_t high = (uintptr_t)co / page * page;
-    if (high > low)
-        madvise((void *)low, high - low, MADV_DONTNEED);
+    tornado__pages_drop(low, (uintptr_t)co);
     return false;
+}
+
+/* Gives back what a suspended coroutine's stack has below what is in use. */
+static void tornado__stack_trim(const tornado__coroutine *co)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    tornado__pages_drop((uintptr_t)co->stack.low + (co->canary ? page : 0), tornado__context_sp(&co->self));
 }
 
 #endif
@@ -11740,6 +11777,22 @@ static const tornado__coroutine_hooks tornado__coroutines = {
     .alive = tornado_ioloop_coroutines, .cancel = tornado__coroutines_cancel, .name = tornado__coroutines_name,
     .unwind = tornado__coroutines_unwind};
 
+/* Where many coroutines are alive, those that wait for long give back the memory their stacks once needed: each is
+   visited in turn, and trimmed when it still waits as it did at the visit before. */
+static void tornado__stacks_trim(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado__stacks *stacks = TORNADO__CONTAINER(timer, tornado__stacks, trim);
+    for (size_t i = 0; i < TORNADO__TRIM_BATCH && i < stacks->count; i++) {
+        tornado__coroutine *co = TORNADO__CONTAINER(stacks->alive.next, tornado__coroutine, link);
+        tornado__link_remove(&co->link);
+        tornado__link_append(&stacks->alive, &co->link);
+        if (co->state == TORNADO__CO_SUSPENDED && co->rested < 2 && ++co->rested == 2)
+            tornado__stack_trim(co);
+    }
+    if (stacks->count > TORNADO__WARM_STACKS) /* without memory for a timer, the next new stack tries again */
+        (void)tornado__timer_set(loop, timer, tornado__add_ns(loop->now, TORNADO__TRIM_EVERY));
+}
+
 static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
 {
     tornado__stacks *stacks = TORNADO_MALLOC(sizeof *stacks);
@@ -11751,6 +11804,7 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
     stacks->stack_size = tornado__stack_pages(loop->stack_size);
     stacks->loop = loop;
     tornado__link_init(&stacks->alive);
+    stacks->trim.fire = tornado__stacks_trim;
     stacks->attachment.free = tornado__stacks_free;
     stacks->attachment.next = loop->attachments;
     loop->attachments = &stacks->attachment;
@@ -11778,6 +11832,8 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
         co = tornado__stack_new(stacks);
     }
     stacks->free[stacks->warm++] = co;
+    if (stacks->count >= TORNADO__WARM_STACKS && !stacks->trim.place)
+        (void)tornado__timer_set(loop, &stacks->trim, tornado__add_ns(loop->now, TORNADO__TRIM_EVERY));
     return stacks;
 }
 
@@ -12037,6 +12093,7 @@ static TORNADO__INLINE bool tornado__coroutine_continue(tornado__coroutine *co)
 static TORNADO__NOINLINE void tornado__coroutine_suspend(tornado__coroutine *co)
 {
     co->state = TORNADO__CO_SUSPENDED;
+    co->rested = 0;
     tornado__asan_leave(&co->fake_stack, co->caller_low, co->caller_size);
     tornado__context_swap(&co->self, &co->caller);
     tornado__asan_arrive(co->fake_stack, &co->caller_low, &co->caller_size);

@@ -1879,6 +1879,36 @@ TEST(coroutine_stack_has_the_size_that_was_asked_for)
     }
 }
 
+static void *use_stack_and_wait_at_the_gate(void *gate)
+{
+    use_stack(49152);
+    tornado_wait(tornado_future_retain(gate));
+    return use_stack(49152) ? gate : NULL;
+}
+
+TEST(coroutine_stacks_that_wait_for_long_give_back_what_they_needed_before)
+{
+    enum { COUNT = 1500 };
+    static tornado_future *waiting[COUNT];
+    if (!resident() || test_emulated())
+        SKIP("what is resident here says nothing of stacks");
+#ifdef TORNADO_UCONTEXT
+    SKIP("ucontext does not tell how deep a stack is in use");
+#endif
+    loop_with((tornado_ioloop_options){.stack_size = 131072});
+    tornado_future *gate = tornado_future_new();
+    for (int i = 0; i < COUNT; i++)
+        waiting[i] = tornado_spawn(use_stack_and_wait_at_the_gate, gate);
+    loop_turns(1);
+    long deep = resident();
+    while (deep - resident() < COUNT * 40L) /* else the test's time ends it */
+        CHECK(tornado_ioloop_run_once(tornado_ioloop_current(), 0.1));
+    CHECK(tornado_future_set_result(gate, NULL, NULL));
+    for (int i = 0; i < COUNT; i++)
+        CHECK_INT(loop_code(waiting[i]), 0);
+    tornado_future_release(gate);
+}
+
 TEST(coroutine_stack_that_would_be_too_small_is_made_large_enough)
 {
     if (instrumented())
