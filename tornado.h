@@ -149,6 +149,7 @@
     escape      HTML and URL escaping
     value       JSON: read, built, asked, taken apart, written
     regex       patterns in Python's syntax, in linear time
+    zip         DEFLATE, zlib and gzip: compressed data and streams
     context     state that follows execution
     ioloop      pollers, callbacks, timers, descriptors, signals, orderly shutdown
     future      results to come
@@ -838,6 +839,74 @@ TORNADO_API int tornado_regex_fullmatch(const tornado_regex *regex, tornado_byte
                                         tornado_span *spans, size_t count);
 TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes text, size_t pos,
                                      tornado_span *spans, size_t count);
+
+/*============================================================================
+ * section: zip (public)
+ * DEFLATE, zlib and gzip (RFC 1951, 1950 and 1952): whole bytes, and streams in any parts.
+ *
+ * A stream is read like this, and never takes more memory than max_length asks for:
+ *
+ *       while (part.len > 0) {
+ *           if (!tornado_decompressor_decompress(decompressor, &out, part, 65536))
+ *               return false;             // malformed: tornado_last_error() tells what and where
+ *           use(&out);
+ *           part = tornado_decompressor_unconsumed_tail(decompressor);
+ *       }
+ *============================================================================*/
+
+/* What stands around the compressed data. */
+typedef enum tornado_zip_format {
+    TORNADO_ZIP_DEFAULT, /* reading: gzip or zlib, as it begins */
+    TORNADO_ZIP_GZIP,    /* reading: one or more members, one behind the other */
+    TORNADO_ZIP_ZLIB,
+    TORNADO_ZIP_RAW      /* nothing: DEFLATE alone */
+} tornado_zip_format;
+
+/* Of what is decompressed. All zero is the default. */
+typedef struct tornado_decompressor_options {
+    tornado_zip_format format;
+    int window_bits; /* 8 to 15: what refers further back than 2^window_bits bytes is malformed; default 15 */
+    int64_t limit;   /* of all that comes out: more is TORNADO_ERR_LIMIT. Default: 100 MiB for tornado_decompress, for
+                        a stream none; TORNADO_NONE: none */
+} tornado_decompressor_options;
+
+/* Decompresses a whole stream and appends what comes out; the options may be NULL. False with TORNADO_ERR_PARSE,
+   and the byte in the message, for what is malformed, ends early or does not end at its end, or has not the checksum
+   or the length that it says; TORNADO_ERR_LIMIT; TORNADO_ERR_UNSUPPORTED where a preset dictionary is wanted;
+   TORNADO_ERR_INVALID for the options; TORNADO_ERR_NOMEM. What came out before is then left in `out`, unchecked. */
+TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
+                                    const tornado_decompressor_options *options);
+
+/* A stream that comes in parts. Takes 11 KiB, and twice the window (64 KiB) once something comes out. */
+typedef struct tornado_decompressor tornado_decompressor;
+
+/* A new one, that the caller frees; the options are copied and may be NULL. NULL with TORNADO_ERR_INVALID or
+   TORNADO_ERR_NOMEM. tornado_gzip_decompressor_new() is for gzip alone, as Python's GzipDecompressor is. */
+TORNADO_API tornado_decompressor *tornado_decompressor_new(const tornado_decompressor_options *options);
+TORNADO_API tornado_decompressor *tornado_gzip_decompressor_new(void);
+TORNADO_API void tornado_decompressor_free(tornado_decompressor *decompressor);
+
+/* Decompresses a part of the stream and appends what comes out, at most `max_length` bytes; 0: all. Parts may be cut
+   anywhere. False, with the reasons of tornado_decompress, for this part and all that follow; what came out before
+   is in `out`. */
+TORNADO_API bool tornado_decompressor_decompress(tornado_decompressor *decompressor, tornado_buffer *out,
+                                                 tornado_bytes data, size_t max_length);
+
+/* What max_length left over of the part: the next call must be given this first. Never empty when there is more to
+   come out, and then the next call always consumes or gives something. Lies in the part, and lives as long. */
+TORNADO_API tornado_bytes tornado_decompressor_unconsumed_tail(const tornado_decompressor *decompressor);
+
+/* Whether the stream is at its end (of gzip: where another member may follow), and what stands behind it in the part
+   that ended it (of gzip: nothing, as what is no member is malformed). */
+TORNADO_API bool tornado_decompressor_eof(const tornado_decompressor *decompressor);
+TORNADO_API tornado_bytes tornado_decompressor_unused_data(const tornado_decompressor *decompressor);
+
+/* There are no more parts: false with TORNADO_ERR_PARSE when the stream is not at its end. Nothing is held back, so
+   nothing more comes out. */
+TORNADO_API bool tornado_decompressor_flush(tornado_decompressor *decompressor);
+
+/* Begins again with a new stream, keeping the memory; also after a failure. */
+TORNADO_API void tornado_decompressor_reset(tornado_decompressor *decompressor);
 
 /*============================================================================
  * section: context (public)
@@ -4316,7 +4385,7 @@ static void tornado__log_error(tornado_log_stream stream, tornado_log_level leve
 
 /*============================================================================
  * section: codec (private)
- * Hexadecimal, UTF-8, random bytes, and two hashes: one for ETags, and one with a secret key for tables.
+ * Hexadecimal, UTF-8, random bytes, CRC-32, and two hashes: one for ETags, and one with a secret key for tables.
  *============================================================================*/
 
 static TORNADO__INLINE uint64_t tornado__load_le64(const void *data)
@@ -4590,6 +4659,80 @@ static void tornado__hash128(const void *data, size_t len, unsigned char out[16]
     tornado__hash_stir(state, TORNADO__HASH_C, TORNADO__HASH_D);
     tornado__store_le64(out, state[0]);
     tornado__store_le64(out + 8, state[1]);
+}
+
+/* CRC-32, the one of gzip and Ethernet. Four words of eight bytes go side by side, each with a remainder of its own
+   that waits for none of the others; at the end the last four are put together. Row 0 of the table has the remainders
+   of a byte; row 1 to 8 those of the bytes of a word with three more words behind it. The remainder of a byte is the
+   sum of those of its bits, from which the compiler makes a row. */
+#define TORNADO__CRC_1(n, a, b, c, d, e, f, g, h)                                                                  \
+    ((n) & 1 ? a : 0) ^ ((n) & 2 ? b : 0) ^ ((n) & 4 ? c : 0) ^ ((n) & 8 ? d : 0) ^ ((n) & 16 ? e : 0) ^           \
+        ((n) & 32 ? f : 0) ^ ((n) & 64 ? g : 0) ^ ((n) & 128 ? h : 0)
+#define TORNADO__CRC_4(n, ...)                                                                                     \
+    TORNADO__CRC_1(n, __VA_ARGS__), TORNADO__CRC_1((n) + 1, __VA_ARGS__), TORNADO__CRC_1((n) + 2, __VA_ARGS__),    \
+        TORNADO__CRC_1((n) + 3, __VA_ARGS__)
+#define TORNADO__CRC_16(n, ...)                                                                                    \
+    TORNADO__CRC_4(n, __VA_ARGS__), TORNADO__CRC_4((n) + 4, __VA_ARGS__), TORNADO__CRC_4((n) + 8, __VA_ARGS__),    \
+        TORNADO__CRC_4((n) + 12, __VA_ARGS__)
+#define TORNADO__CRC_64(n, ...)                                                                                    \
+    TORNADO__CRC_16(n, __VA_ARGS__), TORNADO__CRC_16((n) + 16, __VA_ARGS__),                                       \
+        TORNADO__CRC_16((n) + 32, __VA_ARGS__), TORNADO__CRC_16((n) + 48, __VA_ARGS__)
+#define TORNADO__CRC_256(...)                                                                                      \
+    {                                                                                                              \
+        TORNADO__CRC_64(0, __VA_ARGS__), TORNADO__CRC_64(64, __VA_ARGS__), TORNADO__CRC_64(128, __VA_ARGS__),      \
+            TORNADO__CRC_64(192, __VA_ARGS__)                                                                      \
+    }
+
+static const uint32_t tornado__crc_table[9][256] = {
+    TORNADO__CRC_256(0x77073096, 0xee0e612c, 0x076dc419, 0x0edb8832, 0x1db71064, 0x3b6e20c8, 0x76dc4190, 0xedb88320),
+    TORNADO__CRC_256(0xf1da05aa, 0x38c50d15, 0x718a1a2a, 0xe3143454, 0x1d596ee9, 0x3ab2ddd2, 0x7565bba4, 0xeacb7748),
+    TORNADO__CRC_256(0x0ee7e8d1, 0x1dcfd1a2, 0x3b9fa344, 0x773f4688, 0xee7e8d10, 0x078c1c61, 0x0f1838c2, 0x1e307184),
+    TORNADO__CRC_256(0x3c60e308, 0x78c1c610, 0xf1838c20, 0x38761e01, 0x70ec3c02, 0xe1d87804, 0x18c1f649, 0x3183ec92),
+    TORNADO__CRC_256(0x6307d924, 0xc60fb248, 0x576e62d1, 0xaedcc5a2, 0x86c88d05, 0xd6e01c4b, 0x76b13ed7, 0xed627dae),
+    TORNADO__CRC_256(0x01b5fd1d, 0x036bfa3a, 0x06d7f474, 0x0dafe8e8, 0x1b5fd1d0, 0x36bfa3a0, 0x6d7f4740, 0xdafe8e80),
+    TORNADO__CRC_256(0x6e8c1b41, 0xdd183682, 0x61416b45, 0xc282d68a, 0x5e74ab55, 0xbce956aa, 0xa2a3ab15, 0x9e36506b),
+    TORNADO__CRC_256(0xe71da697, 0x154a4b6f, 0x2a9496de, 0x55292dbc, 0xaa525b78, 0x8fd5b0b1, 0xc4da6723, 0x52c5c807),
+    TORNADO__CRC_256(0xa58b900e, 0x9066265d, 0xfbbd4afb, 0x2c0b93b7, 0x5817276e, 0xb02e4edc, 0xbb2d9bf9, 0xad2a31b3),
+};
+
+/* The remainder when a word follows one, which has been added to the word. */
+static TORNADO__INLINE uint32_t tornado__crc_word(uint64_t word)
+{
+    for (int i = 0; i < 8; i++)
+        word = word >> 8 ^ tornado__crc_table[0][word & 0xff];
+    return (uint32_t)word;
+}
+
+/* The same when three more follow it that are zero. */
+static TORNADO__INLINE uint32_t tornado__crc_far(uint64_t word)
+{
+    const uint32_t(*row)[256] = tornado__crc_table + 1;
+    return row[0][word & 0xff] ^ row[1][word >> 8 & 0xff] ^ row[2][word >> 16 & 0xff] ^ row[3][word >> 24 & 0xff] ^
+           row[4][word >> 32 & 0xff] ^ row[5][word >> 40 & 0xff] ^ row[6][word >> 48 & 0xff] ^ row[7][word >> 56];
+}
+
+/* The CRC-32 of what has the CRC-32 `crc` so far (0: of nothing), and `data` behind it. */
+static uint32_t tornado__crc32(uint32_t crc, const void *data, size_t len)
+{
+    const unsigned char *at = data, *end = at + len;
+    crc = ~crc;
+    if (len >= 64) {
+        uint32_t a = crc, b = 0, c = 0, d = 0;
+        for (; end - at >= 64; at += 32) {
+            a = tornado__crc_far(tornado__load_le64(at) ^ a);
+            b = tornado__crc_far(tornado__load_le64(at + 8) ^ b);
+            c = tornado__crc_far(tornado__load_le64(at + 16) ^ c);
+            d = tornado__crc_far(tornado__load_le64(at + 24) ^ d);
+        }
+        crc = tornado__crc_word(tornado__load_le64(at) ^ a);
+        crc = tornado__crc_word(tornado__load_le64(at + 8) ^ b ^ crc);
+        crc = tornado__crc_word(tornado__load_le64(at + 16) ^ c ^ crc);
+        crc = tornado__crc_word(tornado__load_le64(at + 24) ^ d ^ crc);
+        at += 32;
+    }
+    for (; at < end; at++)
+        crc = crc >> 8 ^ tornado__crc_table[0][(crc ^ *at) & 0xff];
+    return ~crc;
 }
 
 /*============================================================================
@@ -8865,6 +9008,1012 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
                                      tornado_span *spans, size_t count)
 {
     return tornado__re_run(regex, text, pos, TORNADO__RE_SEARCH, spans, count);
+}
+
+/*============================================================================
+ * section: zip (private)
+ * Decompressing and compressing, which know nothing of each other but the format.
+ *
+ * The decompressor is a row of steps. Each takes what it needs of the input at once, at most 48 bits, or nothing: then
+ * all there is lies in `bits`, and the step goes on with the next part. When a step stops for room instead, whole
+ * bytes go from `bits` back to the input, so it is known to the byte what was consumed. So the bits that one call
+ * leaves to the next are less than a byte, or fewer than the step needs that stopped.
+ *
+ * Output is written behind what came out before, which matches copy from:
+ *
+ *       begin            given        at                  end
+ *       | the window, or as much of it as there is | room        |
+ *
+ * In a stream that is memory of the decompressor's own, and what was written is given to the caller at the end of the
+ * call, and when the room is used up; then the last window goes to the front. In tornado_decompress it is the
+ * caller's buffer. Codes are decoded in a fast loop while there is room for any of them and input beyond them, else
+ * one by one with everything checked; the results are the same.
+ *============================================================================*/
+
+enum {
+    TORNADO__ZIP_WINDOW = 32768,     /* the largest */
+    TORNADO__ZIP_LITERALS = 288,     /* symbols of literals and lengths, with two that may not occur */
+    TORNADO__ZIP_DISTANCES = 32,     /* the same */
+    TORNADO__ZIP_MATCH_MIN = 3,
+    TORNADO__ZIP_MATCH_MAX = 258,
+    TORNADO__ZIP_END = 256,          /* the symbol behind a block's last */
+    TORNADO__INFLATE_BITS = 11,      /* that index the first table of literals and lengths */
+    TORNADO__INFLATE_FAR_BITS = 8,   /* of distances */
+    TORNADO__INFLATE_ORDER_BITS = 7, /* of lengths of codes */
+    TORNADO__INFLATE_SIZE = 2342,    /* what no code of 288 symbols and 15 bits exceeds, with 11 for the first table */
+    TORNADO__INFLATE_FAR_SIZE = 402, /* of 32 symbols and 8 bits */
+    TORNADO__INFLATE_SLACK = 280,    /* a match, and 16 bytes at a time beyond it */
+    TORNADO__INFLATE_AHEAD = 32,     /* input: refilled four times, by 7 bytes at most, of 8 that are loaded */
+    TORNADO__INFLATE_LIMIT = 100 * 1024 * 1024
+};
+
+/* Lengths and distances: their first value, and how many bits behind the code are added to it; RFC 1951, 3.2.5. */
+static const uint16_t tornado__zip_length_base[29] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
+                                                      31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
+static const uint8_t tornado__zip_length_extra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                                      2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+static const uint16_t tornado__zip_distance_base[30] = {
+    1,   2,   3,   4,   5,   7,    9,    13,   17,   25,   33,   49,   65,    97,    129,
+    193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
+static const uint8_t tornado__zip_distance_extra[30] = {0, 0, 0, 0, 1, 1, 2, 2,  3,  3,  4,  4,  5,  5,  6,
+                                                        6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13};
+
+/* The order in which the lengths of the codes for lengths of codes come; RFC 1951, 3.2.7. */
+static const uint8_t tornado__zip_order[19] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+
+/* Sums of bytes, and sums of these sums, of which neither overflows for so many bytes. */
+static uint32_t tornado__adler32(uint32_t adler, const void *data, size_t len)
+{
+    const unsigned char *at = data;
+    uint32_t low = adler & 0xffff, high = adler >> 16;
+    while (len > 0) {
+        size_t part = len < 5552 ? len : 5552, i = 0;
+        for (; part - i >= 16; i += 16) { /* each byte is in as many of the later sums as bytes follow it */
+            uint32_t sum = 0, weighted = 0;
+            for (unsigned k = 0; k < 16; k++) {
+                sum += at[i + k];
+                weighted += (16 - k) * at[i + k];
+            }
+            high += 16 * low + weighted;
+            low += sum;
+        }
+        for (; i < part; i++) {
+            low += at[i];
+            high += low;
+        }
+        low %= 65521;
+        high %= 65521;
+        at += part;
+        len -= part;
+    }
+    return high << 16 | low;
+}
+
+/* An entry of a table, found by the next bits of the input:
+     bits 0-7    how many bits it takes: of the code, and behind it
+     bits 8-11   how many of them are the code's
+     bits 12-15  what it is, if no length or distance
+     bits 16-30  the literal; a length's or distance's first value; where its second table begins
+   In a second table codes are shorter by the bits that lead there. That one's index has as many bits as bits 8-11 say. */
+#define TORNADO__INFLATE_LITERAL UINT32_C(0x80000000)
+enum {
+    TORNADO__INFLATE_OTHER = 0x8000, /* one of the two below, or no code at all */
+    TORNADO__INFLATE_TABLE = 0x4000,
+    TORNADO__INFLATE_STOP = 0x2000   /* the end of the block */
+};
+
+typedef enum tornado__inflate_kind {
+    TORNADO__INFLATE_PLAIN, /* symbols mean themselves */
+    TORNADO__INFLATE_NEAR,  /* literals, lengths, the end */
+    TORNADO__INFLATE_FAR    /* distances */
+} tornado__inflate_kind;
+
+typedef enum tornado__inflate_step {
+    TORNADO__INFLATE_MAGIC,      /* the first byte of a stream */
+    TORNADO__INFLATE_GZIP,       /* in a header */
+    TORNADO__INFLATE_ZLIB,
+    TORNADO__INFLATE_BLOCK,      /* what kind of block follows */
+    TORNADO__INFLATE_STORED,     /* its length */
+    TORNADO__INFLATE_COPY,       /* its content */
+    TORNADO__INFLATE_COUNTS,     /* of a dynamic block's codes */
+    TORNADO__INFLATE_ORDER,      /* lengths of the codes for lengths */
+    TORNADO__INFLATE_LENGTHS,    /* lengths of codes */
+    TORNADO__INFLATE_CODES,      /* what they stand for */
+    TORNADO__INFLATE_TRAILER,
+    TORNADO__INFLATE_MEMBER,     /* behind a member of gzip, where another may begin */
+    TORNADO__INFLATE_DONE
+} tornado__inflate_step;
+
+/* What stops the steps: nothing, no input, no room, the end, or a failure. */
+typedef enum tornado__inflate_outcome {
+    TORNADO__INFLATE_ON,
+    TORNADO__INFLATE_STARVED,
+    TORNADO__INFLATE_FULL,
+    TORNADO__INFLATE_ENDED,
+    TORNADO__INFLATE_FAILED
+} tornado__inflate_outcome;
+
+struct tornado_decompressor {
+    tornado_zip_format wanted, format;     /* as in the options, as it turned out */
+    tornado__inflate_step step;
+    uint64_t bits;                         /* taken from the input and not used, the lowest first */
+    unsigned count;                        /* how many */
+    const unsigned char *in, *in_begin, *in_end; /* during a call */
+    uint64_t consumed;                     /* bytes of the stream before in_begin */
+    unsigned char *begin, *at, *given, *end;
+    unsigned char *memory;                 /* where they are in a stream; NULL: not yet */
+    size_t window;                         /* how far matches reach back at most */
+    uint64_t total, limit;                 /* bytes that came out, of all members */
+    uint32_t sum, size;                    /* of this member: checksum and length */
+    unsigned char *summed;                 /* up to there */
+    unsigned at_header, flags, skip;       /* in a header of gzip: which byte, FLG, rest of a field */
+    uint32_t header_sum;
+    unsigned copy, distance;               /* what is left of a stored block; of a match, and how far back it is */
+    bool last;                             /* the block is the stream's last */
+    bool reread;                           /* the first byte of the next part was used before */
+    bool failed;
+    tornado_bytes tail, unused;
+    tornado_error error;
+    unsigned near_count, far_count, order_count, known; /* a dynamic block's codes; lengths that were read */
+    uint8_t lengths[TORNADO__ZIP_LITERALS + TORNADO__ZIP_DISTANCES];
+    bool fixed;                            /* the tables are those of fixed blocks */
+    uint32_t near[TORNADO__INFLATE_SIZE], far[TORNADO__INFLATE_FAR_SIZE];
+};
+
+static TORNADO__COLD tornado__inflate_outcome tornado__inflate_fail(tornado_decompressor *z, int code,
+                                                                    const char *text)
+{
+    uint64_t at = z->consumed + (uint64_t)(z->in - z->in_begin) - z->count / 8;
+    tornado__fail(code, 0, "%s, at byte %llu", text, (unsigned long long)at);
+    return TORNADO__INFLATE_FAILED;
+}
+
+static tornado__inflate_outcome tornado__inflate_malformed(tornado_decompressor *z, const char *text)
+{
+    return tornado__inflate_fail(z, TORNADO_ERR_PARSE, text);
+}
+
+/* Whether the next `count` bits are there, at most 56. */
+static TORNADO__INLINE bool tornado__inflate_need(tornado_decompressor *z, unsigned count)
+{
+    while (z->count < count) {
+        if (z->in == z->in_end)
+            return false;
+        z->bits |= (uint64_t)*z->in++ << z->count;
+        z->count += 8;
+    }
+    return true;
+}
+
+static TORNADO__INLINE uint32_t tornado__inflate_take(tornado_decompressor *z, unsigned count)
+{
+    uint32_t value = (uint32_t)(z->bits & ((UINT64_C(1) << count) - 1));
+    z->bits >>= count;
+    z->count -= count;
+    return value;
+}
+
+/* Gives whole bytes back to the input. Those that this call did not take stay, where there are any. */
+static void tornado__inflate_unread(tornado_decompressor *z)
+{
+    size_t bytes = z->count / 8, taken = (size_t)(z->in - z->in_begin);
+    bytes = bytes < taken ? bytes : taken;
+    z->in -= bytes;
+    z->count -= 8 * (unsigned)bytes;
+    z->bits &= (UINT64_C(1) << z->count) - 1;
+}
+
+/*----------------------------------------------------------------------------
+ * Tables.
+ *----------------------------------------------------------------------------*/
+
+/* An entry for a symbol, without the length of its code. */
+static TORNADO__INLINE uint32_t tornado__inflate_meaning(tornado__inflate_kind kind, unsigned symbol)
+{
+    if (kind == TORNADO__INFLATE_PLAIN)
+        return symbol << 16;
+    if (kind == TORNADO__INFLATE_FAR)
+        return symbol >= 30 ? TORNADO__INFLATE_OTHER
+                            : (uint32_t)tornado__zip_distance_base[symbol] << 16 | tornado__zip_distance_extra[symbol];
+    if (symbol < 256)
+        return TORNADO__INFLATE_LITERAL | symbol << 16;
+    if (symbol == TORNADO__ZIP_END)
+        return TORNADO__INFLATE_OTHER | TORNADO__INFLATE_STOP;
+    return symbol >= 286 ? TORNADO__INFLATE_OTHER
+                         : (uint32_t)tornado__zip_length_base[symbol - 257] << 16 |
+                               tornado__zip_length_extra[symbol - 257];
+}
+
+/* The code behind `code` among those of `len` bits; bits stand in it as in the input, so the first is the lowest. */
+static TORNADO__INLINE unsigned tornado__inflate_next(unsigned code, unsigned len)
+{
+    unsigned bit = 1u << (len - 1);
+    while (code & bit) {
+        code ^= bit;
+        bit >>= 1;
+    }
+    return code | bit;
+}
+
+/* How many bits index a second table that begins with a code of `len` bits: as many as there are codes for. */
+static unsigned tornado__inflate_second(const uint16_t *of_length, unsigned len, unsigned bits)
+{
+    unsigned width = len - bits;
+    int left = 1 << width;
+    while (len < 15 && (left -= of_length[len]) > 0) {
+        len++;
+        width++;
+        left *= 2;
+    }
+    return width;
+}
+
+/* Makes a table of `1 << bits` entries, and behind it second ones for longer codes, from the codes' lengths. False
+   for lengths that no code has: too many, or too few, but for a single one of one bit, or none. */
+static bool tornado__inflate_table(uint32_t *table, unsigned bits, const uint8_t *lengths, unsigned count,
+                                   tornado__inflate_kind kind)
+{
+    uint16_t of_length[16] = {0}, at[17], sorted[TORNADO__ZIP_LITERALS];
+    unsigned size = 1u << bits, used = 0, code = 0, len = 1, prefix = UINT_MAX, second = 0, width = 0, end = size;
+    int left = 1;
+    for (unsigned i = 0; i < count; i++)
+        of_length[lengths[i]]++;
+    for (at[1] = 0; len < 16; len++) {
+        left = 2 * left - of_length[len];
+        if (left < 0)
+            return false;
+        at[len + 1] = (uint16_t)(used += of_length[len]);
+    }
+    for (unsigned i = 0; i < count; i++)
+        if (lengths[i])
+            sorted[at[lengths[i]]++] = (uint16_t)i;
+    if (left > 0) { /* what is not used stops decoding */
+        if (kind == TORNADO__INFLATE_PLAIN || used > 1 || used != of_length[1])
+            return false;
+        for (unsigned i = 0; i < size; i++)
+            table[i] = used && i % 2 == 0 ? tornado__inflate_meaning(kind, sorted[0]) + 0x101
+                                          : (uint32_t)TORNADO__INFLATE_OTHER + 1;
+        return true;
+    }
+    len = 1;
+    for (unsigned i = 0; i < used; i++) {
+        for (; len < lengths[sorted[i]]; len++)
+            if (len < bits) /* what is there so far goes for either value of the next bit */
+                memcpy(table + ((size_t)1 << len), table, sizeof *table << len);
+        uint32_t meaning = tornado__inflate_meaning(kind, sorted[i]);
+        if (len <= bits) {
+            table[code] = meaning + len * 0x101;
+        } else {
+            if ((code & (size - 1)) != prefix) {
+                prefix = code & (size - 1);
+                width = tornado__inflate_second(of_length, len, bits);
+                second = end;
+                end += 1u << width;
+                table[prefix] = TORNADO__INFLATE_OTHER | TORNADO__INFLATE_TABLE | second << 16 | width << 8 | bits;
+            }
+            for (unsigned k = code >> bits; k < 1u << width; k += 1u << (len - bits))
+                table[second + k] = meaning + (len - bits) * 0x101;
+        }
+        of_length[len]--;
+        code = tornado__inflate_next(code, len);
+    }
+    for (; len < bits; len++)
+        memcpy(table + ((size_t)1 << len), table, sizeof *table << len);
+    return true;
+}
+
+/* The tables of fixed blocks; RFC 1951, 3.2.6. */
+static void tornado__inflate_fixed(tornado_decompressor *z)
+{
+    uint8_t lengths[TORNADO__ZIP_LITERALS];
+    if (z->fixed)
+        return;
+    for (unsigned i = 0; i < TORNADO__ZIP_LITERALS; i++)
+        lengths[i] = i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8;
+    tornado__inflate_table(z->near, TORNADO__INFLATE_BITS, lengths, TORNADO__ZIP_LITERALS, TORNADO__INFLATE_NEAR);
+    memset(lengths, 5, TORNADO__ZIP_DISTANCES);
+    tornado__inflate_table(z->far, TORNADO__INFLATE_FAR_BITS, lengths, TORNADO__ZIP_DISTANCES, TORNADO__INFLATE_FAR);
+    z->fixed = true;
+}
+
+/*----------------------------------------------------------------------------
+ * Codes.
+ *----------------------------------------------------------------------------*/
+
+/* The value of a length or distance: its first, and what stands behind the code, which `bits` begins with. */
+static TORNADO__INLINE uint32_t tornado__inflate_value(uint32_t entry, uint64_t bits)
+{
+    return (entry >> 16) + (uint32_t)((bits & ((UINT64_C(1) << (entry & 0xff)) - 1)) >> (entry >> 8 & 15));
+}
+
+/* Where a second table has what follows. */
+static TORNADO__INLINE uint32_t tornado__inflate_follow(uint32_t entry, uint64_t bits)
+{
+    return (entry >> 16) + (uint32_t)(bits & ((1u << (entry >> 8 & 15)) - 1));
+}
+
+/* A match whose parts may overlap; writes up to 15 bytes more than it has. */
+static TORNADO__INLINE unsigned char *tornado__inflate_match(unsigned char *at, size_t length, size_t distance)
+{
+    static const uint8_t multiple[8] = {0, 8, 8, 9, 8, 10, 12, 14}; /* of the distance, at least 8 */
+    const unsigned char *from = at - distance;
+    unsigned char *end = at + length;
+    if (TORNADO__LIKELY(distance >= 16)) {
+        do {
+            memcpy(at, from, 16);
+            at += 16;
+            from += 16;
+        } while (at < end);
+        return end;
+    }
+    if (distance < 8) { /* the first bytes one by one; then there are enough to copy from further back */
+        for (int i = 0; i < 8; i++)
+            at[i] = from[i];
+        at += 8;
+        from = at - multiple[distance];
+    }
+    for (; at < end; at += 8, from += 8)
+        memcpy(at, from, 8);
+    return end;
+}
+
+static tornado__inflate_outcome tornado__inflate_end_block(tornado_decompressor *z)
+{
+    z->step = z->last ? TORNADO__INFLATE_TRAILER : TORNADO__INFLATE_BLOCK;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_no_code(tornado_decompressor *z)
+{
+    return tornado__inflate_malformed(z, "a code that stands for nothing");
+}
+
+static tornado__inflate_outcome tornado__inflate_too_far(tornado_decompressor *z)
+{
+    return tornado__inflate_malformed(z, "a match refers to what was before the beginning, or out of the window");
+}
+
+/* At least one symbol, and as many as there are with TORNADO__INFLATE_AHEAD bytes of input and TORNADO__INFLATE_SLACK
+   of room. A turn begins with 56 bits and the entry of the next symbol; it ends likewise. */
+#define TORNADO__INFLATE_REFILL()                                                                                  \
+    (bits |= tornado__load_le64(in) << count, in += (63 - count) >> 3, count |= 56)
+#define TORNADO__INFLATE_DROP(entry) (bits >>= (entry)&63, count -= (entry)&63)
+static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
+{
+    const unsigned char *in = z->in, *in_last = z->in_end - TORNADO__INFLATE_AHEAD;
+    unsigned char *at = z->at, *at_last = z->end - TORNADO__INFLATE_SLACK;
+    const uint32_t *near = z->near, *far = z->far;
+    const uint32_t near_mask = (1u << TORNADO__INFLATE_BITS) - 1, far_mask = (1u << TORNADO__INFLATE_FAR_BITS) - 1;
+    uint64_t bits = z->bits, before;
+    unsigned count = z->count;
+    tornado__inflate_outcome (*stop)(tornado_decompressor *) = NULL;
+    TORNADO__INFLATE_REFILL();
+    uint32_t entry = near[bits & near_mask];
+    do {
+        if (entry & TORNADO__INFLATE_LITERAL) { /* three of these take 33 bits */
+            TORNADO__INFLATE_DROP(entry);
+            *at++ = (unsigned char)(entry >> 16);
+            entry = near[bits & near_mask];
+            if (entry & TORNADO__INFLATE_LITERAL) {
+                TORNADO__INFLATE_DROP(entry);
+                *at++ = (unsigned char)(entry >> 16);
+                entry = near[bits & near_mask];
+                if (entry & TORNADO__INFLATE_LITERAL) {
+                    TORNADO__INFLATE_DROP(entry);
+                    *at++ = (unsigned char)(entry >> 16);
+                    TORNADO__INFLATE_REFILL();
+                    entry = near[bits & near_mask];
+                    continue;
+                }
+            }
+        }
+        before = bits;
+        TORNADO__INFLATE_DROP(entry);
+        if (TORNADO__UNLIKELY(entry & TORNADO__INFLATE_OTHER)) {
+            if (entry & TORNADO__INFLATE_TABLE) {
+                entry = near[tornado__inflate_follow(entry, bits)];
+                before = bits;
+                TORNADO__INFLATE_DROP(entry);
+            }
+            if (entry & TORNADO__INFLATE_LITERAL) {
+                *at++ = (unsigned char)(entry >> 16);
+                TORNADO__INFLATE_REFILL();
+                entry = near[bits & near_mask];
+                continue;
+            }
+            if (entry & TORNADO__INFLATE_OTHER) {
+                stop = entry & TORNADO__INFLATE_STOP ? tornado__inflate_end_block : tornado__inflate_no_code;
+                break;
+            }
+        }
+        size_t length = tornado__inflate_value(entry, before);
+        TORNADO__INFLATE_REFILL();
+        entry = far[bits & far_mask];
+        before = bits;
+        TORNADO__INFLATE_DROP(entry);
+        if (TORNADO__UNLIKELY(entry & TORNADO__INFLATE_OTHER)) {
+            if (entry & TORNADO__INFLATE_TABLE) {
+                entry = far[tornado__inflate_follow(entry, bits)];
+                before = bits;
+                TORNADO__INFLATE_DROP(entry);
+            }
+            if (entry & TORNADO__INFLATE_OTHER) {
+                stop = tornado__inflate_no_code;
+                break;
+            }
+        }
+        size_t distance = tornado__inflate_value(entry, before);
+        if (TORNADO__UNLIKELY(distance > (size_t)(at - z->begin) || distance > z->window)) {
+            stop = tornado__inflate_too_far;
+            break;
+        }
+        TORNADO__INFLATE_REFILL();
+        entry = near[bits & near_mask]; /* while bytes are copied */
+        at = tornado__inflate_match(at, length, distance);
+    } while (in <= in_last && at <= at_last);
+    z->in = in;
+    z->at = at;
+    z->bits = bits;
+    z->count = count;
+    tornado__inflate_unread(z);
+    return stop ? stop(z) : TORNADO__INFLATE_ON;
+}
+
+/* Looks for the code that `bits` begin with, in a table of `width` bits; *used becomes the bits up to and with what
+   stands behind it. */
+static TORNADO__INLINE uint32_t tornado__inflate_find(const uint32_t *table, unsigned width, uint64_t bits,
+                                                      unsigned *used)
+{
+    uint32_t entry = table[bits & ((1u << width) - 1)];
+    *used = 0;
+    if (entry & TORNADO__INFLATE_TABLE) {
+        *used = width;
+        entry = table[tornado__inflate_follow(entry, bits >> width)];
+    }
+    *used += entry & 0xff;
+    return entry;
+}
+
+/* One symbol, with all checks. */
+static tornado__inflate_outcome tornado__inflate_symbol(tornado_decompressor *z)
+{
+    unsigned used, more;
+    tornado__inflate_need(z, 48);
+    uint32_t entry = tornado__inflate_find(z->near, TORNADO__INFLATE_BITS, z->bits, &used);
+    if (used > z->count)
+        return TORNADO__INFLATE_STARVED;
+    if (entry & TORNADO__INFLATE_LITERAL) {
+        if (z->at == z->end)
+            return TORNADO__INFLATE_FULL;
+        tornado__inflate_take(z, used);
+        *z->at++ = (unsigned char)(entry >> 16);
+        return TORNADO__INFLATE_ON;
+    }
+    if (entry & TORNADO__INFLATE_OTHER) {
+        tornado__inflate_take(z, used);
+        return entry & TORNADO__INFLATE_STOP ? tornado__inflate_end_block(z) : tornado__inflate_no_code(z);
+    }
+    uint32_t length = tornado__inflate_value(entry, z->bits >> (used - (entry & 0xff)));
+    entry = tornado__inflate_find(z->far, TORNADO__INFLATE_FAR_BITS, z->bits >> used, &more);
+    if (used + more > z->count)
+        return TORNADO__INFLATE_STARVED;
+    used += more;
+    uint32_t distance = tornado__inflate_value(entry, z->bits >> (used - (entry & 0xff)));
+    tornado__inflate_take(z, used);
+    if (entry & TORNADO__INFLATE_OTHER)
+        return tornado__inflate_no_code(z);
+    if (distance > (size_t)(z->at - z->begin) || distance > z->window)
+        return tornado__inflate_too_far(z);
+    z->copy = length;
+    z->distance = distance;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_codes(tornado_decompressor *z)
+{
+    tornado__inflate_outcome outcome = TORNADO__INFLATE_ON;
+    while (outcome == TORNADO__INFLATE_ON && z->step == TORNADO__INFLATE_CODES) {
+        for (; z->copy > 0; z->copy--, z->at++) {
+            if (z->at == z->end)
+                return TORNADO__INFLATE_FULL;
+            *z->at = *(z->at - z->distance);
+        }
+        if (z->in_end - z->in >= TORNADO__INFLATE_AHEAD && z->end - z->at >= TORNADO__INFLATE_SLACK)
+            outcome = tornado__inflate_fast(z);
+        else
+            outcome = tornado__inflate_symbol(z);
+    }
+    return outcome;
+}
+
+/*----------------------------------------------------------------------------
+ * The steps around the codes.
+ *----------------------------------------------------------------------------*/
+
+static tornado__inflate_outcome tornado__inflate_magic(tornado_decompressor *z)
+{
+    z->sum = z->wanted == TORNADO_ZIP_ZLIB; /* Adler-32 begins with 1 */
+    z->size = z->at_header = z->header_sum = z->flags = 0;
+    z->summed = z->at;
+    z->step = TORNADO__INFLATE_BLOCK;
+    if (z->format == TORNADO_ZIP_RAW)
+        return TORNADO__INFLATE_ON;
+    if (!tornado__inflate_need(z, 8)) {
+        z->step = TORNADO__INFLATE_MAGIC;
+        return TORNADO__INFLATE_STARVED;
+    }
+    if (z->format == TORNADO_ZIP_DEFAULT)
+        z->format = z->bits == 0x1f ? TORNADO_ZIP_GZIP : TORNADO_ZIP_ZLIB;
+    z->sum = z->format == TORNADO_ZIP_ZLIB;
+    z->step = z->format == TORNADO_ZIP_GZIP ? TORNADO__INFLATE_GZIP : TORNADO__INFLATE_ZLIB;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_zlib(tornado_decompressor *z)
+{
+    if (!tornado__inflate_need(z, 16))
+        return TORNADO__INFLATE_STARVED;
+    uint32_t method = tornado__inflate_take(z, 8), flags = tornado__inflate_take(z, 8);
+    if ((method << 8 | flags) % 31 != 0 || (method & 15) != 8 || method >> 4 > 7)
+        return tornado__inflate_malformed(z, z->wanted ? "this is not zlib" : "this is neither gzip nor zlib");
+    if ((size_t)256 << (method >> 4) > z->window)
+        return tornado__inflate_malformed(z, "the window is larger than allowed");
+    if (flags & 0x20)
+        return tornado__inflate_fail(z, TORNADO_ERR_UNSUPPORTED, "a preset dictionary is wanted");
+    z->step = TORNADO__INFLATE_BLOCK;
+    return TORNADO__INFLATE_ON;
+}
+
+/* Which byte of a header it is; RFC 1952, 2.3. */
+enum {
+    TORNADO__GZIP_MAGIC = 1,
+    TORNADO__GZIP_METHOD = 2,
+    TORNADO__GZIP_FLAGS = 3,
+    TORNADO__GZIP_EXTRA_LEN = 10,
+    TORNADO__GZIP_EXTRA = 12,
+    TORNADO__GZIP_NAME,
+    TORNADO__GZIP_COMMENT,
+    TORNADO__GZIP_SUM,
+    TORNADO__GZIP_OVER = TORNADO__GZIP_SUM + 2
+};
+
+/* The place behind the one that is over: that of the next field which is there. */
+static unsigned tornado__gzip_next(unsigned at, unsigned flags, unsigned skip)
+{
+    at++;
+    if ((at == TORNADO__GZIP_EXTRA_LEN && !(flags & 4)) || (at == TORNADO__GZIP_EXTRA && skip == 0))
+        at = TORNADO__GZIP_NAME;
+    if (at == TORNADO__GZIP_NAME && !(flags & 8))
+        at = TORNADO__GZIP_COMMENT;
+    if (at == TORNADO__GZIP_COMMENT && !(flags & 16))
+        at = TORNADO__GZIP_SUM;
+    if (at == TORNADO__GZIP_SUM && !(flags & 2))
+        at = TORNADO__GZIP_OVER;
+    return at;
+}
+
+static tornado__inflate_outcome tornado__inflate_gzip(tornado_decompressor *z)
+{
+    while (z->at_header < TORNADO__GZIP_OVER) {
+        if (!tornado__inflate_need(z, 8))
+            return TORNADO__INFLATE_STARVED;
+        unsigned char byte = (unsigned char)tornado__inflate_take(z, 8);
+        unsigned at = z->at_header;
+        if (at < TORNADO__GZIP_SUM)
+            z->header_sum = tornado__crc32(z->header_sum, &byte, 1);
+        if ((at == 0 && byte != 0x1f) || (at == TORNADO__GZIP_MAGIC && byte != 0x8b))
+            return tornado__inflate_malformed(z, "this is not gzip");
+        if (at == TORNADO__GZIP_METHOD && byte != 8)
+            return tornado__inflate_malformed(z, "this is not compressed by DEFLATE");
+        if (at == TORNADO__GZIP_FLAGS && byte >= 32)
+            return tornado__inflate_malformed(z, "a flag that means nothing");
+        if (at == TORNADO__GZIP_FLAGS)
+            z->flags = byte;
+        else if (at == TORNADO__GZIP_EXTRA_LEN)
+            z->skip = byte;
+        else if (at == TORNADO__GZIP_EXTRA_LEN + 1)
+            z->skip |= (unsigned)byte << 8;
+        else if (at == TORNADO__GZIP_SUM || at == TORNADO__GZIP_SUM + 1) {
+            if (byte != (z->header_sum >> 8 * (at - TORNADO__GZIP_SUM) & 0xff))
+                return tornado__inflate_malformed(z, "the header's checksum is wrong");
+        }
+        bool stays = at == TORNADO__GZIP_EXTRA ? --z->skip > 0
+                                               : (at == TORNADO__GZIP_NAME || at == TORNADO__GZIP_COMMENT) && byte;
+        if (!stays)
+            z->at_header = tornado__gzip_next(at, z->flags, z->skip);
+    }
+    z->step = TORNADO__INFLATE_BLOCK;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_block(tornado_decompressor *z)
+{
+    if (!tornado__inflate_need(z, 3))
+        return TORNADO__INFLATE_STARVED;
+    z->last = tornado__inflate_take(z, 1);
+    switch (tornado__inflate_take(z, 2)) {
+    case 0:
+        tornado__inflate_take(z, z->count % 8);
+        z->step = TORNADO__INFLATE_STORED;
+        return TORNADO__INFLATE_ON;
+    case 1:
+        tornado__inflate_fixed(z);
+        z->step = TORNADO__INFLATE_CODES;
+        return TORNADO__INFLATE_ON;
+    case 2:
+        z->step = TORNADO__INFLATE_COUNTS;
+        return TORNADO__INFLATE_ON;
+    default:
+        return tornado__inflate_malformed(z, "a block of no known kind");
+    }
+}
+
+static tornado__inflate_outcome tornado__inflate_stored(tornado_decompressor *z)
+{
+    if (!tornado__inflate_need(z, 32))
+        return TORNADO__INFLATE_STARVED;
+    z->copy = tornado__inflate_take(z, 16);
+    if ((tornado__inflate_take(z, 16) ^ 0xffff) != z->copy)
+        return tornado__inflate_malformed(z, "the length of a stored block is damaged");
+    tornado__inflate_unread(z);
+    z->step = TORNADO__INFLATE_COPY;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_copy(tornado_decompressor *z)
+{
+    size_t there = (size_t)(z->in_end - z->in), room = (size_t)(z->end - z->at);
+    size_t part = z->copy < there ? z->copy : there;
+    part = part < room ? part : room;
+    if (part > 0)
+        memcpy(z->at, z->in, part);
+    z->at += part;
+    z->in += part;
+    z->copy -= (unsigned)part;
+    if (z->copy > 0)
+        return part == there ? TORNADO__INFLATE_STARVED : TORNADO__INFLATE_FULL;
+    return tornado__inflate_end_block(z);
+}
+
+static tornado__inflate_outcome tornado__inflate_counts(tornado_decompressor *z)
+{
+    if (!tornado__inflate_need(z, 14))
+        return TORNADO__INFLATE_STARVED;
+    z->fixed = false;
+    z->near_count = tornado__inflate_take(z, 5) + 257;
+    z->far_count = tornado__inflate_take(z, 5) + 1;
+    z->order_count = tornado__inflate_take(z, 4) + 4;
+    if (z->near_count > 286 || z->far_count > 30)
+        return tornado__inflate_malformed(z, "more codes than there are symbols");
+    memset(z->lengths, 0, TORNADO__COUNT(tornado__zip_order));
+    z->known = 0;
+    z->step = TORNADO__INFLATE_ORDER;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_order(tornado_decompressor *z)
+{
+    for (; z->known < z->order_count; z->known++) {
+        if (!tornado__inflate_need(z, 3))
+            return TORNADO__INFLATE_STARVED;
+        z->lengths[tornado__zip_order[z->known]] = (uint8_t)tornado__inflate_take(z, 3);
+    }
+    if (!tornado__inflate_table(z->far, TORNADO__INFLATE_ORDER_BITS, z->lengths, TORNADO__COUNT(tornado__zip_order),
+                                TORNADO__INFLATE_PLAIN))
+        return tornado__inflate_malformed(z, "lengths of codes that are no code");
+    z->known = 0;
+    z->step = TORNADO__INFLATE_LENGTHS;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_lengths(tornado_decompressor *z)
+{
+    static const struct {
+        uint8_t least, bits;
+    } repeats[3] = {{3, 2}, {3, 3}, {11, 7}}; /* 16: the one before; 17 and 18: zero */
+    unsigned all = z->near_count + z->far_count, used;
+    while (z->known < all) {
+        tornado__inflate_need(z, 14);
+        unsigned symbol = tornado__inflate_find(z->far, TORNADO__INFLATE_ORDER_BITS, z->bits, &used) >> 16;
+        unsigned behind = symbol < 16 ? 0 : repeats[symbol - 16].bits, times = 1;
+        if (used + behind > z->count)
+            return TORNADO__INFLATE_STARVED;
+        tornado__inflate_take(z, used);
+        if (symbol >= 16)
+            times = repeats[symbol - 16].least + tornado__inflate_take(z, behind);
+        if (times > all - z->known || (symbol == 16 && z->known == 0))
+            return tornado__inflate_malformed(z, "a length is repeated that is not there, or too often");
+        memset(z->lengths + z->known, symbol < 16 ? (int)symbol : symbol == 16 ? z->lengths[z->known - 1] : 0, times);
+        z->known += times;
+    }
+    if (z->lengths[TORNADO__ZIP_END] == 0)
+        return tornado__inflate_malformed(z, "there is no code for the end of the block");
+    if (!tornado__inflate_table(z->near, TORNADO__INFLATE_BITS, z->lengths, z->near_count, TORNADO__INFLATE_NEAR) ||
+        !tornado__inflate_table(z->far, TORNADO__INFLATE_FAR_BITS, z->lengths + z->near_count, z->far_count,
+                                TORNADO__INFLATE_FAR))
+        return tornado__inflate_malformed(z, "lengths of codes that are no code");
+    z->step = TORNADO__INFLATE_CODES;
+    return TORNADO__INFLATE_ON;
+}
+
+/* Notes checksum and length of what came out and was not looked at. */
+static void tornado__inflate_sum(tornado_decompressor *z)
+{
+    size_t len = (size_t)(z->at - z->summed);
+    z->size += (uint32_t)len;
+    if (len > 0 && z->format == TORNADO_ZIP_GZIP)
+        z->sum = tornado__crc32(z->sum, z->summed, len);
+    else if (len > 0 && z->format == TORNADO_ZIP_ZLIB)
+        z->sum = tornado__adler32(z->sum, z->summed, len);
+    z->summed = z->at;
+}
+
+static tornado__inflate_outcome tornado__inflate_trailer(tornado_decompressor *z)
+{
+    bool gzip = z->format == TORNADO_ZIP_GZIP;
+    tornado__inflate_take(z, z->count % 8);
+    if (z->format != TORNADO_ZIP_RAW) {
+        if (!tornado__inflate_need(z, gzip ? 64 : 32))
+            return TORNADO__INFLATE_STARVED;
+        tornado__inflate_sum(z);
+        uint32_t sum = tornado__inflate_take(z, 32);
+        if (!gzip) /* the highest byte first */
+            sum = sum << 24 | (sum & 0xff00) << 8 | (sum >> 8 & 0xff00) | sum >> 24;
+        if (sum != z->sum)
+            return tornado__inflate_malformed(z, "the checksum is wrong");
+        if (gzip && tornado__inflate_take(z, 32) != z->size)
+            return tornado__inflate_malformed(z, "the length is wrong");
+    }
+    tornado__inflate_unread(z);
+    z->step = gzip ? TORNADO__INFLATE_MEMBER : TORNADO__INFLATE_DONE;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_member(tornado_decompressor *z)
+{
+    if (z->in == z->in_end)
+        return TORNADO__INFLATE_ENDED;
+    z->step = TORNADO__INFLATE_MAGIC;
+    return TORNADO__INFLATE_ON;
+}
+
+static tornado__inflate_outcome tornado__inflate_done(tornado_decompressor *z)
+{
+    (void)z;
+    return TORNADO__INFLATE_ENDED;
+}
+
+/* Goes on until something stops it. */
+static tornado__inflate_outcome tornado__inflate_run(tornado_decompressor *z)
+{
+    static tornado__inflate_outcome (*const steps[])(tornado_decompressor *) = {
+        [TORNADO__INFLATE_MAGIC] = tornado__inflate_magic,     [TORNADO__INFLATE_GZIP] = tornado__inflate_gzip,
+        [TORNADO__INFLATE_ZLIB] = tornado__inflate_zlib,       [TORNADO__INFLATE_BLOCK] = tornado__inflate_block,
+        [TORNADO__INFLATE_STORED] = tornado__inflate_stored,   [TORNADO__INFLATE_COPY] = tornado__inflate_copy,
+        [TORNADO__INFLATE_COUNTS] = tornado__inflate_counts,   [TORNADO__INFLATE_ORDER] = tornado__inflate_order,
+        [TORNADO__INFLATE_LENGTHS] = tornado__inflate_lengths, [TORNADO__INFLATE_CODES] = tornado__inflate_codes,
+        [TORNADO__INFLATE_TRAILER] = tornado__inflate_trailer, [TORNADO__INFLATE_MEMBER] = tornado__inflate_member,
+        [TORNADO__INFLATE_DONE] = tornado__inflate_done,
+    };
+    tornado__inflate_outcome outcome;
+    do
+        outcome = steps[z->step](z);
+    while (outcome == TORNADO__INFLATE_ON);
+    if (outcome == TORNADO__INFLATE_FULL)
+        tornado__inflate_unread(z);
+    tornado__inflate_sum(z);
+    return outcome;
+}
+
+/*----------------------------------------------------------------------------
+ * Decompressors.
+ *----------------------------------------------------------------------------*/
+
+TORNADO_API void tornado_decompressor_reset(tornado_decompressor *z)
+{
+    z->format = z->wanted;
+    z->step = TORNADO__INFLATE_MAGIC;
+    z->bits = z->consumed = z->total = 0;
+    z->count = z->copy = 0;
+    z->begin = z->at = z->summed = z->memory;
+    z->reread = z->failed = false;
+    z->tail = z->unused = (tornado_bytes){NULL, 0};
+}
+
+/* A new one whose limit is `limit` where the options say nothing. */
+static tornado_decompressor *tornado__decompressor_new(const tornado_decompressor_options *options, uint64_t limit)
+{
+    static const tornado_decompressor_options defaults;
+    const tornado_decompressor_options *o = options ? options : &defaults;
+    if ((unsigned)o->format > TORNADO_ZIP_RAW || (o->window_bits && (o->window_bits < 8 || o->window_bits > 15)) ||
+        o->limit < TORNADO_NONE) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "a decompressor's options: format %d, window_bits %d, limit %lld",
+                      (int)o->format, o->window_bits, (long long)o->limit);
+        return NULL;
+    }
+    tornado_decompressor *z = TORNADO_MALLOC(sizeof *z);
+    if (!z) {
+        tornado__nomem();
+        return NULL;
+    }
+    z->wanted = o->format;
+    z->window = (size_t)1 << (o->window_bits ? o->window_bits : 15);
+    z->limit = o->limit == 0 ? limit : o->limit < 0 ? UINT64_MAX : (uint64_t)o->limit;
+    z->memory = NULL;
+    z->fixed = false;
+    tornado_decompressor_reset(z);
+    return z;
+}
+
+TORNADO_API tornado_decompressor *tornado_decompressor_new(const tornado_decompressor_options *options)
+{
+    return tornado__decompressor_new(options, UINT64_MAX);
+}
+
+TORNADO_API tornado_decompressor *tornado_gzip_decompressor_new(void)
+{
+    static const tornado_decompressor_options gzip = {.format = TORNADO_ZIP_GZIP};
+    return tornado_decompressor_new(&gzip);
+}
+
+TORNADO_API void tornado_decompressor_free(tornado_decompressor *z)
+{
+    if (!z)
+        return;
+    TORNADO_FREE(z->memory);
+    TORNADO_FREE(z);
+}
+
+TORNADO_API bool tornado_decompressor_eof(const tornado_decompressor *z)
+{
+    return z->step >= TORNADO__INFLATE_MEMBER && !z->failed;
+}
+
+TORNADO_API tornado_bytes tornado_decompressor_unconsumed_tail(const tornado_decompressor *z)
+{
+    return z->tail;
+}
+
+TORNADO_API tornado_bytes tornado_decompressor_unused_data(const tornado_decompressor *z)
+{
+    return z->unused;
+}
+
+/* Remembers why it failed, for all later calls. */
+static bool tornado__decompressor_failed(tornado_decompressor *z)
+{
+    if (z->failed)
+        tornado__thread.last = z->error;
+    else
+        z->error = tornado__thread.last;
+    z->failed = true;
+    z->tail = z->unused = (tornado_bytes){NULL, 0};
+    return false;
+}
+
+static void tornado__decompressor_input(tornado_decompressor *z, tornado_bytes data)
+{
+    z->in = z->in_begin = (const unsigned char *)data.data;
+    z->in_end = data.len ? z->in + data.len : z->in;
+}
+
+static bool tornado__decompressor_over_limit(tornado_decompressor *z)
+{
+    tornado__fail(TORNADO_ERR_LIMIT, 0, "more than %llu bytes come out, at byte %llu", (unsigned long long)z->limit,
+                  (unsigned long long)(z->consumed + (uint64_t)(z->in - z->in_begin)));
+    return false;
+}
+
+/* Makes room behind what came out before: where that is at the end of the memory, the last window goes to the
+   front. */
+static bool tornado__decompressor_room(tornado_decompressor *z, size_t most)
+{
+    size_t size = z->window + (z->window > 16384 ? z->window : 16384), back = (size_t)(z->at - z->begin);
+    if (!z->memory) {
+        z->memory = TORNADO_MALLOC(size);
+        if (!z->memory)
+            return tornado__nomem();
+        z->begin = z->at = z->memory;
+    } else if (back == size) {
+        memmove(z->begin, z->at - z->window, z->window);
+        z->at = z->begin + z->window;
+    }
+    size_t room = size - (size_t)(z->at - z->begin);
+    z->given = z->summed = z->at;
+    z->end = z->at + (room < most ? room : most);
+    return true;
+}
+
+TORNADO_API bool tornado_decompressor_decompress(tornado_decompressor *z, tornado_buffer *out, tornado_bytes data,
+                                                 size_t max_length)
+{
+    size_t left = max_length ? max_length : SIZE_MAX;
+    tornado__inflate_outcome outcome;
+    if (z->failed)
+        return tornado__decompressor_failed(z);
+    tornado__decompressor_input(z, data);
+    if (z->reread && data.len) {
+        z->in_begin = ++z->in;
+        z->reread = false;
+    }
+    do {
+        uint64_t most = z->limit - z->total < left ? z->limit - z->total : left;
+        if (!tornado__decompressor_room(z, most < SIZE_MAX ? (size_t)most : SIZE_MAX))
+            return tornado__decompressor_failed(z);
+        outcome = tornado__inflate_run(z);
+        size_t len = (size_t)(z->at - z->given);
+        z->total += len;
+        left -= len;
+        if (!tornado_buffer_append(out, z->given, len) ||
+            (outcome == TORNADO__INFLATE_FULL && left > 0 && z->total == z->limit &&
+             !tornado__decompressor_over_limit(z)) ||
+            outcome == TORNADO__INFLATE_FAILED)
+            return tornado__decompressor_failed(z);
+    } while (outcome == TORNADO__INFLATE_FULL && left > 0);
+    z->consumed += (uint64_t)(z->in - z->in_begin);
+    z->tail = z->unused = (tornado_bytes){NULL, 0};
+    tornado_bytes rest = {(const char *)z->in, (size_t)(z->in_end - z->in)};
+    if (outcome == TORNADO__INFLATE_ENDED) {
+        z->unused = rest;
+    } else if (outcome == TORNADO__INFLATE_FULL) {
+        z->reread = rest.len == 0 && data.len;
+        z->tail = z->reread ? (tornado_bytes){data.data + data.len - 1, 1} : rest;
+    }
+    return true;
+}
+
+TORNADO_API bool tornado_decompressor_flush(tornado_decompressor *z)
+{
+    if (z->failed)
+        return tornado__decompressor_failed(z);
+    if (z->step >= TORNADO__INFLATE_MEMBER)
+        return true;
+    tornado__fail(TORNADO_ERR_PARSE, 0, "the compressed data end early, at byte %llu",
+                  (unsigned long long)z->consumed);
+    return tornado__decompressor_failed(z);
+}
+
+/* All into one buffer, which is the window, too. */
+static bool tornado__decompress_into(tornado_decompressor *z, tornado_buffer *out, tornado_bytes data)
+{
+    size_t start = out->len, guess = data.len < SIZE_MAX / 8 ? 4 * data.len + 256 : data.len;
+    tornado__inflate_outcome outcome;
+    tornado__decompressor_input(z, data);
+    do {
+        uint64_t most = z->limit - (out->len - start);
+        if (most == 0)
+            guess = 0;
+        else if (guess > most)
+            guess = (size_t)most;
+        if (!tornado__buffer_reserve(out, guess))
+            return false;
+        size_t room = out->cap - 1 - out->len;
+        z->begin = (unsigned char *)out->data + start;
+        z->at = z->summed = (unsigned char *)out->data + out->len;
+        z->end = z->at + (room < most ? room : (size_t)most);
+        outcome = tornado__inflate_run(z);
+        out->len = (size_t)((char *)z->at - out->data);
+        out->data[out->len] = '\0';
+        guess = out->cap / 2;
+        if (outcome == TORNADO__INFLATE_FULL && out->len - start == z->limit)
+            return tornado__decompressor_over_limit(z);
+    } while (outcome == TORNADO__INFLATE_FULL);
+    z->consumed = (uint64_t)(z->in - z->in_begin);
+    if (outcome == TORNADO__INFLATE_FAILED)
+        return false;
+    if (outcome == TORNADO__INFLATE_ENDED && z->in < z->in_end)
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "something follows the compressed data, at byte %llu",
+                             (unsigned long long)z->consumed);
+    return tornado_decompressor_flush(z);
+}
+
+TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
+                                    const tornado_decompressor_options *options)
+{
+    tornado_decompressor *z = tornado__decompressor_new(options, TORNADO__INFLATE_LIMIT);
+    bool ok = z && tornado__decompress_into(z, out, data);
+    tornado_decompressor_free(z);
+    return ok;
 }
 
 /*============================================================================
