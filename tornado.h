@@ -17380,23 +17380,36 @@ static TORNADO__INLINE char *tornado__put(char *out, const void *data, size_t le
 }
 #define TORNADO__PUT(out, literal) tornado__put(out, literal, sizeof(literal) - 1)
 
-/* Whether an authority is a host with an optional port: a registered name, or an IPv6 literal in brackets. RFC 3986
-   section 3.2.2. */
-static bool tornado__is_authority(const char *text, size_t len)
+/* The length of the host that an authority begins with: an address of IPv6 in brackets, or a registered name; 0 when
+   there is none. RFC 3986 section 3.2.2. */
+static size_t tornado__host_length(const char *text, size_t len)
 {
+    char ip[46];
     size_t at = 0;
     if (len && text[0] == '[') {
-        for (at = 1; at < len && text[at] != ']'; at++)
-            if (!tornado__is(text[at], TORNADO__HOST) && text[at] != ':')
-                return false;
-        if (at == len || at == 1)
-            return false;
-        at++;
-    } else {
-        while (at < len && tornado__is(text[at], TORNADO__HOST))
-            at++;
+        const char *end = memchr(text, ']', len);
+        size_t size = end ? (size_t)(end - text) - 1 : 0;
+        if (size == 0 || size >= sizeof ip)
+            return 0;
+        memcpy(ip, text + 1, size);
+        ip[size] = '\0';
+        return strchr(ip, ':') && tornado_is_valid_ip(ip) ? size + 2 : 0;
     }
-    if (at < len && text[at] != ':')
+    while (at < len && tornado__is(text[at], TORNADO__HOST)) {
+        if (text[at] == '%' && (len - at < 3 || tornado__hex_byte(text + at + 1) < 0))
+            return 0;
+        at++;
+    }
+    return at;
+}
+
+/* Whether an authority is a host with an optional port, or nothing at all. */
+static bool tornado__is_authority(const char *text, size_t len)
+{
+    size_t at = tornado__host_length(text, len);
+    if (at == len)
+        return true;
+    if (at == 0 || text[at] != ':')
         return false;
     for (at++; at < len; at++)
         if (text[at] < '0' || text[at] > '9')
