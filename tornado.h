@@ -1924,22 +1924,20 @@ TORNADO_API bool tornado_http_headers_copy(tornado_arena *arena, tornado_http_he
 
 /* ---- start lines ---- */
 
-typedef struct tornado_request_start_line {
-    const char *method, *path, *version; /* "GET", the target, "HTTP/1.1" */
-} tornado_request_start_line;
-
-typedef struct tornado_response_start_line {
-    const char *version;
-    int code;
-    const char *reason; /* "" when there is none */
-} tornado_response_start_line;
+/* How a message begins. */
+typedef struct tornado_http_start_line {
+    const char *method, *path; /* of a request, the path with its query; NULL in a response */
+    int code;                  /* of a response; 0 in a request */
+    const char *reason;        /* of a response, "" when there is none; NULL in a request */
+    const char *version;       /* "HTTP/1.1" */
+} tornado_http_start_line;
 
 /* Reads the first line of a request or a response, without its end; the strings live in the arena. RFC 9112 sections
    3 and 4: single spaces, HTTP/1.x, three digits. False, with *start unchanged, TORNADO_ERR_PARSE or
    TORNADO_ERR_NOMEM. What the target of a request means is not looked at. */
-TORNADO_API bool tornado_parse_request_start_line(tornado_arena *arena, tornado_request_start_line *start,
+TORNADO_API bool tornado_parse_request_start_line(tornado_arena *arena, tornado_http_start_line *start,
                                                   tornado_bytes line);
-TORNADO_API bool tornado_parse_response_start_line(tornado_arena *arena, tornado_response_start_line *start,
+TORNADO_API bool tornado_parse_response_start_line(tornado_arena *arena, tornado_http_start_line *start,
                                                    tornado_bytes line);
 
 /* A request as it came from the client. All of it lives as long as the request; strings end with a NUL. */
@@ -17677,7 +17675,7 @@ static bool tornado__bad_start_line(tornado_bytes line)
                          (int)(line.len < 60 ? line.len : 60), line.len ? line.data : "");
 }
 
-TORNADO_API bool tornado_parse_request_start_line(tornado_arena *arena, tornado_request_start_line *start,
+TORNADO_API bool tornado_parse_request_start_line(tornado_arena *arena, tornado_http_start_line *start,
                                                   tornado_bytes line)
 {
     tornado_bytes version = line, method = tornado__cut(&version, ' '), target = tornado__cut(&version, ' ');
@@ -17686,16 +17684,16 @@ TORNADO_API bool tornado_parse_request_start_line(tornado_arena *arena, tornado_
         valid = tornado__is(target.data[i], TORNADO__TARGET);
     if (!valid)
         return tornado__bad_start_line(line);
-    tornado_request_start_line parts = {tornado_arena_memdup(arena, method.data, method.len),
-                                        tornado_arena_memdup(arena, target.data, target.len),
-                                        tornado_arena_memdup(arena, version.data, version.len)};
+    tornado_http_start_line parts = {.method = tornado_arena_memdup(arena, method.data, method.len),
+                                     .path = tornado_arena_memdup(arena, target.data, target.len),
+                                     .version = tornado_arena_memdup(arena, version.data, version.len)};
     if (!parts.method || !parts.path || !parts.version)
         return false;
     *start = parts;
     return true;
 }
 
-TORNADO_API bool tornado_parse_response_start_line(tornado_arena *arena, tornado_response_start_line *start,
+TORNADO_API bool tornado_parse_response_start_line(tornado_arena *arena, tornado_http_start_line *start,
                                                    tornado_bytes line)
 {
     tornado_bytes reason = line, version = tornado__cut(&reason, ' '), code = tornado__cut(&reason, ' ');
@@ -17707,9 +17705,9 @@ TORNADO_API bool tornado_parse_response_start_line(tornado_arena *arena, tornado
     if (!valid)
         return tornado__bad_start_line(line);
     const char *const digits = code.data;
-    tornado_response_start_line parts = {.version = tornado_arena_memdup(arena, version.data, version.len),
-                                         .code = (digits[0] - '0') * 100 + (digits[1] - '0') * 10 + digits[2] - '0',
-                                         .reason = tornado_arena_memdup(arena, reason.data, reason.len)};
+    tornado_http_start_line parts = {.code = (digits[0] - '0') * 100 + (digits[1] - '0') * 10 + digits[2] - '0',
+                                     .reason = tornado_arena_memdup(arena, reason.data, reason.len),
+                                     .version = tornado_arena_memdup(arena, version.data, version.len)};
     if (!parts.version || !parts.reason)
         return false;
     *start = parts;

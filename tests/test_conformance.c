@@ -270,7 +270,8 @@ static void service_release(tornado_http_request *request)
 
 static void service_start(void)
 {
-    static const tornado_http_delegate delegate = {.headers_received = service_headers, .finish = service_finish,
+    static const tornado_http_delegate delegate = {.headers_received = service_headers,
+                                                   .finish = service_finish,
                                                    .on_connection_close = service_closed,
                                                    .release = service_release};
     tornado_bind_options bind = {.address = "127.0.0.1"};
@@ -321,8 +322,8 @@ static void check_answers(const test_row *row, client *c, const char *how)
     }
 }
 
-/* What must hold once all is sent. With `next`, that was sent, too. When not `whole`, something may have been sent after
-   the server had closed, which is answered with a reset. */
+/* What must hold once all is sent. With `next`, that was sent, too. When not `whole`, something may have been sent
+   after the server had closed, which is answered with a reset. */
 static void check_row(const test_row *row, client *c, bool whole, bool next, const char *how)
 {
     const expected *last = &row->answers[row->count - 1];
@@ -423,7 +424,8 @@ TEST_LIMIT(conformance_of_messages_that_stop_anywhere, 120)
     service_start();
     loop_turns(2);
     for (test_row *row = rows; row; row = row->next)
-        for (size_t cut = 0; cut < row->message.len && row->message.len < 400 && row->answers[0].status < 300; cut++) {
+        for (size_t cut = 0; cut < row->message.len && row->message.len < 400 && row->answers[0].status < 300;
+             cut++) {
             client c = client_now();
             client_send_bytes(&c, row->message.data, cut);
             loop_turns(2);

@@ -66,8 +66,9 @@ TEST(httpheaders_are_found_in_any_case_and_joined)
 
 TEST(httpheaders_names_begin_each_part_with_a_capital)
 {
-    static const char *const rows[][2] = {{"host", "Host"}, {"ETAG", "Etag"}, {"x-forwarded-FOR", "X-Forwarded-For"},
-                                          {"-a--b-", "-A--B-"}, {"x_y-1z", "X_y-1z"}, {"WWW-Authenticate", "Www-Authenticate"}};
+    static const char *const rows[][2] = {
+        {"host", "Host"},     {"ETAG", "Etag"},     {"x-forwarded-FOR", "X-Forwarded-For"},
+        {"-a--b-", "-A--B-"}, {"x_y-1z", "X_y-1z"}, {"WWW-Authenticate", "Www-Authenticate"}};
     tornado_arena *arena = tornado_arena_new();
     for (size_t i = 0; i < COUNT(rows); i++) {
         tornado_http_headers h = {0};
@@ -143,8 +144,9 @@ TEST(httpheaders_blocks_are_parsed)
 
 TEST(httpheaders_malformed_lines_are_refused)
 {
-    static const char *const rows[] = {" A: 1", "A", "A 1",  "A : 1",     ": 1",      "A: 1\rB: 2", "A: \r",
-                                       "A: \r\r\n", "A: 1\r\nB", "A\r\n: 1", "\xc3\xa9: 1", "A: \x01", "\tA: 1", "A: 1\r\n\r\n b"};
+    static const char *const rows[] = {" A: 1",       "A",       "A 1",       "A : 1",         ": 1",
+                                       "A: 1\rB: 2",  "A: \r",   "A: \r\r\n", "A: 1\r\nB",     "A\r\n: 1",
+                                       "\xc3\xa9: 1", "A: \x01", "\tA: 1",    "A: 1\r\n\r\n b"};
     tornado_arena *arena = tornado_arena_new();
     tornado_http_headers h = {0};
     CHECK(tornado_http_headers_parse_line(arena, &h, guarded_bytes("First: 1")));
@@ -200,11 +202,24 @@ TEST(httpheaders_many_of_a_name_take_no_quadratic_time)
 
 TEST(httputil_request_start_lines)
 {
-    static const char *const bad[] = {"", "GET", "GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", "GET / HTTP/2.0",
-                                      "GET / HTTP/1.10", "GET / http/1.1", " GET / HTTP/1.1", "GET\t/ HTTP/1.1", "GET / x HTTP/1.1",
-                                      "G(T / HTTP/1.1", "GET /\x7f HTTP/1.1", "GET / HTTP/1.1\r", "GET / HTTP/1.x", " / HTTP/1.1"};
+    static const char *const bad[] = {"",
+                                      "GET",
+                                      "GET /",
+                                      "GET  / HTTP/1.1",
+                                      "GET / HTTP/1.1 ",
+                                      "GET / HTTP/2.0",
+                                      "GET / HTTP/1.10",
+                                      "GET / http/1.1",
+                                      " GET / HTTP/1.1",
+                                      "GET\t/ HTTP/1.1",
+                                      "GET / x HTTP/1.1",
+                                      "G(T / HTTP/1.1",
+                                      "GET /\x7f HTTP/1.1",
+                                      "GET / HTTP/1.1\r",
+                                      "GET / HTTP/1.x",
+                                      " / HTTP/1.1"};
     tornado_arena *arena = tornado_arena_new();
-    tornado_request_start_line line;
+    tornado_http_start_line line;
     CHECK(tornado_parse_request_start_line(arena, &line, guarded_bytes("GET /foo HTTP/1.1")));
     CHECK_STR(line.method, "GET");
     CHECK_STR(line.path, "/foo");
@@ -232,11 +247,24 @@ TEST(httputil_response_start_lines)
                 {"HTTP/1.1 204", 204, ""},
                 {"HTTP/1.1 599 \xc3\xa9\t!", 599, "\xc3\xa9\t!"},
                 {"HTTP/1.1 999  two", 999, " two"}};
-    static const char *const bad[] = {"", "HTTP/1.1", "HTTP/1.1 ", "HTTP/1.1  200 OK", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK",
-                                      "HTTP/1.1 2x0 OK", "HTTP/1.1 099 OK", "HTTP/2 200 OK", "HTTP/2.0 200 OK", "http/1.1 200 OK",
-                                      "HTTP/1.1 200 O\rK", "HTTP/1.1 200 OK\n", "HTTP/1.1 200 \x7f", "HTTP/1.1\t200 OK", "HTTP/1.1 -20 OK"};
+    static const char *const bad[] = {"",
+                                      "HTTP/1.1",
+                                      "HTTP/1.1 ",
+                                      "HTTP/1.1  200 OK",
+                                      "HTTP/1.1 20 OK",
+                                      "HTTP/1.1 2000 OK",
+                                      "HTTP/1.1 2x0 OK",
+                                      "HTTP/1.1 099 OK",
+                                      "HTTP/2 200 OK",
+                                      "HTTP/2.0 200 OK",
+                                      "http/1.1 200 OK",
+                                      "HTTP/1.1 200 O\rK",
+                                      "HTTP/1.1 200 OK\n",
+                                      "HTTP/1.1 200 \x7f",
+                                      "HTTP/1.1\t200 OK",
+                                      "HTTP/1.1 -20 OK"};
     tornado_arena *arena = tornado_arena_new();
-    tornado_response_start_line line = {0};
+    tornado_http_start_line line = {0};
     for (size_t i = 0; i < COUNT(rows); i++) {
         CHECK(tornado_parse_response_start_line(arena, &line, guarded_bytes(rows[i].line)));
         CHECK_MEM(line.version, 8, rows[i].line, 8);
@@ -262,7 +290,8 @@ TEST(httputil_preferences_are_sorted_by_weight)
         {"da, en-gb;q=0.8, en;q=0.7", "da=1000 en-gb=800 en=700"},
         {"a;q=0.5,b;q=1,c;q=0.75, d,e;q=0.500", "b=1000 d=1000 c=750 a=500 e=500"},
         {"*;q=0, identity; q=0.001 ,x ;\tQ=1.000", "x=1000 identity=1 *=0"},
-        {"a;q=1.001, b;q=2, c;q=, d;q=.5, e;q=0.1234, f;q=-1, g;q=\"1\", h;q=0.x, i;q=1.", "i=1000 a=0 b=0 c=0 d=0 e=0 f=0 g=0 h=0"},
+        {"a;q=1.001, b;q=2, c;q=, d;q=.5, e;q=0.1234, f;q=-1, g;q=\"1\", h;q=0.x, i;q=1.",
+         "i=1000 a=0 b=0 c=0 d=0 e=0 f=0 g=0 h=0"},
         {"text/html;level=1, text/*;q=0.3, text/html;level=2;q=0.4, text/html ; a=\"q=0;,\\\"\";q=0.7",
          "text/html;level=1=1000 text/html ; a=\"q=0;,\\\"\"=700 text/html;level=2=400 text/*=300"},
         {"a;qq=0, b;x;q=0.2;y", "a;qq=0=1000 b;x=200"},
@@ -274,8 +303,8 @@ TEST(httputil_preferences_are_sorted_by_weight)
         const tornado_preference *list = tornado_parse_preferences(arena, guarded_bytes(rows[i][0]), &count);
         CHECK(list != NULL);
         for (size_t k = 0; k < count; k++)
-            len += (size_t)snprintf(text + len, sizeof text - len, "%s%.*s=%d", k ? " " : "", (int)list[k].value.len,
-                                    list[k].value.data, list[k].weight);
+            len += (size_t)snprintf(text + len, sizeof text - len, "%s%.*s=%d", k ? " " : "",
+                                    (int)list[k].value.len, list[k].value.data, list[k].weight);
         CHECK_STR(text, rows[i][1]);
     }
     tornado_arena_free(arena);
@@ -359,7 +388,8 @@ static bool change(tornado_arena *arena, tornado_http_headers *headers)
     tornado_http_headers with = *headers;
     size_t count;
     for (int i = 0; i < 60; i++)
-        if (!tornado_http_headers_add(arena, &with, "name", "a value that is long enough for memory to run short") ||
+        if (!tornado_http_headers_add(arena, &with, "name",
+                                      "a value that is long enough for memory to run short") ||
             !tornado_http_headers_parse_line(arena, &with, tornado_bytes_of("folded: a\r\n b")))
             return false;
     if (!tornado_http_headers_get(arena, &with, "name") ||
@@ -373,8 +403,8 @@ static bool change(tornado_arena *arena, tornado_http_headers *headers)
 
 static bool start_lines(tornado_arena *arena, tornado_http_headers *headers)
 {
-    tornado_request_start_line request;
-    tornado_response_start_line response;
+    tornado_http_start_line request;
+    tornado_http_start_line response;
     size_t count;
     (void)headers;
     for (int i = 0; i < 100; i++)

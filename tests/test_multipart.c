@@ -15,12 +15,13 @@ static const char *shown(const tornado_arguments *arguments, const tornado_http_
     for (size_t i = 0; i < arguments->count; i++) {
         const tornado_argument *at = &arguments->items[i];
         CHECK_INT(at->value.data[at->value.len], 0);
-        len += (size_t)snprintf(text + len, sizeof text - len, "%s%s=%s", len ? "|" : "", at->name.data, at->value.data);
+        len += (size_t)snprintf(text + len, sizeof text - len, "%s%s=%s", len ? "|" : "", at->name.data,
+                                at->value.data);
     }
     for (size_t i = 0; i < files->count; i++) {
         const tornado_http_file *at = &files->items[i];
-        len += (size_t)snprintf(text + len, sizeof text - len, "%s%s=%s(%s)%.*s", len ? "|" : "", at->name, at->filename,
-                                at->content_type, (int)at->body.len, at->body.data);
+        len += (size_t)snprintf(text + len, sizeof text - len, "%s%s=%s(%s)%.*s", len ? "|" : "", at->name,
+                                at->filename, at->content_type, (int)at->body.len, at->body.data);
     }
     CHECK(len < sizeof text);
     return text;
@@ -46,9 +47,9 @@ static const char *parsed(const char *data, const tornado_arguments_options *opt
 }
 
 /* A part whose header is given. */
-#define PART(header, value) "--1234\r\n" header "\r\n\r\n" value "\r\n"
+#define PART(header, value)      "--1234\r\n" header "\r\n\r\n" value "\r\n"
 #define FIELD(parameters, value) PART("Content-Disposition: form-data; " parameters, value)
-#define END "--1234--\r\n"
+#define END                      "--1234--\r\n"
 
 TEST(multipart_forms_are_read)
 {
@@ -57,9 +58,11 @@ TEST(multipart_forms_are_read)
         {"--1234--", ""},
         {FIELD("name=a", "1") END, "a=1"},
         {FIELD("name=\"a\"", "1") "--1234--", "a=1"},
-        {FIELD("name=a", "1") FIELD("name=b", "two\r\nlines\r\n") FIELD("name=a", "") END, "a=1|b=two\r\nlines\r\n|a="},
+        {FIELD("name=a", "1") FIELD("name=b", "two\r\nlines\r\n") FIELD("name=a", "") END,
+         "a=1|b=two\r\nlines\r\n|a="},
         {FIELD("name=\"files\"; filename=\"ab.txt\"", "Foo") END, "files=ab.txt(application/unknown)Foo"},
-        {"--1234\r\nContent-Disposition: form-data; name=f; filename=a.png\r\nContent-Type: image/png\r\n\r\n\r\n--1234--",
+        {"--1234\r\nContent-Disposition: form-data; name=f; filename=a.png\r\nContent-Type: "
+         "image/png\r\n\r\n\r\n--1234--",
          "f=a.png(image/png)"},
         {PART("content-type:text/plain; charset=x\r\nCONTENT-DISPOSITION:\tForm-Data;NAME=f;FileName=x", "y") END,
          "f=x(text/plain; charset=x)y"},
@@ -75,7 +78,8 @@ TEST(multipart_forms_are_read)
         {"\r\n" FIELD("name=a", "1") "--1234--trailing", "a=1"},
         {"--1234 \t\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--1234--", "a=1"},
         {"--1234\r\nContent-Disposition: form-data;\r\n name=a\r\n\r\n1\r\n" END, "a=1"}, /* folded */
-        {"--1234\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: binary\r\n\r\n1\r\n" END, "a=1"},
+        {"--1234\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: binary\r\n\r\n1\r\n" END,
+         "a=1"},
     };
     for (size_t i = 0; i < COUNT(rows); i++)
         CHECK_STR(parsed(rows[i][0], NULL), rows[i][1]);
@@ -93,12 +97,13 @@ TEST(multipart_file_names_are_decoded)
         {"\"a\\b.txt\"", "a\\b.txt"},
         {"\"C:\\dir\\a.txt\"", "C:\\dir\\a.txt"},
         {"\"\xc3\xa1\xe2\x82\xac.txt\"", "\xc3\xa1\xe2\x82\xac.txt"},
-        {"\"a%22b%0D%0A.txt\"", "a%22b%0D%0A.txt"}, /* as browsers send it: whether they encoded it cannot be known */
-        {"\"ab.txt\"; filename*=UTF-8''%C3%A1b.txt", "\xc3\xa1" "b.txt"},
+        {"\"a%22b%0D%0A.txt\"",
+         "a%22b%0D%0A.txt"}, /* as browsers send it: whether they encoded it cannot be known */
+        {"\"ab.txt\"; filename*=UTF-8''%C3%A1.txt", "\xc3\xa1.txt"},
         {"x; filename*=utf-8'en'%e2%82%ac%20rates", "\xe2\x82\xac rates"},
         {"x; filename*=iso-8859-1'en'%A3%20rates", "\xc2\xa3 rates"},
-        {"x; filename*=koi8-r''%A3", "x"},    /* not a charset of RFC 8187 */
-        {"x; filename*=UTF-8''%C3%28", "x"},  /* not UTF-8 */
+        {"x; filename*=koi8-r''%A3", "x"},   /* not a charset of RFC 8187 */
+        {"x; filename*=UTF-8''%C3%28", "x"}, /* not UTF-8 */
         {"x; filename*=UTF-8''a%00b", "x"},
         {"x; filename*=UTF-8'a.txt", "x"},
     };
@@ -121,10 +126,10 @@ TEST(multipart_what_is_malformed_is_refused)
         "x--1234--",
         "preamble\r\n" FIELD("name=a", "1") END,
         "\r\n\r\n" FIELD("name=a", "1") END,
-        FIELD("name=a", "1"),                                /* no last boundary */
+        FIELD("name=a", "1"), /* no last boundary */
         FIELD("name=a", "1") "--1234",
         FIELD("name=a", "1") "--1235--\r\n",
-        "--1234\r\n" END,                                    /* no header */
+        "--1234\r\n" END, /* no header */
         "--1234\r\n\r\nvalue\r\n" END,
         "--1234\r\nContent-Disposition: form-data; name=a\r\n" END,
         "--1234\r\nContent-Disposition: form-data; name=a\n\n1\r\n" END, /* bare LF */
@@ -140,7 +145,7 @@ TEST(multipart_what_is_malformed_is_refused)
         FIELD("filename=x", "1") END,
         PART("Content-Disposition: attachment; name=a", "1") END,
         PART("Content-Disposition: form-data; name=a\r\nContent-Disposition: form-data; name=b", "1") END,
-        FIELD("name=a", "1") PART("nonsense", "2") END,      /* the first part is not kept */
+        FIELD("name=a", "1") PART("nonsense", "2") END, /* the first part is not kept */
     };
     for (size_t i = 0; i < COUNT(rows); i++)
         if (strcmp(parsed(rows[i], NULL), tornado_error_name(TORNADO_ERR_PARSE)) != 0)
@@ -181,19 +186,21 @@ TEST(multipart_numbers_and_sizes_are_limited)
         tornado_arena_free(arena);
     }
     static const char head[] = "Content-Disposition: form-data; name=a\r\nX: ";
-    for (int len = 10240 - (int)sizeof head - 3; len < 10240 - (int)sizeof head + 3; len++) { /* with the blank line */
+    for (int len = 10240 - (int)sizeof head - 3; len < 10240 - (int)sizeof head + 3; len++) {
         snprintf(form, sizeof form, "--1234\r\n%s%0*d\r\n\r\n1\r\n" END, head, len, 0);
         tornado_arena *arena = tornado_arena_new();
         tornado_arguments arguments = {0};
         tornado_http_files files = {0};
         bool ok = tornado_parse_multipart_form_data(arena, &arguments, &files, tornado_bytes_of("1234"),
                                                     tornado_bytes_of(form), NULL);
-        CHECK_INT(ok, sizeof head - 1 + (size_t)len + 4 <= 10240);
+        CHECK_INT(ok, sizeof head - 1 + (size_t)len + 4 <= 10240); /* with the blank line */
         CHECK(ok || tornado_last_error()->code == TORNADO_ERR_LIMIT);
         tornado_arena_free(arena);
     }
-    CHECK_STR(parsed(FIELD("name=a", "1") FIELD("name=b", "1") END, &(tornado_arguments_options){.max_parts = 1}), limit);
-    CHECK_STR(parsed(FIELD("name=a", "1") FIELD("name=b", "1") END, &(tornado_arguments_options){.max_fields = 1}), limit);
+    CHECK_STR(parsed(FIELD("name=a", "1") FIELD("name=b", "1") END, &(tornado_arguments_options){.max_parts = 1}),
+              limit);
+    CHECK_STR(parsed(FIELD("name=a", "1") FIELD("name=b", "1") END, &(tornado_arguments_options){.max_fields = 1}),
+              limit);
     CHECK_STR(parsed(FIELD("name=a", "1") END, &(tornado_arguments_options){.max_part_header_size = 20}), limit);
 }
 
@@ -278,7 +285,8 @@ TEST(multipart_memory_may_run_short_anywhere)
 static void upload(tornado_handler *self)
 {
     const tornado_http_file *first = tornado_get_file(self, "f");
-    tornado_writef(self, "%s %s", first ? first->filename : "-", shown(tornado_body_arguments(self), tornado_files(self)));
+    tornado_writef(self, "%s %s", first ? first->filename : "-",
+                   shown(tornado_body_arguments(self), tornado_files(self)));
     CHECK(tornado_files(self) == tornado_http_request_files(self->request));
     CHECK(first == tornado_http_files_find(tornado_files(self), "f", NULL));
     CHECK(tornado_get_file(self, "g") == NULL);
@@ -298,8 +306,8 @@ static answer send_form(const char *method, const char *type, const char *lines,
         tornado_application_listen(app, 0, &(tornado_httpserver_options){.bind.address = "127.0.0.1"});
     CHECK(server != NULL);
     snprintf(request, sizeof request,
-             "%s /?f=query HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s\r\n%s", method, type,
-             strlen(form), lines, form);
+             "%s /?f=query HTTP/1.1\r\nHost: a\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s\r\n%s", method,
+             type, strlen(form), lines, form);
     answer a = ask_once(tornado_httpserver_port(server), request);
     tornado_application_free(app);
     return a;
@@ -307,7 +315,8 @@ static answer send_form(const char *method, const char *type, const char *lines,
 
 TEST(multipart_a_handler_gets_files_and_arguments)
 {
-    static const char form[] = FIELD("name=a", "1") FIELD("name=f; filename=x", "2") FIELD("name=f; filename=y", "3") END;
+    static const char form[] =
+        FIELD("name=a", "1") FIELD("name=f; filename=x", "2") FIELD("name=f; filename=y", "3") END;
     answer a = send_form("POST", "multipart/form-data; boundary=1234", "", form);
     CHECK_INT(a.status, 200);
     CHECK_STR(a.body.data, "x a=1|f=x(application/unknown)2|f=y(application/unknown)3");
@@ -322,7 +331,8 @@ TEST(multipart_a_handler_gets_files_and_arguments)
 TEST(multipart_a_malformed_form_is_one_400_and_one_line_of_the_log)
 {
     log_keep();
-    answer a = send_form("POST", "multipart/form-data; boundary=1234", "", FIELD("name=a", "1") "--1234\r\n" PART("x", "y"));
+    answer a = send_form("POST", "multipart/form-data; boundary=1234", "",
+                         FIELD("name=a", "1") "--1234\r\n" PART("x", "y"));
     CHECK_INT(a.status, 400);
     CHECK_INT(logged("multipart/form-data"), 1);
     CHECK_INT(logged("400 POST"), 2); /* that one, and the access log's */
@@ -334,7 +344,8 @@ TEST(multipart_a_malformed_form_is_one_400_and_one_line_of_the_log)
 TEST(multipart_a_form_with_a_content_encoding_is_not_read)
 {
     log_keep();
-    answer a = send_form("POST", "multipart/form-data; boundary=1234", "Content-Encoding: br\r\n", FIELD("name=a", "1") END);
+    answer a = send_form("POST", "multipart/form-data; boundary=1234", "Content-Encoding: br\r\n",
+                         FIELD("name=a", "1") END);
     CHECK_INT(a.status, 200);
     CHECK_STR(a.body.data, "- ");
     CHECK_INT(logged("Unsupported Content-Encoding: br"), 1);
@@ -354,8 +365,7 @@ static void tell_input(tornado_http_request *request)
     CHECK(all && query && body && cookies && tornado_http_request_arguments(request) == all);
     size_t len = (size_t)snprintf(text, sizeof text, "%zu %zu %zu %s ", query->count, body->count, cookies->count,
                                   tornado_arguments_get(cookies, "c")->value.data);
-    len += (size_t)snprintf(text + len, sizeof text - len, "%s",
-                            shown(all, tornado_http_request_files(request)));
+    len += (size_t)snprintf(text + len, sizeof text - len, "%s", shown(all, tornado_http_request_files(request)));
     tornado_http_response_start start = {.status = 200, .content_length = (int64_t)len};
     CHECK(tornado_http_request_write_headers(request, &start));
     CHECK(tornado_http_request_write(request, (tornado_bytes){text, len}));
@@ -366,11 +376,11 @@ TEST(httputil_a_request_has_arguments_files_and_cookies)
 {
     static const char form[] = FIELD("name=a", "2") FIELD("name=f; filename=x", "y") END;
     char request[2048];
-    tornado_httpserver *server =
-        tornado_httpserver_new(&(tornado_http_delegate){.finish = tell_input}, NULL, NULL);
+    tornado_httpserver *server = tornado_httpserver_new(&(tornado_http_delegate){.finish = tell_input}, NULL, NULL);
     CHECK(tornado_httpserver_listen(server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
     snprintf(request, sizeof request,
-             "POST /?a=1&b=%%20 HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=1234\r\nCookie: c=1; d=2\r\n"
+             "POST /?a=1&b=%%20 HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=1234\r\nCookie: "
+             "c=1; d=2\r\n"
              "Cookie: c=3\r\nContent-Length: %zu\r\n\r\n%s",
              sizeof form - 1, form);
     CHECK_STR(ask_once(tornado_httpserver_port(server), request).body.data,

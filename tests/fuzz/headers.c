@@ -42,14 +42,15 @@ static void check_block(tornado_arena *arena, tornado_bytes text)
 /* A line that is accepted is its parts. */
 static void check_start_lines(tornado_arena *arena, tornado_bytes line)
 {
-    tornado_request_start_line request;
-    tornado_response_start_line response;
+    tornado_http_start_line request;
+    tornado_http_start_line response;
     if (tornado_parse_request_start_line(arena, &request, line)) {
         const char *text = tornado_arena_printf(arena, "%s %s %s", request.method, request.path, request.version);
         MUST(tornado_bytes_equal(tornado_bytes_of(text), line));
     }
     if (tornado_parse_response_start_line(arena, &response, line)) {
-        const char *text = tornado_arena_printf(arena, "%s %d %s", response.version, response.code, response.reason);
+        const char *text =
+            tornado_arena_printf(arena, "%s %d %s", response.version, response.code, response.reason);
         MUST(strncmp(text, line.data, line.len) == 0 && line.len >= 12 && strlen(text) <= line.len + 1);
         MUST(response.code >= 100 && response.code <= 999);
     }
@@ -78,8 +79,9 @@ static void check_range(const char *header)
         tornado_range range = {9, 3};
         int status = tornado_parse_range(header, sizes[i], &range);
         MUST(status == 200 ? range.start == 0 && range.end == sizes[i]
-             : status == 206 ? range.start < range.end && range.end <= sizes[i] && range.end - range.start < sizes[i]
-                             : status == 416 && range.start == 9 && range.end == 3);
+             : status == 206
+                 ? range.start < range.end && range.end <= sizes[i] && range.end - range.start < sizes[i]
+                 : status == 416 && range.start == 9 && range.end == 3);
     }
 }
 
