@@ -90,8 +90,8 @@
                                {0}};
 
    What a client sent besides: tornado_get_argument and tornado_require_argument for the query and forms,
-   tornado_get_cookie, tornado_get_header, self->request->body. Arguments are UTF-8, else the answer is a 400. What
-   goes into HTML you escape, with tornado_xhtml_escape.
+   tornado_get_file for files, tornado_get_cookie, tornado_get_header, self->request->body. Arguments are UTF-8, else
+   the answer is a 400. What goes into HTML you escape, with tornado_xhtml_escape.
 
    JSON
 
@@ -131,8 +131,8 @@
    EXAMPLES
 
    Each is one file, to build on: examples/hello.c, json.c, books.c (a JSON API), form.c (a form that redirects),
-   wait_twice.c, long_poll.c, workers.c (threads, subprocesses, a process for each core), echo.c (a TCP server),
-   spider.c (queues), own_loop.c (beside another loop).
+   upload.c (files), wait_twice.c, long_poll.c, workers.c (threads, subprocesses, a process for each core), echo.c (a
+   TCP server), spider.c (queues), own_loop.c (beside another loop).
 
    MAP
 
@@ -1944,10 +1944,13 @@ typedef struct tornado_http_header {
     uint32_t name_len, value_len;
 } tornado_http_header;
 
-/* Headers in the order they came. */
+/* Headers in the order they came; names may repeat. All zero is an empty list. What a list was given as its items
+   stays as it is: the first change copies the lines. It lives in an arena, of which each call that changes it is given
+   the same one; copying the struct copies no lines. */
 typedef struct tornado_http_headers {
     const tornado_http_header *items;
     size_t count;
+    size_t capacity; /* private */
 } tornado_http_headers;
 
 /* The first header of that name, in any case, or NULL. With `after`, the first behind that one, so that a loop sees
@@ -1955,6 +1958,56 @@ typedef struct tornado_http_headers {
        for (h = NULL; (h = tornado_http_headers_find(headers, "Via", h)) != NULL;) ... */
 TORNADO_API const tornado_http_header *
 tornado_http_headers_find(const tornado_http_headers *headers, const char *name, const tornado_http_header *after);
+
+/* The value of a header, several of one name joined by ",", in linear time; NULL when there is none, and when memory
+   is short. A single one is not copied. */
+TORNADO_API const char *tornado_http_headers_get(tornado_arena *arena, const tornado_http_headers *headers,
+                                                 const char *name);
+
+/* All values of a name, in order; a list that ends with NULL. `count` may be NULL. NULL when memory is short. */
+TORNADO_API const char *const *tornado_http_headers_get_list(tornado_arena *arena,
+                                                             const tornado_http_headers *headers, const char *name,
+                                                             size_t *count);
+
+/* Adds a header at the end; sets one, in place of all of that name; removes all of a name, if there are any. Name and
+   value are copied, the name as Http-Header-Case. Pointers to items are invalid then. False, with nothing changed:
+   TORNADO_ERR_INVALID for a name that is no token and a value with control characters (RFC 9110 section 5.5),
+   TORNADO_ERR_NOMEM. */
+TORNADO_API bool tornado_http_headers_add(tornado_arena *arena, tornado_http_headers *headers, const char *name,
+                                          const char *value);
+TORNADO_API bool tornado_http_headers_set(tornado_arena *arena, tornado_http_headers *headers, const char *name,
+                                          const char *value);
+TORNADO_API bool tornado_http_headers_remove(tornado_arena *arena, tornado_http_headers *headers, const char *name);
+
+/* Adds a header line, "Name: value", without the end of the line. Adds the lines of a block, "A: 1\r\nB: 2\r\n", each
+   up to CRLF, LF or the end; empty ones count for nothing. A line that goes on in the next, which begins with white
+   space then, is made one (RFC 9112 section 5.2). False, with nothing added, TORNADO_ERR_PARSE for what is no header:
+   no colon, white space before it, a CR elsewhere; TORNADO_ERR_NOMEM. The server reads requests more strictly. */
+TORNADO_API bool tornado_http_headers_parse_line(tornado_arena *arena, tornado_http_headers *headers,
+                                                 tornado_bytes line);
+TORNADO_API bool tornado_http_headers_parse(tornado_arena *arena, tornado_http_headers *headers, tornado_bytes text);
+
+/* Adds copies of all headers of another list, which may be in another arena. False when memory is short. */
+TORNADO_API bool tornado_http_headers_copy(tornado_arena *arena, tornado_http_headers *headers,
+                                           const tornado_http_headers *from);
+
+/* ---- start lines ---- */
+
+/* How a message begins. */
+typedef struct tornado_http_start_line {
+    const char *method, *path; /* of a request, the path with its query; NULL in a response */
+    int code;                  /* of a response; 0 in a request */
+    const char *reason;        /* of a response, "" when there is none; NULL in a request */
+    const char *version;       /* "HTTP/1.1" */
+} tornado_http_start_line;
+
+/* Reads the first line of a request or a response, without its end; the strings live in the arena. RFC 9112 sections
+   3 and 4: single spaces, HTTP/1.x, three digits. False, with *start unchanged, TORNADO_ERR_PARSE or
+   TORNADO_ERR_NOMEM. What the target of a request means is not looked at. */
+TORNADO_API bool tornado_parse_request_start_line(tornado_arena *arena, tornado_http_start_line *start,
+                                                  tornado_bytes line);
+TORNADO_API bool tornado_parse_response_start_line(tornado_arena *arena, tornado_http_start_line *start,
+                                                   tornado_bytes line);
 
 /* A request as it came from the client. All of it lives as long as the request; strings end with a NUL. */
 typedef struct tornado_http_request {
@@ -1971,6 +2024,7 @@ typedef struct tornado_http_request {
     tornado_bytes body;      /* with a NUL behind it */
     tornado_arena *arena;
     void *context;           /* the delegate's own */
+    struct tornado__input *input; /* private */
 } tornado_http_request;
 
 /* The URL that the client asked for, in the request's arena; its host in lower case, without the port. NULL when
@@ -2007,6 +2061,9 @@ typedef struct tornado_arguments_options {
     bool drop_blank; /* leave out pairs without a value, "a=" and "a" */
     bool strict;     /* refuse a field without "=", and an empty one, "a&b=1" and "b=1&" */
     int max_fields;  /* those not empty, and the pairs in the list before; default 10000; TORNADO_NONE: no limit */
+    int max_parts;   /* of a form of parts; default 100; TORNADO_NONE: no limit */
+    size_t max_part_header_size;         /* bytes of the header lines of one; default 10 KiB */
+    const tornado_http_headers *headers; /* of the message: when they have a Content-Encoding, a form is not read */
 } tornado_arguments_options;
 
 /* The last pair of that name, as get_argument and get_cookie have it; NULL when there is none. Names are compared
@@ -2029,12 +2086,53 @@ TORNADO_API bool tornado_arguments_add(tornado_arena *arena, tornado_arguments *
 TORNADO_API bool tornado_parse_qs(tornado_arena *arena, tornado_arguments *arguments, tornado_bytes query,
                                   const tornado_arguments_options *options);
 
-/* Adds the pairs of a form: of a body whose Content-Type is application/x-www-form-urlencoded, in any case and with
-   any parameters. A body of another type has none, nor has one whose content_type is NULL: true. It fails as
-   tornado_parse_qs does. */
+/* A file of a form. The strings and the body live as long as the data that was parsed and the arena. */
+typedef struct tornado_http_file {
+    const char *name;         /* of the field */
+    const char *filename;     /* as the client says; not to be trusted as a path */
+    const char *content_type; /* as the client says; "application/unknown" when it does not */
+    tornado_bytes body;       /* a part of the data, not a copy: there is no NUL behind it */
+} tornado_http_file;
+
+/* Files in the order they came; names may repeat. All zero is an empty list. It lives in an arena as
+   tornado_arguments do. */
+typedef struct tornado_http_files {
+    tornado_http_file *items;
+    size_t count;
+    size_t capacity; /* private */
+} tornado_http_files;
+
+/* The first file of a field of that name, or NULL. With `after`, the first behind that one, as
+   tornado_arguments_find has it. */
+TORNADO_API const tornado_http_file *tornado_http_files_find(const tornado_http_files *files, const char *name,
+                                                             const tornado_http_file *after);
+
+/* Adds the pairs and the files of a form: of a body whose Content-Type is application/x-www-form-urlencoded or
+   multipart/form-data, in any case. A body of another type has none, nor has one whose content_type is NULL: true;
+   so does one with a Content-Encoding, which is logged as a warning. It fails as the functions that it calls,
+   tornado_parse_qs and tornado_parse_multipart_form_data. */
 TORNADO_API bool tornado_parse_body_arguments(tornado_arena *arena, tornado_arguments *arguments,
-                                              const char *content_type, tornado_bytes body,
-                                              const tornado_arguments_options *options);
+                                              tornado_http_files *files, const char *content_type,
+                                              tornado_bytes body, const tornado_arguments_options *options);
+
+/* Adds the parts of a form, RFC 7578: one with a filename, or a filename* (RFC 8187), that is not empty is a file, any
+   other an argument. Before the first boundary nothing but an empty line may stand; what is behind the last one is
+   ignored. The boundary may be in quotes. The time is linear. NULL takes all defaults. False, with nothing added:
+   TORNADO_ERR_PARSE for what is malformed (no last boundary, a part without a name, header lines with control
+   characters or not in UTF-8), TORNADO_ERR_LIMIT for too many parts and arguments and too long headers,
+   TORNADO_ERR_NOMEM. */
+TORNADO_API bool tornado_parse_multipart_form_data(tornado_arena *arena, tornado_arguments *arguments,
+                                                   tornado_http_files *files, tornado_bytes boundary,
+                                                   tornado_bytes data, const tornado_arguments_options *options);
+
+/* What came with a request, read when it is asked for first: the arguments of its query; those of the form in its
+   body, and the files; of both, the query's first; the cookies. They live as long as the request. NULL with the
+   reason, TORNADO_ERR_PARSE, TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM, also each time after. */
+TORNADO_API const tornado_arguments *tornado_http_request_query_arguments(tornado_http_request *request);
+TORNADO_API const tornado_arguments *tornado_http_request_body_arguments(tornado_http_request *request);
+TORNADO_API const tornado_arguments *tornado_http_request_arguments(tornado_http_request *request);
+TORNADO_API const tornado_http_files *tornado_http_request_files(tornado_http_request *request);
+TORNADO_API const tornado_arguments *tornado_http_request_cookies(tornado_http_request *request);
 
 /* The text of a value as get_argument gives it: control characters but TAB, LF, VT, FF and CR become spaces; with
    `strip`, white space goes from both ends: what str.strip takes in Python, U+0085, U+00A0 and U+3000 for instance,
@@ -2085,6 +2183,33 @@ TORNADO_API char *tornado_parse_header(tornado_arena *arena, tornado_arguments *
    may be NULL. NULL with TORNADO_ERR_INVALID for a name that is no token and for control characters but TAB, and
    DEL. */
 TORNADO_API char *tornado_encode_header(tornado_arena *arena, const char *key, const tornado_arguments *parameters);
+
+/* ---- what a client prefers, and parts of a resource ---- */
+
+/* An element of a list with weights, of Accept-Language for instance: "da, en-gb;q=0.8". */
+typedef struct tornado_preference {
+    tornado_bytes value; /* "en-gb", with parameters before the weight; a part of the list, with no NUL behind it */
+    int weight;          /* in thousandths: 1000 when it is not told, 0 for "not this", and for a malformed one */
+} tornado_preference;
+
+/* The elements of a list with weights, in the order of preference, those of one weight as they stand. RFC 9110
+   section 12.4.2. *count is how many there are. NULL with TORNADO_ERR_LIMIT above 1000, or TORNADO_ERR_NOMEM. */
+TORNADO_API const tornado_preference *tornado_parse_preferences(tornado_arena *arena, tornado_bytes list,
+                                                                size_t *count);
+
+/* A part of something: from `start` up to before `end`. */
+typedef struct tornado_range {
+    uint64_t start, end;
+} tornado_range;
+
+/* What a Range header (NULL: none) means for something of a size: the status of the answer. 206: *range is the part
+   asked for. 200: all of it, which is in *range too; also for what is malformed, in other units than bytes, or more
+   than one range, which a server may ignore. 416: there is no such part; *range is unchanged. RFC 9110 section 14. */
+TORNADO_API int tornado_parse_range(const char *header, uint64_t size, tornado_range *range);
+
+/* The value of a Content-Range header, "bytes 0-99/1234"; for a 416, with NULL as the range, one that tells the size
+   alone. NULL when memory is short. */
+TORNADO_API char *tornado_content_range(tornado_arena *arena, const tornado_range *range, uint64_t size);
 
 /* ---- URLs ---- */
 
@@ -2448,6 +2573,11 @@ TORNADO_API const char *const *tornado_get_body_arguments(tornado_handler *self,
 /* The pairs themselves, neither checked nor stripped. */
 TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *self);
 TORNADO_API const tornado_arguments *tornado_body_arguments(tornado_handler *self);
+
+/* The first file that came in a form's field of that name, or NULL; and all of them. Raise a 400 for a malformed form,
+   one of more than 100 parts, and more than 10 KiB of header in one. */
+TORNADO_API const tornado_http_file *tornado_get_file(tornado_handler *self, const char *name);
+TORNADO_API const tornado_http_files *tornado_files(tornado_handler *self);
 
 /* The value of a cookie that the client sent, or `fallback`; and all of them. */
 TORNADO_API const char *tornado_get_cookie(tornado_handler *self, const char *name, const char *fallback);
@@ -18467,28 +18597,366 @@ static TORNADO__INLINE char *tornado__put(char *out, const void *data, size_t le
 }
 #define TORNADO__PUT(out, literal) tornado__put(out, literal, sizeof(literal) - 1)
 
-/* Whether an authority is a host with an optional port: a registered name, or an IPv6 literal in brackets. RFC 3986
-   section 3.2.2. */
-static bool tornado__is_authority(const char *text, size_t len)
+/* The length of the host that an authority begins with: an address of IPv6 in brackets, or a registered name; 0 when
+   there is none. RFC 3986 section 3.2.2. */
+static size_t tornado__host_length(const char *text, size_t len)
 {
+    char ip[46];
     size_t at = 0;
     if (len && text[0] == '[') {
-        for (at = 1; at < len && text[at] != ']'; at++)
-            if (!tornado__is(text[at], TORNADO__HOST) && text[at] != ':')
-                return false;
-        if (at == len || at == 1)
-            return false;
-        at++;
-    } else {
-        while (at < len && tornado__is(text[at], TORNADO__HOST))
-            at++;
+        const char *end = memchr(text, ']', len);
+        size_t size = end ? (size_t)(end - text) - 1 : 0;
+        if (size == 0 || size >= sizeof ip)
+            return 0;
+        memcpy(ip, text + 1, size);
+        ip[size] = '\0';
+        return strchr(ip, ':') && tornado_is_valid_ip(ip) ? size + 2 : 0;
     }
-    if (at < len && text[at] != ':')
+    while (at < len && tornado__is(text[at], TORNADO__HOST)) {
+        if (text[at] == '%' && (len - at < 3 || tornado__hex_byte(text + at + 1) < 0))
+            return 0;
+        at++;
+    }
+    return at;
+}
+
+/* Whether an authority is a host with an optional port, or nothing at all. */
+static bool tornado__is_authority(const char *text, size_t len)
+{
+    size_t at = tornado__host_length(text, len);
+    if (at == len)
+        return true;
+    if (at == 0 || text[at] != ':')
         return false;
     for (at++; at < len; at++)
         if (text[at] < '0' || text[at] > '9')
             return false;
     return true;
+}
+
+/* What stands before the first separator; *rest is then what is behind it, its data NULL when there was none. */
+static tornado_bytes tornado__cut(tornado_bytes *rest, char separator)
+{
+    const char *found = rest->len ? memchr(rest->data, separator, rest->len) : NULL;
+    tornado_bytes part = {rest->data, found ? (size_t)(found - rest->data) : rest->len};
+    rest->data = found ? found + 1 : NULL;
+    rest->len = found ? rest->len - part.len - 1 : 0;
+    return part;
+}
+
+/* Whether a header may be sent. */
+static bool tornado__header_valid(const char *name, size_t name_len, const char *value, size_t value_len)
+{
+    if (!tornado__is_token(name, name_len))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a header's name: \"%.60s\"", name);
+    for (size_t i = 0; i < value_len; i++)
+        if (tornado__is(value[i], TORNADO__CONTROL))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "the value of the header %.60s has a control character",
+                                 name);
+    return true;
+}
+
+/* ---- headers ---- */
+
+TORNADO_API const char *tornado_http_headers_get(tornado_arena *arena, const tornado_http_headers *headers,
+                                                 const char *name)
+{
+    const tornado_http_header *first = tornado_http_headers_find(headers, name, NULL);
+    const tornado_http_header *next = first ? tornado_http_headers_find(headers, name, first) : NULL;
+    size_t len = first ? first->value_len : 0;
+    if (!next)
+        return first ? first->value : NULL;
+    for (const tornado_http_header *at = next; at; at = tornado_http_headers_find(headers, name, at))
+        len += 1 + at->value_len;
+    char *joined = tornado_arena_alloc(arena, len + 1), *out = joined;
+    for (const tornado_http_header *at = first; joined && at; at = tornado_http_headers_find(headers, name, at)) {
+        if (at != first)
+            *out++ = ',';
+        out = tornado__put(out, at->value, at->value_len);
+    }
+    if (joined)
+        *out = '\0';
+    return joined;
+}
+
+TORNADO_API const char *const *tornado_http_headers_get_list(tornado_arena *arena,
+                                                             const tornado_http_headers *headers, const char *name,
+                                                             size_t *count)
+{
+    size_t found = 0;
+    for (const tornado_http_header *at = NULL; (at = tornado_http_headers_find(headers, name, at)) != NULL;)
+        found++;
+    const char **values = tornado_arena_calloc(arena, found + 1, sizeof *values);
+    if (values && count)
+        *count = found;
+    found = 0;
+    for (const tornado_http_header *at = NULL; values && (at = tornado_http_headers_find(headers, name, at)) != NULL;)
+        values[found++] = at->value;
+    return values;
+}
+
+/* Makes the lines the list's own, with room for so many more. NULL when memory is short. */
+static tornado_http_header *tornado__headers_own(tornado_arena *arena, tornado_http_headers *headers, size_t more)
+{
+    size_t capacity = headers->count + (more > headers->count ? more : headers->count);
+    if (headers->capacity && headers->capacity - headers->count >= more)
+        return (tornado_http_header *)(uintptr_t)headers->items;
+    tornado_http_header *items = tornado_arena_calloc(arena, capacity + 1, sizeof *items);
+    if (!items)
+        return NULL;
+    if (headers->count)
+        memcpy(items, headers->items, headers->count * sizeof *items);
+    headers->items = items;
+    headers->capacity = capacity + 1;
+    return items;
+}
+
+/* Adds a line, of which name and value are copied: the name as Http-Header-Case when `tidy`. */
+static bool tornado__headers_push(tornado_arena *arena, tornado_http_headers *headers, tornado_bytes name,
+                                  tornado_bytes value, bool tidy)
+{
+    if (name.len > UINT32_MAX || value.len > UINT32_MAX)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "a header of more than 4 GiB");
+    char *text = tornado_arena_memdup(arena, name.data, name.len);
+    char *copy = text ? tornado_arena_memdup(arena, value.data, value.len) : NULL;
+    tornado_http_header *items = copy ? tornado__headers_own(arena, headers, 1) : NULL;
+    if (!items)
+        return false;
+    bool begin = true;
+    for (size_t i = 0; tidy && i < name.len; i++) {
+        char lower = tornado__lower(text[i]);
+        text[i] = begin && lower >= 'a' && lower <= 'z' ? (char)(lower - 0x20) : lower;
+        begin = text[i] == '-';
+    }
+    items[headers->count++] = (tornado_http_header){text, copy, (uint32_t)name.len, (uint32_t)value.len};
+    return true;
+}
+
+TORNADO_API bool tornado_http_headers_add(tornado_arena *arena, tornado_http_headers *headers, const char *name,
+                                          const char *value)
+{
+    tornado_bytes name_bytes = tornado_bytes_of(name), bytes = tornado_bytes_of(value);
+    return tornado__header_valid(name, name_bytes.len, value, bytes.len) &&
+           tornado__headers_push(arena, headers, name_bytes, bytes, true);
+}
+
+TORNADO_API bool tornado_http_headers_set(tornado_arena *arena, tornado_http_headers *headers, const char *name,
+                                          const char *value)
+{
+    tornado_http_headers with = *headers;
+    const tornado_http_header *old = tornado_http_headers_find(headers, name, NULL);
+    size_t place = old ? (size_t)(old - headers->items) : 0;
+    if (!tornado_http_headers_add(arena, &with, name, value))
+        return false;
+    tornado_http_header *items = tornado__headers_own(arena, &with, 0);
+    if (old) {
+        items[place] = items[--with.count];
+        size_t len = items[place].name_len, kept = place + 1;
+        for (size_t i = kept; i < with.count; i++)
+            if (!tornado__same_name(items[i].name, items[i].name_len, name, len))
+                items[kept++] = items[i];
+        with.count = kept;
+    }
+    *headers = with;
+    return true;
+}
+
+TORNADO_API bool tornado_http_headers_remove(tornado_arena *arena, tornado_http_headers *headers, const char *name)
+{
+    size_t kept = 0, len = strlen(name);
+    if (!tornado_http_headers_find(headers, name, NULL))
+        return true;
+    tornado_http_header *items = tornado__headers_own(arena, headers, 0);
+    for (size_t i = 0; items && i < headers->count; i++)
+        if (!tornado__same_name(items[i].name, items[i].name_len, name, len))
+            items[kept++] = items[i];
+    if (items)
+        headers->count = kept;
+    return items != NULL;
+}
+
+TORNADO_API bool tornado_http_headers_copy(tornado_arena *arena, tornado_http_headers *headers,
+                                           const tornado_http_headers *from)
+{
+    tornado_http_headers with = *headers;
+    bool ok = tornado__headers_own(arena, &with, from->count) != NULL;
+    for (size_t i = 0; ok && i < from->count; i++) {
+        const tornado_http_header *at = &from->items[i];
+        ok = tornado__headers_push(arena, &with, (tornado_bytes){at->name, at->name_len},
+                                   (tornado_bytes){at->value, at->value_len}, false);
+    }
+    if (ok)
+        *headers = with;
+    return ok;
+}
+
+static bool tornado__is_blank(char c)
+{
+    return c == ' ' || c == '\t';
+}
+
+/* Bytes without spaces and tabs around them, which is the white space of headers: RFC 9110 section 5.6.3. */
+static tornado_bytes tornado__strip_blank(tornado_bytes text)
+{
+    while (text.len > 0 && tornado__is_blank(*text.data)) {
+        text.data++;
+        text.len--;
+    }
+    while (text.len > 0 && tornado__is_blank(text.data[text.len - 1]))
+        text.len--;
+    return text;
+}
+
+/* Copies a value that goes on in further lines: where it does, white space becomes one space. Returns the copy's
+   length; a CR or LF elsewhere stays, to be refused. */
+static size_t tornado__unfold(char *out, tornado_bytes value)
+{
+    size_t len = 0;
+    for (size_t i = 0; i < value.len;) {
+        size_t end = value.data[i] == '\n' ? 1 : value.len - i > 1 && memcmp(value.data + i, "\r\n", 2) == 0 ? 2 : 0;
+        if (!end || i + end == value.len || !tornado__is_blank(value.data[i + end])) {
+            out[len++] = value.data[i++];
+            continue;
+        }
+        while (len > 0 && tornado__is_blank(out[len - 1]))
+            len--;
+        for (i += end; i < value.len && tornado__is_blank(value.data[i]); i++)
+            continue;
+        out[len++] = ' ';
+    }
+    return len;
+}
+
+TORNADO_API bool tornado_http_headers_parse_line(tornado_arena *arena, tornado_http_headers *headers,
+                                                 tornado_bytes line)
+{
+    const char *colon = line.len ? memchr(line.data, ':', line.len) : NULL;
+    size_t name_len = colon ? (size_t)(colon - line.data) : 0;
+    if (!tornado__is_token(line.data, name_len))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "not a header: \"%.*s\"", (int)(line.len < 60 ? line.len : 60),
+                             line.len ? line.data : "");
+    tornado_bytes value = {colon + 1, line.len - name_len - 1};
+    if (value.len && memchr(value.data, '\n', value.len)) {
+        char *unfolded = tornado_arena_alloc(arena, value.len);
+        if (!unfolded)
+            return false;
+        value.len = tornado__unfold(unfolded, value);
+        value.data = unfolded;
+    }
+    value = tornado__strip_blank(value);
+    for (size_t i = 0; i < value.len; i++)
+        if (tornado__is(value.data[i], TORNADO__CONTROL))
+            return tornado__fail(TORNADO_ERR_PARSE, 0, "a control character in the header %.*s",
+                                 (int)(name_len < 60 ? name_len : 60), line.data);
+    return tornado__headers_push(arena, headers, (tornado_bytes){line.data, name_len}, value, true);
+}
+
+/* The next line of a block with those that it goes on in, without its end. */
+static tornado_bytes tornado__next_header_line(tornado_bytes *rest)
+{
+    tornado_bytes line = {rest->data, 0};
+    size_t at = 0;
+    do {
+        const char *newline = memchr(rest->data + at, '\n', rest->len - at);
+        line.len = newline ? (size_t)(newline - rest->data) : rest->len;
+        at = newline ? line.len + 1 : line.len;
+    } while (at < rest->len && tornado__is_blank(rest->data[at]));
+    if (at > line.len && line.len > 0 && line.data[line.len - 1] == '\r')
+        line.len--;
+    rest->data += at;
+    rest->len -= at;
+    return line;
+}
+
+TORNADO_API bool tornado_http_headers_parse(tornado_arena *arena, tornado_http_headers *headers, tornado_bytes text)
+{
+    tornado_http_headers with = *headers;
+    while (text.len > 0) {
+        tornado_bytes line = tornado__next_header_line(&text);
+        if (line.len > 0 && !tornado_http_headers_parse_line(arena, &with, line))
+            return false;
+    }
+    *headers = with;
+    return true;
+}
+
+/* ---- start lines ---- */
+
+/* Whether bytes are "HTTP/1." and a digit. */
+static bool tornado__is_version(tornado_bytes text)
+{
+    return text.len == 8 && memcmp(text.data, "HTTP/1.", 7) == 0 && text.data[7] >= '0' && text.data[7] <= '9';
+}
+
+static bool tornado__bad_start_line(tornado_bytes line)
+{
+    return tornado__fail(TORNADO_ERR_PARSE, 0, "a malformed start line: \"%.*s\"",
+                         (int)(line.len < 60 ? line.len : 60), line.len ? line.data : "");
+}
+
+TORNADO_API bool tornado_parse_request_start_line(tornado_arena *arena, tornado_http_start_line *start,
+                                                  tornado_bytes line)
+{
+    tornado_bytes version = line, method = tornado__cut(&version, ' '), target = tornado__cut(&version, ' ');
+    bool valid = tornado__is_token(method.data, method.len) && target.len > 0 && tornado__is_version(version);
+    for (size_t i = 0; valid && i < target.len; i++)
+        valid = tornado__is(target.data[i], TORNADO__TARGET);
+    if (!valid)
+        return tornado__bad_start_line(line);
+    tornado_http_start_line parts = {.method = tornado_arena_memdup(arena, method.data, method.len),
+                                     .path = tornado_arena_memdup(arena, target.data, target.len),
+                                     .version = tornado_arena_memdup(arena, version.data, version.len)};
+    if (!parts.method || !parts.path || !parts.version)
+        return false;
+    *start = parts;
+    return true;
+}
+
+TORNADO_API bool tornado_parse_response_start_line(tornado_arena *arena, tornado_http_start_line *start,
+                                                   tornado_bytes line)
+{
+    tornado_bytes reason = line, version = tornado__cut(&reason, ' '), code = tornado__cut(&reason, ' ');
+    bool valid = tornado__is_version(version) && code.len == 3 && code.data[0] >= '1';
+    for (size_t i = 0; valid && i < code.len; i++)
+        valid = code.data[i] >= '0' && code.data[i] <= '9';
+    for (size_t i = 0; valid && i < reason.len; i++)
+        valid = !tornado__is(reason.data[i], TORNADO__CONTROL);
+    if (!valid)
+        return tornado__bad_start_line(line);
+    const char *const digits = code.data;
+    tornado_http_start_line parts = {.code = (digits[0] - '0') * 100 + (digits[1] - '0') * 10 + digits[2] - '0',
+                                     .reason = tornado_arena_memdup(arena, reason.data, reason.len),
+                                     .version = tornado_arena_memdup(arena, version.data, version.len)};
+    if (!parts.version || !parts.reason)
+        return false;
+    *start = parts;
+    return true;
+}
+
+/* ---- requests ---- */
+
+TORNADO_API const char *tornado_http_request_header(tornado_http_request *request, const char *name)
+{
+    return tornado_http_headers_get(request->arena, &request->headers, name);
+}
+
+TORNADO_API char *tornado_http_request_full_url(const tornado_http_request *request)
+{
+    return tornado_arena_printf(request->arena, "%s://%s%s", request->protocol, request->host, request->uri);
+}
+
+TORNADO_API char *tornado_http_request_host_name(const tornado_http_request *request)
+{
+    size_t len = strlen(request->host), digits = len;
+    while (digits > 0 && request->host[digits - 1] >= '0' && request->host[digits - 1] <= '9')
+        digits--;
+    if (digits > 1 && digits < len && request->host[digits - 1] == ':')
+        len = digits - 1;
+    char *host = tornado_arena_memdup(request->arena, request->host, len);
+    for (char *at = host; at && *at; at++)
+        if (*at >= 'A' && *at <= 'Z')
+            *at |= 0x20;
+    return host;
 }
 
 /* ---- arguments ----
@@ -18645,16 +19113,6 @@ TORNADO_API bool tornado_arguments_add(tornado_arena *arena, tornado_arguments *
     return true;
 }
 
-/* What stands before the first separator; *rest is then what is behind it, its data NULL when there was none. */
-static tornado_bytes tornado__cut(tornado_bytes *rest, char separator)
-{
-    const char *found = rest->len ? memchr(rest->data, separator, rest->len) : NULL;
-    tornado_bytes part = {rest->data, found ? (size_t)(found - rest->data) : rest->len};
-    rest->data = found ? found + 1 : NULL;
-    rest->len = found ? rest->len - part.len - 1 : 0;
-    return part;
-}
-
 /* How many pairs a text may have at most: fields that are not empty. */
 static size_t tornado__count_fields(tornado_bytes text, char separator)
 {
@@ -18714,24 +19172,6 @@ TORNADO_API bool tornado_parse_qs(tornado_arena *arena, tornado_arguments *argum
     if (!out || !tornado__arguments_index(arena, &longer, 2))
         return false;
     *arguments = longer;
-    return true;
-}
-
-/* Whether a Content-Type is of a type, given in lower case. */
-static bool tornado__is_media_type(const char *content_type, const char *type, size_t len)
-{
-    const char *at = content_type + strspn(content_type, " \t");
-    size_t own = strcspn(at, "; \t");
-    return tornado__same_name(at, own, type, len);
-}
-#define TORNADO__IS_MEDIA_TYPE(content_type, type) tornado__is_media_type(content_type, type, sizeof(type) - 1)
-
-TORNADO_API bool tornado_parse_body_arguments(tornado_arena *arena, tornado_arguments *arguments,
-                                              const char *content_type, tornado_bytes body,
-                                              const tornado_arguments_options *options)
-{
-    if (content_type && TORNADO__IS_MEDIA_TYPE(content_type, "application/x-www-form-urlencoded"))
-        return tornado_parse_qs(arena, arguments, body, options);
     return true;
 }
 
@@ -19155,6 +19595,428 @@ TORNADO_API char *tornado_encode_header(tornado_arena *arena, const char *key, c
     tornado_buffer out = {0};
     bool ok = tornado__encode_header(&out, key, parameters);
     return tornado__buffer_finish(arena, &out, ok);
+}
+
+/* ---- forms ---- */
+
+enum { TORNADO__MAX_PARTS = 100, TORNADO__MAX_PART_HEADER = 10240 };
+
+TORNADO_API const tornado_http_file *tornado_http_files_find(const tornado_http_files *files, const char *name,
+                                                             const tornado_http_file *after)
+{
+    for (size_t i = after ? (size_t)(after - files->items) + 1 : 0; i < files->count; i++)
+        if (strcmp(files->items[i].name, name) == 0)
+            return &files->items[i];
+    return NULL;
+}
+
+/* A form of parts, while it is read. */
+typedef struct tornado__multipart {
+    tornado_arena *arena;
+    tornado_arguments arguments;
+    tornado_http_files files;
+    int max_fields;
+    size_t max_header;
+} tornado__multipart;
+
+/* A line of a form that is "--" and the boundary; before it a part ends, behind it one begins. */
+typedef struct tornado__delimiter {
+    size_t start, end; /* of the line */
+    bool last;         /* there is another "--" behind the boundary */
+} tornado__delimiter;
+
+static bool tornado__starts_with(const char *data, size_t len, const char *text, size_t text_len)
+{
+    return len >= text_len && memcmp(data, text, text_len) == 0;
+}
+
+/* The first delimiter from a line on. The time is linear as no comparison goes beyond a line: a boundary holds no
+   line's end. RFC 2046 section 5.1.1. */
+static bool tornado__next_delimiter(tornado_bytes data, tornado_bytes boundary, size_t line, tornado__delimiter *found)
+{
+    for (;;) {
+        const char *at = data.data + line;
+        size_t left = data.len - line;
+        if (tornado__starts_with(at, left, "--", 2) &&
+            tornado__starts_with(at + 2, left - 2, boundary.data, boundary.len)) {
+            size_t end = line + 2 + boundary.len;
+            *found = (tornado__delimiter){line, end, tornado__starts_with(data.data + end, data.len - end, "--", 2)};
+            while (found->end < data.len && tornado__is_blank(data.data[found->end]))
+                found->end++;
+            if (found->last || tornado__starts_with(data.data + found->end, data.len - found->end, "\r\n", 2)) {
+                found->end += 2;
+                return true;
+            }
+        }
+        do {
+            const char *newline = line < data.len ? memchr(data.data + line, '\n', data.len - line) : NULL;
+            if (!newline)
+                return false;
+            line = (size_t)(newline - data.data) + 1;
+        } while (line < 2 || data.data[line - 2] != '\r');
+    }
+}
+
+/* The length of the header lines at the start of a part, with the blank line that ends them; 0 when there is none, or
+   a line ends without CR. */
+static size_t tornado__part_head(tornado_bytes part)
+{
+    for (size_t at = 0; at < part.len;) {
+        const char *newline = memchr(part.data + at, '\n', part.len - at);
+        size_t end = newline ? (size_t)(newline - part.data) : 0;
+        if (!newline || end == 0 || newline[-1] != '\r')
+            return 0;
+        if (end - 1 == at)
+            return end + 1;
+        at = end + 1;
+    }
+    return 0;
+}
+
+static bool tornado__multipart_file(tornado__multipart *form, const tornado_http_file *file)
+{
+    tornado_http_files *files = &form->files;
+    if (files->count == files->capacity) {
+        size_t capacity = files->capacity ? files->capacity * 2 : 4;
+        tornado_http_file *items = tornado_arena_calloc(form->arena, capacity, sizeof *items);
+        if (!items)
+            return false;
+        if (files->count)
+            memcpy(items, files->items, files->count * sizeof *items);
+        files->items = items;
+        files->capacity = capacity;
+    }
+    files->items[files->count++] = *file;
+    return true;
+}
+
+/* Adds what a part holds: a file when it has a file's name, else an argument. */
+static bool tornado__multipart_add(tornado__multipart *form, const tornado_http_headers *headers, tornado_bytes body)
+{
+    tornado_arguments parameters = {0};
+    const tornado_http_header *disposition = tornado_http_headers_find(headers, "Content-Disposition", NULL);
+    if (!disposition || tornado_http_headers_find(headers, "Content-Disposition", disposition))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "Invalid multipart/form-data: a part needs a Content-Disposition");
+    const char *kind =
+        tornado_parse_header(form->arena, &parameters, (tornado_bytes){disposition->value, disposition->value_len});
+    if (!kind)
+        return false;
+    if (!tornado__same_name(kind, strlen(kind), "form-data", 9))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "Invalid multipart/form-data: a part is \"%.60s\"", kind);
+    const tornado_argument *name = tornado_arguments_get(&parameters, "name");
+    const tornado_argument *filename = tornado_arguments_get(&parameters, "filename");
+    if (!name || name->value.len == 0)
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "multipart/form-data missing name");
+    if (filename && filename->value.len > 0) {
+        const tornado_http_header *type = tornado_http_headers_find(headers, "Content-Type", NULL);
+        tornado_http_file file = {name->value.data, filename->value.data,
+                                  type && type->value_len ? type->value : "application/unknown", body};
+        return tornado__multipart_file(form, &file);
+    }
+    char *copy = tornado_arena_memdup(form->arena, body.data, body.len);
+    if (!copy || !tornado__arguments_reserve(form->arena, &form->arguments, 1, form->max_fields, "arguments"))
+        return false;
+    tornado__arguments_push(&form->arguments, name->value, (tornado_bytes){copy, body.len});
+    return true;
+}
+
+static bool tornado__multipart_part(tornado__multipart *form, tornado_bytes part)
+{
+    tornado_http_headers headers = {0};
+    tornado_bytes begin = {part.data, part.len < form->max_header ? part.len : form->max_header};
+    size_t head = tornado__part_head(begin);
+    if (head == 0 && part.len > form->max_header && tornado__part_head(part))
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "multipart/form-data part header too large");
+    if (head == 0)
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "multipart/form-data missing headers");
+    if (!tornado_utf8_valid(part.data, head))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "multipart/form-data with headers that are not UTF-8");
+    return tornado_http_headers_parse(form->arena, &headers, (tornado_bytes){part.data, head}) &&
+           tornado__multipart_add(form, &headers, (tornado_bytes){part.data + head, part.len - head});
+}
+
+TORNADO_API bool tornado_parse_multipart_form_data(tornado_arena *arena, tornado_arguments *arguments,
+                                                   tornado_http_files *files, tornado_bytes boundary,
+                                                   tornado_bytes data, const tornado_arguments_options *options)
+{
+    static const tornado_arguments_options defaults = {0};
+    const tornado_arguments_options *o = options ? options : &defaults;
+    tornado__multipart form = {.arena = arena, .arguments = *arguments, .files = *files,
+                               .max_fields = o->max_fields ? o->max_fields : TORNADO__MAX_FIELDS,
+                               .max_header = o->max_part_header_size ? o->max_part_header_size
+                                                                     : TORNADO__MAX_PART_HEADER};
+    int parts = o->max_parts ? o->max_parts : TORNADO__MAX_PARTS;
+    tornado__delimiter before, after;
+    if (boundary.len >= 2 && boundary.data[0] == '"' && boundary.data[boundary.len - 1] == '"')
+        boundary = (tornado_bytes){boundary.data + 1, boundary.len - 2};
+    if (boundary.len == 0 || memchr(boundary.data, '\r', boundary.len) || memchr(boundary.data, '\n', boundary.len))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "multipart boundary not found");
+    if (data.len == 0 || !tornado__next_delimiter(data, boundary, 0, &before))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "Invalid multipart/form-data: no final boundary");
+    if (before.start > 0 && !(before.start == 2 && data.data[0] == '\r'))
+        return tornado__fail(TORNADO_ERR_PARSE, 0, "Invalid multipart/form-data: it does not begin with a boundary");
+    for (; !before.last; before = after) {
+        if (!tornado__next_delimiter(data, boundary, before.end, &after))
+            return tornado__fail(TORNADO_ERR_PARSE, 0, "Invalid multipart/form-data: no final boundary");
+        if (parts-- == 0)
+            return tornado__fail(TORNADO_ERR_LIMIT, 0, "multipart/form-data has too many parts");
+        size_t end = after.start > before.end ? after.start - 2 : before.end; /* without the CRLF before the line */
+        if (!tornado__multipart_part(&form, (tornado_bytes){data.data + before.end, end - before.end}))
+            return false;
+    }
+    if (!tornado__arguments_index(arena, &form.arguments, 2))
+        return false;
+    *arguments = form.arguments;
+    *files = form.files;
+    return true;
+}
+
+/* Whether a Content-Type is of a type, given in lower case. */
+static bool tornado__is_media_type(const char *content_type, const char *type, size_t len)
+{
+    const char *at = content_type + strspn(content_type, " \t");
+    size_t own = strcspn(at, "; \t");
+    return tornado__same_name(at, own, type, len);
+}
+#define TORNADO__IS_MEDIA_TYPE(content_type, type) tornado__is_media_type(content_type, type, sizeof(type) - 1)
+
+TORNADO_API bool tornado_parse_body_arguments(tornado_arena *arena, tornado_arguments *arguments,
+                                              tornado_http_files *files, const char *content_type,
+                                              tornado_bytes body, const tornado_arguments_options *options)
+{
+    tornado_arguments parameters = {0};
+    bool multipart = content_type && TORNADO__IS_MEDIA_TYPE(content_type, "multipart/form-data");
+    if (!multipart && !(content_type && TORNADO__IS_MEDIA_TYPE(content_type, "application/x-www-form-urlencoded")))
+        return true;
+    const tornado_http_header *coding =
+        options && options->headers ? tornado_http_headers_find(options->headers, "Content-Encoding", NULL) : NULL;
+    if (coding) {
+        tornado_gen_log(TORNADO_LOG_WARNING, "Unsupported Content-Encoding: %s", coding->value);
+        return true;
+    }
+    if (!multipart)
+        return tornado_parse_qs(arena, arguments, body, options);
+    if (!tornado_parse_header(arena, &parameters, tornado_bytes_of(content_type)))
+        return false;
+    const tornado_argument *boundary = tornado_arguments_get(&parameters, "boundary");
+    return tornado_parse_multipart_form_data(arena, arguments, files,
+                                             boundary ? boundary->value : (tornado_bytes){NULL, 0}, body, options);
+}
+
+/* ---- the input of a request ---- */
+
+/* What was read of a request's arguments, files and cookies, each when it is asked for first. */
+typedef struct tornado__input {
+    tornado_arguments query, body, both, cookies;
+    tornado_http_files files;
+    bool has_query, has_body, has_both, has_cookies;
+} tornado__input;
+
+/* NULL when memory is short. */
+static tornado__input *tornado__input_of(tornado_http_request *request)
+{
+    if (!request->input)
+        request->input = tornado_arena_calloc(request->arena, 1, sizeof *request->input);
+    return request->input;
+}
+
+TORNADO_API const tornado_arguments *tornado_http_request_query_arguments(tornado_http_request *request)
+{
+    tornado__input *input = tornado__input_of(request);
+    if (!input || (!input->has_query &&
+                   !tornado_parse_qs(request->arena, &input->query, tornado_bytes_of(request->query), NULL)))
+        return NULL;
+    input->has_query = true;
+    return &input->query;
+}
+
+static const tornado__input *tornado__input_with_body(tornado_http_request *request)
+{
+    tornado__input *input = tornado__input_of(request);
+    const tornado_http_header *type = tornado_http_headers_find(&request->headers, "Content-Type", NULL);
+    tornado_arguments_options options = {.headers = &request->headers};
+    if (!input || (!input->has_body &&
+                   !tornado_parse_body_arguments(request->arena, &input->body, &input->files,
+                                                 type ? type->value : NULL, request->body, &options)))
+        return NULL;
+    input->has_body = true;
+    return input;
+}
+
+TORNADO_API const tornado_arguments *tornado_http_request_body_arguments(tornado_http_request *request)
+{
+    const tornado__input *input = tornado__input_with_body(request);
+    return input ? &input->body : NULL;
+}
+
+TORNADO_API const tornado_http_files *tornado_http_request_files(tornado_http_request *request)
+{
+    const tornado__input *input = tornado__input_with_body(request);
+    return input ? &input->files : NULL;
+}
+
+TORNADO_API const tornado_arguments *tornado_http_request_arguments(tornado_http_request *request)
+{
+    const tornado_arguments *query = tornado_http_request_query_arguments(request);
+    const tornado_arguments *body = query ? tornado_http_request_body_arguments(request) : NULL;
+    tornado_arguments both = {0};
+    if (!body)
+        return NULL;
+    if (request->input->has_both)
+        return &request->input->both;
+    if (!tornado__arguments_reserve(request->arena, &both, query->count + body->count, TORNADO_NONE, "arguments"))
+        return NULL;
+    for (size_t i = 0; i < query->count + body->count; i++) {
+        const tornado_argument *at = i < query->count ? &query->items[i] : &body->items[i - query->count];
+        tornado__arguments_push(&both, at->name, at->value);
+    }
+    if (!tornado__arguments_index(request->arena, &both, 1))
+        return NULL;
+    request->input->both = both;
+    request->input->has_both = true;
+    return &request->input->both;
+}
+
+TORNADO_API const tornado_arguments *tornado_http_request_cookies(tornado_http_request *request)
+{
+    tornado__input *input = tornado__input_of(request);
+    tornado_arguments cookies = {0};
+    const tornado_http_header *line = NULL;
+    if (!input || input->has_cookies)
+        return input ? &input->cookies : NULL;
+    while ((line = tornado_http_headers_find(&request->headers, "Cookie", line)) != NULL)
+        if (!tornado_parse_cookie(request->arena, &cookies, (tornado_bytes){line->value, line->value_len}, NULL))
+            return NULL;
+    if (!tornado__arguments_index(request->arena, &cookies, 1))
+        return NULL;
+    input->cookies = cookies;
+    input->has_cookies = true;
+    return &input->cookies;
+}
+
+/* ---- what a client prefers, and parts of a resource ---- */
+
+enum { TORNADO__MAX_PREFERENCES = 1000, TORNADO__WEIGHT_ONE = 1000 };
+
+/* What stands before the first comma that is not in quotes; *rest as after tornado__cut. */
+static tornado_bytes tornado__cut_element(tornado_bytes *rest)
+{
+    bool quoted = false;
+    size_t at = 0;
+    for (; at < rest->len && (quoted || rest->data[at] != ','); at++) {
+        if (rest->data[at] == '"')
+            quoted = !quoted;
+        else if (quoted && rest->data[at] == '\\' && at + 1 < rest->len)
+            at++;
+    }
+    tornado_bytes element = {rest->data, at};
+    bool more = at < rest->len;
+    rest->data = more ? rest->data + at + 1 : NULL;
+    rest->len = more ? rest->len - at - 1 : 0;
+    return element;
+}
+
+/* A weight in thousandths: 0, 1, or with up to three places; 0 for anything else. RFC 9110 section 12.4.2. */
+static int tornado__weight(tornado_bytes text)
+{
+    if (text.len == 0 || text.len > 5 || (*text.data != '0' && *text.data != '1') ||
+        (text.len > 1 && text.data[1] != '.'))
+        return 0;
+    int weight = *text.data == '1' ? TORNADO__WEIGHT_ONE : 0, place = 100;
+    for (size_t i = 2; i < text.len; i++, place /= 10) {
+        if (text.data[i] < '0' || text.data[i] > '9')
+            return 0;
+        weight += (text.data[i] - '0') * place;
+    }
+    return weight <= TORNADO__WEIGHT_ONE ? weight : 0;
+}
+
+/* Parts an element from its weight, which is the first parameter that is named q. */
+static tornado_preference tornado__preference(tornado_bytes element)
+{
+    tornado_bytes rest = element, value = tornado__cut_parameter(&rest);
+    while (rest.data) {
+        tornado_bytes parameter = tornado__strip_blank(tornado__cut_parameter(&rest));
+        if (parameter.len >= 2 && tornado__lower(*parameter.data) == 'q' && parameter.data[1] == '=') {
+            parameter = (tornado_bytes){parameter.data + 2, parameter.len - 2};
+            return (tornado_preference){tornado__strip_blank(value), tornado__weight(parameter)};
+        }
+        value.len = rest.data ? (size_t)(rest.data - 1 - value.data) : element.len;
+    }
+    return (tornado_preference){tornado__strip_blank(value), TORNADO__WEIGHT_ONE};
+}
+
+TORNADO_API const tornado_preference *tornado_parse_preferences(tornado_arena *arena, tornado_bytes list,
+                                                                size_t *count)
+{
+    size_t found = 0;
+    for (tornado_bytes rest = list; rest.data;)
+        found += tornado__strip_blank(tornado__cut_element(&rest)).len > 0;
+    if (found > TORNADO__MAX_PREFERENCES) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "more than %d elements of a list", TORNADO__MAX_PREFERENCES);
+        return NULL;
+    }
+    tornado_preference *sorted = tornado_arena_calloc(arena, found + 1, sizeof *sorted);
+    if (!sorted)
+        return NULL;
+    /* How many have each weight tells where those of a weight begin. */
+    uint16_t places[TORNADO__WEIGHT_ONE + 2] = {0};
+    for (tornado_bytes rest = list; rest.data;) {
+        tornado_bytes element = tornado__strip_blank(tornado__cut_element(&rest));
+        if (element.len > 0)
+            places[TORNADO__WEIGHT_ONE - tornado__preference(element).weight + 1]++;
+    }
+    for (int i = 1; i < TORNADO__WEIGHT_ONE + 2; i++)
+        places[i] = (uint16_t)(places[i] + places[i - 1]);
+    for (tornado_bytes rest = list; rest.data;) {
+        tornado_bytes element = tornado__strip_blank(tornado__cut_element(&rest));
+        tornado_preference preference = tornado__preference(element);
+        if (element.len > 0)
+            sorted[places[TORNADO__WEIGHT_ONE - preference.weight]++] = preference;
+    }
+    *count = found;
+    return sorted;
+}
+
+/* Reads digits; a number that is too large becomes the largest. Returns what follows them, or NULL when there are
+   none. */
+static const char *tornado__range_number(const char *at, uint64_t *number)
+{
+    const char *start = at;
+    for (*number = 0; *at >= '0' && *at <= '9'; at++)
+        *number = *number > (UINT64_MAX - 9) / 10 ? UINT64_MAX : *number * 10 + (uint64_t)(*at - '0');
+    return at > start ? at : NULL;
+}
+
+TORNADO_API int tornado_parse_range(const char *header, uint64_t size, tornado_range *range)
+{
+    uint64_t first = 0, last = UINT64_MAX;
+    const char *at = header ? header + strspn(header, " \t") : "";
+    bool valid = tornado__same_name(at, strcspn(at, "="), "bytes", 5) && at[5] == '=';
+    at = valid ? at + 6 + strspn(at + 6, " \t") : at;
+    const char *dash = valid && *at != '-' ? tornado__range_number(at, &first) : at;
+    bool suffix = dash == at;
+    valid = valid && dash && *dash == '-';
+    if (valid && (suffix || (dash[1] >= '0' && dash[1] <= '9')))
+        valid = (at = tornado__range_number(dash + 1, &last)) != NULL;
+    else if (valid)
+        at = dash + 1;
+    valid = valid && at[strspn(at, " \t")] == '\0'; /* else there may be more ranges */
+    if (valid && (suffix ? last == 0 : first >= size || last < first))
+        return 416;
+    *range = (tornado_range){0, size};
+    if (valid && suffix)
+        range->start = last < size ? size - last : 0;
+    else if (valid)
+        *range = (tornado_range){first, last < size ? last + 1 : size};
+    return range->start == 0 && range->end == size ? 200 : 206;
+}
+
+TORNADO_API char *tornado_content_range(tornado_arena *arena, const tornado_range *range, uint64_t size)
+{
+    unsigned long long total = size, start = range ? range->start : 0, end = range ? range->end : 0;
+    return range ? tornado_arena_printf(arena, "bytes %llu-%llu/%llu", start, end - 1, total)
+                 : tornado_arena_printf(arena, "bytes */%llu", total);
 }
 
 /* ---- URLs ---- */
@@ -19639,46 +20501,6 @@ TORNADO_API void tornado_http_request_retain(tornado_http_request *request)
 TORNADO_API void tornado_http_request_release(tornado_http_request *request)
 {
     tornado__message_release((tornado__message *)(void *)request);
-}
-
-TORNADO_API const char *tornado_http_request_header(tornado_http_request *request, const char *name)
-{
-    const tornado_http_header *first = tornado_http_headers_find(&request->headers, name, NULL);
-    const tornado_http_header *next = first ? tornado_http_headers_find(&request->headers, name, first) : NULL;
-    size_t len = first ? first->value_len : 0;
-    if (!next)
-        return first ? first->value : NULL;
-    for (const tornado_http_header *at = next; at; at = tornado_http_headers_find(&request->headers, name, at))
-        len += 1 + at->value_len;
-    char *joined = tornado_arena_alloc(request->arena, len + 1), *out = joined;
-    for (const tornado_http_header *at = first; joined && at;
-         at = tornado_http_headers_find(&request->headers, name, at)) {
-        if (at != first)
-            *out++ = ',';
-        out = tornado__put(out, at->value, at->value_len);
-    }
-    if (joined)
-        *out = '\0';
-    return joined;
-}
-
-TORNADO_API char *tornado_http_request_full_url(const tornado_http_request *request)
-{
-    return tornado_arena_printf(request->arena, "%s://%s%s", request->protocol, request->host, request->uri);
-}
-
-TORNADO_API char *tornado_http_request_host_name(const tornado_http_request *request)
-{
-    size_t len = strlen(request->host), digits = len;
-    while (digits > 0 && request->host[digits - 1] >= '0' && request->host[digits - 1] <= '9')
-        digits--;
-    if (digits > 1 && digits < len && request->host[digits - 1] == ':')
-        len = digits - 1;
-    char *host = tornado_arena_memdup(request->arena, request->host, len);
-    for (char *at = host; at && *at; at++)
-        if (*at >= 'A' && *at <= 'Z')
-            *at |= 0x20;
-    return host;
 }
 
 TORNADO_API double tornado_http_request_time(const tornado_http_request *request)
@@ -20703,18 +21525,6 @@ static const char *tornado__safe_reason(const char *reason)
     return reason;
 }
 
-/* Whether a header may be sent. */
-static bool tornado__header_valid(const char *name, size_t name_len, const char *value, size_t value_len)
-{
-    if (!tornado__is_token(name, name_len))
-        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a header's name: \"%.60s\"", name);
-    for (size_t i = 0; i < value_len; i++)
-        if (tornado__is(value[i], TORNADO__CONTROL))
-            return tornado__fail(TORNADO_ERR_INVALID, 0, "the value of the header %.60s has a control character",
-                                 name);
-    return true;
-}
-
 static tornado__message *tornado__answerable(tornado_http_request *request, bool started, const char *what)
 {
     tornado__message *message = (tornado__message *)(void *)request;
@@ -21363,13 +22173,6 @@ struct tornado_application {
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
-/* What was read of a request's arguments and cookies, and the cookies to set: their names and the header's values.
-   */
-typedef struct tornado__form {
-    tornado_arguments query, body, cookies, set_cookies;
-    bool has_query, has_body, has_cookies;
-} tornado__form;
-
 typedef struct tornado__flat_class {
     struct tornado__flat_class *next;
     const tornado_handler_class *original;
@@ -21396,7 +22199,7 @@ typedef struct tornado__response {
     const char *etag; /* set by set_etag_header */
     char *body;
     size_t body_len, body_capacity;
-    struct tornado__form *form;      /* arguments and cookies, once they are asked for or set */
+    tornado_arguments *set_cookies;  /* names, and the headers' values; NULL: none were set */
     const tornado_regex *path;       /* the rule's; NULL: it has no groups */
     const tornado_bytes *path_sent;  /* its groups, as they were sent */
     const char **path_args;          /* decoded */
@@ -21746,54 +22549,47 @@ TORNADO_API const char *tornado_path_kwarg(const tornado_handler *self, const ch
     return group ? tornado_path_arg(self, group - 1) : NULL;
 }
 
-static tornado__form *tornado__form_of(tornado_handler *self)
-{
-    if (!self->response->form)
-        self->response->form = tornado_alloc(self, sizeof *self->response->form);
-    return self->response->form;
-}
-
-/* Raises what kept arguments from being read: too many are the client's fault. */
+/* Raises what kept arguments from being read: too many are the client's fault, as is what is malformed. */
 static TORNADO_NORETURN void tornado__raise_unread(void)
 {
-    if (tornado_last_error()->code == TORNADO_ERR_LIMIT)
+    if (tornado_last_error()->code == TORNADO_ERR_LIMIT || tornado_last_error()->code == TORNADO_ERR_PARSE)
         tornado_raise_http_error(400, "%s", tornado_last_error()->message);
     tornado__raise_last();
 }
 
+static const tornado_arguments *tornado__read(const tornado_arguments *arguments)
+{
+    if (!arguments)
+        tornado__raise_unread();
+    return arguments;
+}
+
 TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *self)
 {
-    tornado__form *form = tornado__form_of(self);
-    if (!form->has_query &&
-        !tornado_parse_qs(self->arena, &form->query, tornado_bytes_of(self->request->query), NULL))
-        tornado__raise_unread();
-    form->has_query = true;
-    return &form->query;
+    return tornado__read(tornado_http_request_query_arguments(self->request));
 }
 
 TORNADO_API const tornado_arguments *tornado_body_arguments(tornado_handler *self)
 {
-    tornado__form *form = tornado__form_of(self);
-    if (!form->has_body &&
-        !tornado_parse_body_arguments(self->arena, &form->body, tornado_get_header(self, "Content-Type"),
-                                      self->request->body, NULL))
-        tornado__raise_unread();
-    form->has_body = true;
-    return &form->body;
+    return tornado__read(tornado_http_request_body_arguments(self->request));
 }
 
 TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
 {
-    tornado__form *form = tornado__form_of(self);
-    const tornado_http_header *line = NULL;
-    while (!form->has_cookies &&
-           (line = tornado_http_headers_find(&self->request->headers, "Cookie", line)) != NULL)
-        if (!tornado_parse_cookie(self->arena, &form->cookies, (tornado_bytes){line->value, line->value_len}, NULL))
-            tornado__raise_unread();
-    if (!form->has_cookies && !tornado__arguments_index(self->arena, &form->cookies, 1))
-        tornado__raise_last();
-    form->has_cookies = true;
-    return &form->cookies;
+    return tornado__read(tornado_http_request_cookies(self->request));
+}
+
+TORNADO_API const tornado_http_files *tornado_files(tornado_handler *self)
+{
+    const tornado_http_files *files = tornado_http_request_files(self->request);
+    if (!files)
+        tornado__raise_unread();
+    return files;
+}
+
+TORNADO_API const tornado_http_file *tornado_get_file(tornado_handler *self, const char *name)
+{
+    return tornado_http_files_find(tornado_files(self), name, NULL);
 }
 
 enum { TORNADO__FROM_QUERY = 1, TORNADO__FROM_BODY = 2, TORNADO__FROM_BOTH = 3 };
@@ -21899,7 +22695,9 @@ TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, con
                                     const tornado_cookie *options)
 {
     tornado__check_unfinished(self, "set_cookie");
-    tornado_arguments *set = &tornado__form_of(self)->set_cookies;
+    if (!self->response->set_cookies)
+        self->response->set_cookies = tornado_alloc(self, sizeof *self->response->set_cookies);
+    tornado_arguments *set = self->response->set_cookies;
     const char *header = tornado_format_cookie(self->arena, name, value, options);
     const tornado_argument *known = header ? tornado_arguments_get(set, name) : NULL;
     if (known)
@@ -21972,14 +22770,14 @@ static void tornado__response_send_failed(tornado__response *response)
 /* The headers with a line for each cookie that was set. */
 static TORNADO__COLD tornado_http_headers tornado__with_cookies(const tornado__response *response)
 {
-    const tornado_arguments *set = &response->form->set_cookies;
+    const tornado_arguments *set = response->set_cookies;
     size_t count = response->headers_count;
     tornado_http_header *items = tornado_alloc(response->self, (count + set->count) * sizeof *items);
     if (count)
         memcpy(items, response->headers, count * sizeof *items);
     for (const tornado_argument *at = set->items; at < set->items + set->count; at++)
         items[count++] = (tornado_http_header){"Set-Cookie", at->value.data, 10, (uint32_t)at->value.len};
-    return (tornado_http_headers){items, count};
+    return (tornado_http_headers){.items = items, .count = count};
 }
 
 /* Sends the headers, and what there is of the body. `length` is the body's, or -1. */
@@ -21989,7 +22787,7 @@ static void tornado__response_send(tornado__response *response, int64_t length)
     tornado__answer answer = {.status = response->status,
                               .reason = response->reason,
                               .defaults = response->defaults,
-                              .headers = {response->headers, response->headers_count},
+                              .headers = {.items = response->headers, .count = response->headers_count},
                               .etag = response->etag,
                               .etag_len = !response->etag                         ? 0
                                           : response->etag == response->etag_text ? 34
@@ -21997,7 +22795,7 @@ static void tornado__response_send(tornado__response *response, int64_t length)
                               .content_length = response->with_length ? response->content_length : length};
     bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
     tornado__chunk *chunk = NULL;
-    if (TORNADO__UNLIKELY(response->form && response->form->set_cookies.count && !message->started))
+    if (TORNADO__UNLIKELY(response->set_cookies && !message->started))
         answer.headers = tornado__with_cookies(response);
     if (!message->started &&
         !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))

@@ -8,7 +8,7 @@
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #define PAUSE     0.3 /* of examples/wait_twice.c */
 
-static const char *const examples[] = {"hello", "wait_twice", "json", "books", "echo", "long_poll", "form"};
+static const char *const examples[] = {"hello", "wait_twice", "json", "books", "echo", "long_poll", "form", "upload"};
 #define EXAMPLES (sizeof examples / sizeof examples[0])
 
 typedef struct process {
@@ -504,6 +504,27 @@ TEST(examples_answer_the_commands_that_they_show)
     TEST_NEED("curl");
     check_commands("books", "201 200 200 204 ");
     check_commands("form", "302 ");
+    check_commands("upload", "200 200 ");
+}
+
+TEST(examples_upload_takes_files_from_curl)
+{
+    TEST_NEED("curl");
+    process p = example_start("upload");
+    const char *directory = getenv("TMPDIR");
+    const test_output *out =
+        test_run("d=$(mktemp -d %s/tornado-upload-XXXXXX) && cd \"$d\" && head -c 300000 /dev/urandom > a.bin && : > b.txt &&"
+                 " curl -s -F files1=@a.bin -F 'files1=@b.txt;filename=\"x;\xc3\xa9.txt\"' -F 'note=a&b' http://127.0.0.1:%d/post;"
+                 " curl -s -T a.bin -H 'Content-Type: image/png' http://127.0.0.1:%d/a.bin; rm -r \"$d\"",
+                 directory ? directory : "/tmp", p.port, p.port);
+    CHECK_STR(out->text, "POST \"a.bin\" \"application/octet-stream\" 300000 bytes\n"
+                         "POST \"x;\xc3\xa9.txt\" \"text/plain\" 0 bytes\n"
+                         "note: a&b\n"
+                         "PUT \"a.bin\" \"image/png\" 300000 bytes\n");
+    out = test_run("curl -s -o /dev/null -w '%%{http_code}' -H 'Content-Type: multipart/form-data' -d x http://127.0.0.1:%d/post",
+                   p.port);
+    CHECK_STR(out->text, "400");
+    example_stop(&p, SIGTERM);
 }
 
 /*----------------------------------------------------------------------------

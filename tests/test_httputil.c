@@ -334,7 +334,9 @@ TEST(httputil_a_form_is_known_by_its_type)
     for (size_t i = 0; i < COUNT(rows); i++) {
         tornado_arena *arena = tornado_arena_new();
         tornado_arguments arguments = {0};
-        CHECK(tornado_parse_body_arguments(arena, &arguments, rows[i].type, guarded_bytes("a=1&b=2+3"), NULL));
+        tornado_http_files files = {0};
+        CHECK(tornado_parse_body_arguments(arena, &arguments, &files, rows[i].type, guarded_bytes("a=1&b=2+3"), NULL));
+        CHECK_INT(files.count, 0);
         CHECK_STR(shown(&arguments), rows[i].want);
         tornado_arena_free(arena);
     }
@@ -344,7 +346,8 @@ TEST(httputil_a_form_has_the_limits_of_a_query)
 {
     tornado_arena *arena = tornado_arena_new();
     tornado_arguments arguments = {0};
-    check_fails(tornado_parse_body_arguments(arena, &arguments, "application/x-www-form-urlencoded",
+    tornado_http_files files = {0};
+    check_fails(tornado_parse_body_arguments(arena, &arguments, &files, "application/x-www-form-urlencoded",
                                              tornado_bytes_of("a&b"),
                                              &(tornado_arguments_options){.max_fields = 1}),
                 TORNADO_ERR_LIMIT);

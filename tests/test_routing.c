@@ -390,7 +390,7 @@ TEST(httputil_find_goes_through_all_headers_of_a_name)
 {
     static const tornado_http_header items[] = {{"Via", "1", 3, 1}, {"vi", "x", 2, 1}, {"Viaa", "x", 4, 1},
                                                 {"VIA", "", 3, 0}, {"V[A", "x", 3, 1}, {"via", "3", 3, 1}};
-    const tornado_http_headers headers = {items, 6}, none = {NULL, 0};
+    const tornado_http_headers headers = {.items = items, .count = 6}, none = {0};
     const tornado_http_header *at = tornado_http_headers_find(&headers, "via", NULL);
     CHECK(at == &items[0]);
     CHECK((at = tornado_http_headers_find(&headers, "vIA", at)) == &items[3]);
