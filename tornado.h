@@ -1659,13 +1659,37 @@ TORNADO_API bool tornado_is_valid_ip(const char *ip);
 
 typedef struct tornado_iostream tornado_iostream;
 
+/* What read_from_fd returns to wait until the descriptor can be written, and write_to_fd to wait until it can be
+   read. */
+#define TORNADO_IOSTREAM_OTHER_WAY (-2)
+
+/* A way to read and write of your own, for a stream over something that needs more than recv and send. `state` is
+   the stream's option backend_state. Nothing here may wait, raise, or use the stream. */
+typedef struct tornado_iostream_backend {
+    /* Return what read and write do: a count, 0 for the end (read only), or -1 with errno: EAGAIN for not now. After
+       EAGAIN write_to_fd is called again with at least the same bytes. */
+    ptrdiff_t (*read_from_fd)(void *state, int fd, void *data, size_t room);
+    ptrdiff_t (*write_to_fd)(void *state, int fd, const void *data, size_t len);
+    /* Closes the descriptor and frees the state; called once. fd is -1 when the loop has closed it already. */
+    void (*close_fd)(void *state, int fd);
+    /* Why a call failed, or what the loop has reported; NULL: nothing better than errno is known. It must live until
+       the next call. May be NULL. */
+    const tornado_error *(*get_fd_error)(void *state, int fd);
+    /* Whether it holds bytes that it has read from the descriptor, and not yet returned. May be NULL: it never does. */
+    bool (*pending)(void *state, int fd);
+} tornado_iostream_backend;
+
 typedef struct tornado_iostream_options {
     int64_t max_buffer_size;       /* bytes received and not yet read, at most; default 100 MiB */
     int64_t max_write_buffer_size; /* bytes written and not yet sent, at most; default TORNADO_NONE */
+    size_t read_chunk_size;        /* bytes to receive at once, at most; default, and the most there can be, 64 KiB */
+    const tornado_iostream_backend *backend; /* borrowed as long as the stream is open; default: by what fd is */
+    void *backend_state;           /* the stream's from then on */
 } tornado_iostream_options;
 
-/* A stream over a socket, connected or about to be, or over an end of a pipe (Tornado's PipeIOStream). Takes the fd
-   over, also when it fails, and makes it non-blocking. NULL with the reason. */
+/* A stream over a socket, connected or about to be, or over an end of a pipe (Tornado's PipeIOStream), which it
+   makes non-blocking; with a backend over any descriptor that the loop can watch, as it is. Takes the fd over, also
+   when it fails. NULL with the reason. */
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options);
 
 /* Adds a reference, and returns the stream. */
@@ -1681,6 +1705,11 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_connect(tornado_io
 
 /* Reads exactly `count` bytes. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_bytes(tornado_iostream *stream, size_t count);
+
+/* Reads exactly `len` bytes to where you say, which must stay until the read is done; nothing is copied on the way.
+   The result are these bytes, without a NUL behind them. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_into(tornado_iostream *stream, void *buffer,
+                                                                        size_t len);
 
 /* Reads up to and including a delimiter, which is copied. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_until(tornado_iostream *stream,
@@ -1707,6 +1736,7 @@ typedef struct tornado_read_options {
        then empty. The chunk lives until it returns. It may close the stream. */
     void (*streaming_callback)(tornado_bytes chunk, void *arg);
     void *arg;
+    void *into;            /* with bytes: to there, as tornado_iostream_read_into; any number of them */
 } tornado_read_options;
 
 /* The future's result is a tornado_bytes with a NUL behind it. TORNADO_ERR_CLOSED when the stream closes before the
@@ -1719,9 +1749,22 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read(tornado_iostr
    has been handed to the system. TORNADO_ERR_CLOSED, or TORNADO_ERR_BUFFER_FULL when nothing of it was taken. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_write(tornado_iostream *stream, tornado_bytes data);
 
+/* Writes several runs of bytes as one. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_writev(tornado_iostream *stream,
+                                                                     const tornado_bytes *parts, size_t count);
+
+/* Writes `len` bytes of a file from `offset` on, by the system's sendfile where that can be, else in pieces. The
+   descriptor may be closed when this returns; where its reading goes on does not change. The file is not buffered,
+   so it may be larger than max_write_buffer_size, but counts as not yet sent. When the file turns out to be shorter
+   the stream is closed (TORNADO_ERR_CLOSED, sys_errno EIO). */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_write_file(tornado_iostream *stream, int fd,
+                                                                         int64_t offset, int64_t len);
+
 /* Closes the stream now: what is not sent is dropped, pending futures fail with TORNADO_ERR_CLOSED, and the close
-   callback runs in the next turn. What was received can still be read. Closing twice is harmless. */
+   callback runs in a later turn. What was received can still be read. Closing twice is harmless. close_with makes
+   `error`, which is copied, the reason that tornado_iostream_error gives and pending futures fail with. */
 TORNADO_API void tornado_iostream_close(tornado_iostream *stream);
+TORNADO_API void tornado_iostream_close_with(tornado_iostream *stream, const tornado_error *error);
 
 /* Has callback(arg) run once, after the stream was closed and all that was received has been read. NULL takes it
    back. */
@@ -2667,6 +2710,7 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/epoll.h>
+#include <sys/sendfile.h>
 #include <sys/syscall.h>
 #endif
 #if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) ||                   \
@@ -3221,6 +3265,25 @@ typedef pthread_t tornado__thread_id;
 #define tornado__thread_signal(thread, signum) ((void)pthread_kill(thread, signum))
 #define tornado__sigmask(how, set, before)     pthread_sigmask(how, set, before)
 #endif
+
+/* ---- from a file to a socket ---- */
+
+/* Sends from a place of a file. Returns what send does; ENOSYS where the system has no way that is used here. */
+static ssize_t tornado__sendfile(int socket, int file, int64_t at, size_t len)
+{
+    off_t offset = (off_t)at;
+    if (offset != at) {
+        errno = EOVERFLOW;
+        return -1;
+    }
+#ifdef __linux__
+    return sendfile(socket, file, &offset, len);
+#else
+    (void)socket, (void)file, (void)len;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
 
 /* ---- how many processors this process may use ---- */
 
@@ -10941,7 +11004,7 @@ struct tornado_ioloop {
     int timer_chunks_count, timer_chunks_capacity;
     tornado__user_timer *free_timers;
     tornado__pool blocks, chunks, futures; /* requests' arenas; outgoing data; results to come */
-    char *scratch;                /* where streams receive to */
+    struct tornado__inbuf *scratch; /* where streams receive to */
     tornado__callback *free_callbacks;
     unsigned free_callbacks_count;
     tornado__execution execution; /* of what runs on the loop's own stack */
@@ -15789,70 +15852,103 @@ static char *tornado__address_host(const tornado_address *address, char out[46])
  * it. Sending: a queue of chunks, sent together, from the loop's pool; a drained stream holds none. The owner
  * decides when to flush: that is how pipelined answers leave in one send.
  *
- * A pending read keeps its state in tornado__stream_io, which only streams with a user have. What a read gave stays
- * where it is, with a NUL put behind it (the byte there is kept aside), until the next read: so nothing is received
- * between reads.
+ * Bytes of a socket go straight to recv and send. Whatever else there is - a backend, a range of a file to send,
+ * somebody who waits for his write - is marked in `special`, so that an HTTP connection pays for none of it.
+ *
+ * A pending read keeps its state in a tornado__read, which only streams that wait have; a read that the buffer can
+ * satisfy never leaves the stack. What a read gave stays where it is, with a NUL put behind it (the byte there is
+ * kept aside), until the next read: so nothing is received between reads. Large pieces are not copied: the scratch
+ * they arrived in becomes the stream's buffer, and the buffer that it replaces becomes the scratch.
  *============================================================================*/
 
 #include <sys/ioctl.h>
 
 typedef struct tornado__inbuf {
     size_t start, end, cap; /* unread bytes: [start, end) */
-    char bytes[];
+    char bytes[];           /* one more than cap */
 } tornado__inbuf;
 
 typedef struct tornado__chunk {
     tornado__block block; /* first: chunks come from a pool of blocks */
     struct tornado__chunk *next, *last; /* last: in the first chunk of a queue only */
     char *start, *end, *limit;
-    void *owned; /* memory to free, when the bytes are not behind this struct */
+    void *owned; /* memory to free, when the bytes are not behind this struct; the chunk itself: a tornado__range is */
 } tornado__chunk;
 
+/* A part of a file to be sent, behind its chunk, which has a length of one until all of it is on its way. */
+typedef struct tornado__range {
+    int fd; /* the stream's own */
+    int64_t at, end;
+} tornado__range;
+
 /* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the
-   stream, and must then return anything. `closed` is called once. `drained`, which may be NULL, after everything
-   queued was sent. `wants_end`: whether to close at the peer's end while paused; NULL: always. `free` frees the
-   memory that the stream is in. */
+   stream, and must then return anything. `receive` in its place receives by itself, and returns what recv does.
+   `again` has that happen in a turn of its own. `closed` is called once. `sent`, which may be NULL, as bytes leave
+   the queue, `drained`, which may be NULL, after everything queued was sent. `wants_end`: whether to close at the
+   peer's end while paused; NULL: always. `free` frees the memory that the stream is in. */
 typedef struct tornado__stream_owner {
     size_t (*data)(tornado_iostream *stream, char *data, size_t len);
+    ssize_t (*receive)(tornado_iostream *stream);
+    void (*again)(tornado_iostream *stream);
     void (*closed)(tornado_iostream *stream, const tornado_error *cause); /* NULL: no error */
+    void (*sent)(tornado_iostream *stream, size_t sent);
     void (*drained)(tornado_iostream *stream);
     bool (*wants_end)(const tornado_iostream *stream);
     void (*free)(tornado_iostream *stream);
 } tornado__stream_owner;
+
+/* How far a stream has come; before TORNADO__OPEN nothing is read or sent. */
+enum { TORNADO__OPEN, TORNADO__CONNECTING };
+
+/* What is special: it has a backend; ranges of files are queued; the owner receives, and is told what was sent. */
+enum { TORNADO__BY_BACKEND = 1, TORNADO__BY_RANGES = 2, TORNADO__BY_OWNER = 4 };
 
 struct tornado_iostream {
     tornado_ioloop *loop;
     const tornado__stream_owner *owner;
     tornado__inbuf *in;
     tornado__chunk *out;
-    struct tornado__stream_io *io;
+    const tornado_iostream_backend *backend; /* NULL: recv and send */
+    void *state;                             /* the backend's */
     int fd;
     unsigned references;
-    bool watched;    /* the loop has it */
-    bool connecting;
+    unsigned char special, opening;
+    unsigned char turned;  /* READ: reading waits until it can be written; WRITE: the other way round */
+    bool watched;          /* the loop has it */
     bool closed;
-    bool paused;     /* the owner does not want data now */
+    bool paused;           /* the owner does not want data now */
     bool unbuffered_ready; /* the kernel holds bytes that were reported and left there */
-    bool pipe;       /* not a socket */
 };
 
 /* ---- the loop's side ---- */
 
 static void tornado__iostream_event(int fd, unsigned events, void *arg);
+static void tornado__iostream_special_event(int fd, unsigned events, void *arg);
+
+/* What the loop is to report now. */
+static unsigned tornado__iostream_wants(const tornado_iostream *stream)
+{
+    unsigned events = 0;
+    if (stream->opening == TORNADO__CONNECTING)
+        return TORNADO_IOLOOP_WRITE;
+    if (!(stream->paused && stream->unbuffered_ready)) /* while paused, for the end */
+        events |= stream->turned & TORNADO_IOLOOP_READ ? TORNADO_IOLOOP_WRITE : TORNADO_IOLOOP_READ;
+    if (stream->out)
+        events |= stream->turned & TORNADO_IOLOOP_WRITE ? TORNADO_IOLOOP_READ : TORNADO_IOLOOP_WRITE;
+    return events;
+}
 
 /* Watches for what the stream wants now. A system call only when that changed. */
 static bool tornado__iostream_watch(tornado_iostream *stream)
 {
-    unsigned events = 0;
     if (stream->closed)
         return false;
-    if (!stream->connecting && !(stream->paused && stream->unbuffered_ready)) /* while paused, for the end */
-        events |= TORNADO_IOLOOP_READ;
-    if (stream->connecting || stream->out)
-        events |= TORNADO_IOLOOP_WRITE;
+    unsigned events = tornado__iostream_wants(stream);
     if (stream->watched)
         return tornado_ioloop_update_handler(stream->loop, stream->fd, events);
-    stream->watched = tornado_ioloop_add_handler(stream->loop, stream->fd, tornado__iostream_event, stream, events);
+    stream->watched = tornado_ioloop_add_handler(
+        stream->loop, stream->fd, stream->special ? tornado__iostream_special_event : tornado__iostream_event,
+        stream, events);
     return stream->watched;
 }
 
@@ -15867,13 +15963,36 @@ static void tornado__chunk_free(tornado_ioloop *loop, tornado__chunk *chunk)
     tornado__pool_put(&loop->chunks, &chunk->block);
 }
 
+/* The part of a file that a chunk stands for, or NULL. */
+static tornado__range *tornado__chunk_range(tornado__chunk *chunk)
+{
+    return chunk->owned == chunk ? (tornado__range *)(void *)(chunk + 1) : NULL;
+}
+
+static void tornado__chunk_end_range(tornado__chunk *chunk)
+{
+    close(tornado__chunk_range(chunk)->fd);
+    chunk->owned = NULL;
+}
+
 static void tornado__iostream_drop_out(tornado_iostream *stream)
 {
     for (tornado__chunk *chunk = stream->out, *next; chunk; chunk = next) {
         next = chunk->next;
+        if (tornado__chunk_range(chunk))
+            tornado__chunk_end_range(chunk);
         tornado__chunk_free(stream->loop, chunk);
     }
     stream->out = NULL;
+}
+
+/* Has the backend close. It may need the place where the last error is, and so may the cause. */
+static TORNADO__COLD void tornado__backend_close(tornado_iostream *stream)
+{
+    tornado_error last = tornado__thread.last;
+    bool gone = stream->watched && stream->loop->fds_closed;
+    stream->backend->close_fd(stream->state, gone ? -1 : stream->fd);
+    tornado__thread.last = last;
 }
 
 /* Closes the descriptor and tells the owner. */
@@ -15883,9 +16002,13 @@ static void tornado__iostream_shut(tornado_iostream *stream, const tornado_error
         return;
     if (stream->watched && !stream->loop->closed)
         tornado_ioloop_remove_handler(stream->loop, stream->fd);
-    tornado__ioloop_close_fd(stream->loop, stream->fd, stream->watched);
+    if (TORNADO__UNLIKELY(stream->backend != NULL))
+        tornado__backend_close(stream);
+    else
+        tornado__ioloop_close_fd(stream->loop, stream->fd, stream->watched);
     stream->closed = true;
-    stream->watched = stream->connecting = false;
+    stream->watched = false;
+    stream->opening = TORNADO__OPEN;
     stream->fd = -1;
     tornado__iostream_drop_out(stream);
     stream->owner->closed(stream, cause);
@@ -15917,6 +16040,92 @@ static bool tornado__iostream_watch_or_shut(tornado_iostream *stream)
         return true;
     tornado__iostream_shut(stream, &tornado__thread.last);
     return false;
+}
+
+/* Closes after a call that failed as errno tells, or the backend. */
+static TORNADO__COLD void tornado__iostream_broken(tornado_iostream *stream, const char *call)
+{
+    int number = errno;
+    const tornado_error *error = NULL;
+    if (stream->backend && stream->backend->get_fd_error)
+        error = stream->backend->get_fd_error(stream->state, stream->fd);
+    if (!error) {
+        tornado__fail(number == ENOMEM ? TORNADO_ERR_NOMEM : TORNADO_ERR_SYSTEM, number, "%s: %s", call,
+                      strerror(number));
+        error = &tornado__thread.last;
+    }
+    tornado_error copy = *error; /* the backend's may go with it */
+    tornado__iostream_shut(stream, &copy);
+}
+
+static TORNADO__INLINE bool tornado__not_now(int error)
+{
+    return error == EAGAIN || error == EWOULDBLOCK;
+}
+
+/* ---- pipes: a backend ---- */
+
+/* SIGPIPE, against which some calls have no flag, is held back while one is made, and taken if it came. */
+typedef struct tornado__sigpipe {
+    sigset_t before;
+    bool came_before;
+} tornado__sigpipe;
+
+static void tornado__sigpipe_hold(tornado__sigpipe *hold)
+{
+    sigset_t sigpipe, pending;
+    sigemptyset(&sigpipe);
+    sigaddset(&sigpipe, SIGPIPE);
+    sigpending(&pending);
+    hold->came_before = sigismember(&pending, SIGPIPE);
+    tornado__sigmask(SIG_BLOCK, &sigpipe, &hold->before);
+}
+
+/* `result` and errno are those of the call. */
+static void tornado__sigpipe_let_go(const tornado__sigpipe *hold, ssize_t result)
+{
+    int error = errno, number;
+    sigset_t sigpipe, pending;
+    sigemptyset(&sigpipe);
+    sigaddset(&sigpipe, SIGPIPE);
+    if (result < 0 && error == EPIPE && !hold->came_before && sigpending(&pending) == 0 &&
+        sigismember(&pending, SIGPIPE))
+        sigwait(&sigpipe, &number);
+    tornado__sigmask(SIG_SETMASK, &hold->before, NULL);
+    errno = error;
+}
+
+static ptrdiff_t tornado__pipe_read(void *state, int fd, void *data, size_t room)
+{
+    (void)state;
+    return read(fd, data, room);
+}
+
+static ptrdiff_t tornado__pipe_write(void *state, int fd, const void *data, size_t len)
+{
+    tornado__sigpipe hold;
+    (void)state;
+    tornado__sigpipe_hold(&hold);
+    ssize_t wrote = write(fd, data, len);
+    tornado__sigpipe_let_go(&hold, wrote);
+    return wrote;
+}
+
+static void tornado__pipe_close(void *state, int fd)
+{
+    (void)state;
+    if (fd >= 0)
+        close(fd);
+}
+
+static const tornado_iostream_backend tornado__pipe_backend = {
+    .read_from_fd = tornado__pipe_read, .write_to_fd = tornado__pipe_write, .close_fd = tornado__pipe_close};
+
+/* Whether nobody reads a pipe any more; asked of the pipe, as not every poller tells it from one that can be read. */
+static bool tornado__pipe_broken(int fd)
+{
+    struct pollfd pipe = {.fd = fd};
+    return poll(&pipe, 1, 0) > 0 && pipe.revents & POLLERR;
 }
 
 /* ---- sending ---- */
@@ -15984,12 +16193,22 @@ static bool tornado__iostream_adopt(tornado_iostream *stream, void *memory, size
     return true;
 }
 
-static size_t tornado__iostream_queued(const tornado_iostream *stream)
+/* Queues a part of a file, by a descriptor of the stream's own. */
+static bool tornado__iostream_queue_range(tornado_iostream *stream, int fd, int64_t at, int64_t end)
 {
-    size_t queued = 0;
-    for (const tornado__chunk *chunk = stream->out; chunk; chunk = chunk->next)
-        queued += (size_t)(chunk->end - chunk->start);
-    return queued;
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (own < 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "a file to send: %s", strerror(errno));
+    tornado__chunk *chunk = tornado__iostream_chunk(stream, sizeof(tornado__range));
+    if (!chunk) {
+        close(own);
+        return false;
+    }
+    chunk->owned = chunk;
+    chunk->limit = chunk->end = chunk->start + 1;
+    *tornado__chunk_range(chunk) = (tornado__range){own, at, end};
+    stream->special |= TORNADO__BY_RANGES;
+    return true;
 }
 
 /* Takes `sent` bytes off the queue. */
@@ -16010,46 +16229,30 @@ static void tornado__iostream_sent(tornado_iostream *stream, size_t sent)
     }
 }
 
-/* write to a pipe. When nobody reads from it any more that raises SIGPIPE, against which a pipe has no flag: it is
-   held back meanwhile, and taken if it came. */
-static TORNADO__COLD ssize_t tornado__pipe_write(int fd, const void *data, size_t len)
-{
-    sigset_t sigpipe, before, pending;
-    int number;
-    sigemptyset(&sigpipe);
-    sigaddset(&sigpipe, SIGPIPE);
-    sigpending(&pending);
-    bool came_before = sigismember(&pending, SIGPIPE);
-    tornado__sigmask(SIG_BLOCK, &sigpipe, &before);
-    ssize_t wrote = write(fd, data, len);
-    int error = errno;
-    if (wrote < 0 && error == EPIPE && !came_before && sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE))
-        sigwait(&sigpipe, &number);
-    tornado__sigmask(SIG_SETMASK, &before, NULL);
-    errno = error;
-    return wrote;
-}
-
 /* One run of bytes. Returns what send does. */
-static TORNADO__INLINE ssize_t tornado__iostream_send_bytes(tornado_iostream *stream, const void *data, size_t len)
+static ssize_t tornado__iostream_send_bytes(tornado_iostream *stream, const void *data, size_t len)
 {
-    if (TORNADO__UNLIKELY(stream->pipe))
-        return tornado__pipe_write(stream->fd, data, len);
-    return send(stream->fd, data, len, MSG_NOSIGNAL);
+    if (!stream->backend)
+        return send(stream->fd, data, len, MSG_NOSIGNAL);
+    ptrdiff_t sent = stream->backend->write_to_fd(stream->state, stream->fd, data, len);
+    if (sent == TORNADO_IOSTREAM_OTHER_WAY) {
+        stream->turned |= TORNADO_IOLOOP_WRITE;
+        errno = EAGAIN;
+        sent = -1;
+    }
+    return sent;
 }
 
-/* One send of what is queued, up to 16 chunks (one to a pipe). Returns what send does. */
-static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
+/* One send of what is queued, up to 16 chunks. Returns what send does. */
+static ssize_t tornado__iostream_send_chunks(tornado_iostream *stream)
 {
-    tornado__chunk *chunk = stream->out;
-    if (TORNADO__LIKELY(!chunk->next) || stream->pipe)
-        return tornado__iostream_send_bytes(stream, chunk->start, (size_t)(chunk->end - chunk->start));
     struct iovec parts[16];
     struct msghdr message;
     memset(&message, 0, sizeof message);
     message.msg_iov = parts;
     size_t count = 0;
-    for (; chunk && count < TORNADO__COUNT(parts); chunk = chunk->next) {
+    for (tornado__chunk *chunk = stream->out; chunk && count < TORNADO__COUNT(parts) && !tornado__chunk_range(chunk);
+         chunk = chunk->next) {
         parts[count].iov_base = chunk->start;
         parts[count++].iov_len = (size_t)(chunk->end - chunk->start);
     }
@@ -16057,19 +16260,110 @@ static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
     return sendmsg(stream->fd, &message, MSG_NOSIGNAL);
 }
 
+static tornado__inbuf *tornado__loop_scratch(tornado_ioloop *loop)
+{
+    if (TORNADO__UNLIKELY(!loop->scratch)) {
+        tornado__inbuf *scratch = TORNADO_MALLOC(sizeof *scratch + TORNADO__SCRATCH_SIZE + 1);
+        if (!scratch) {
+            tornado__nomem();
+            return NULL;
+        }
+        scratch->cap = TORNADO__SCRATCH_SIZE;
+        loop->scratch = scratch;
+    }
+    return loop->scratch;
+}
+
+/* Frees a buffer, or makes it the scratch where that was lent. */
+static void tornado__inbuf_free(tornado_ioloop *loop, tornado__inbuf *in)
+{
+    if (in && in->cap == TORNADO__SCRATCH_SIZE && !loop->scratch && !loop->closed)
+        loop->scratch = in;
+    else
+        TORNADO_FREE(in);
+}
+
+/* Where the system cannot send from a file: by way of memory. */
+static ssize_t tornado__iostream_copy_range(tornado_iostream *stream, const tornado__range *range, size_t len)
+{
+    tornado__inbuf *scratch = tornado__loop_scratch(stream->loop);
+    if (!scratch) {
+        errno = ENOMEM;
+        return -1;
+    }
+    ssize_t got = pread(range->fd, scratch->bytes, len < scratch->cap ? len : scratch->cap, (off_t)range->at);
+    return got > 0 ? tornado__iostream_send_bytes(stream, scratch->bytes, (size_t)got) : got;
+}
+
+/* Sends from a part of a file, but not without end, as files can be large and sockets fast: then others have their
+   turn. Returns 1 when all of it was sent, or -1 with errno. */
+static ssize_t tornado__iostream_send_range(tornado_iostream *stream, tornado__chunk *chunk)
+{
+    enum { TORNADO__RANGE_AT_ONCE = 1 << 20 };
+    tornado__range *range = tornado__chunk_range(chunk);
+    int64_t left = range->end - range->at;
+    size_t len = left < TORNADO__RANGE_AT_ONCE ? (size_t)left : TORNADO__RANGE_AT_ONCE;
+    ssize_t sent = -1;
+    errno = EINVAL;
+    if (!stream->backend) {
+        tornado__sigpipe hold;
+        tornado__sigpipe_hold(&hold);
+        sent = tornado__sendfile(stream->fd, range->fd, range->at, len);
+        tornado__sigpipe_let_go(&hold, sent);
+    }
+    if (sent < 0 && (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP))
+        sent = tornado__iostream_copy_range(stream, range, len);
+    if (sent == 0)
+        errno = EIO; /* the file is shorter than it was said to be: only the end can tell the peer */
+    if (sent <= 0)
+        return -1;
+    range->at += sent;
+    if (stream->owner->sent)
+        stream->owner->sent(stream, (size_t)sent);
+    if (range->at < range->end) {
+        errno = EAGAIN;
+        return -1;
+    }
+    tornado__chunk_end_range(chunk);
+    return 1;
+}
+
+static TORNADO__COLD ssize_t tornado__iostream_send_special(tornado_iostream *stream)
+{
+    tornado__chunk *chunk = stream->out;
+    if (tornado__chunk_range(chunk))
+        return tornado__iostream_send_range(stream, chunk);
+    ssize_t sent = chunk->next && !stream->backend
+                       ? tornado__iostream_send_chunks(stream)
+                       : tornado__iostream_send_bytes(stream, chunk->start, (size_t)(chunk->end - chunk->start));
+    if (sent > 0 && stream->owner->sent)
+        stream->owner->sent(stream, (size_t)sent);
+    return sent;
+}
+
+/* Sends a part of what is queued. Returns what send does. */
+static ssize_t tornado__iostream_send_once(tornado_iostream *stream)
+{
+    tornado__chunk *chunk = stream->out;
+    if (TORNADO__UNLIKELY(stream->special))
+        return tornado__iostream_send_special(stream);
+    if (TORNADO__LIKELY(!chunk->next))
+        return send(stream->fd, chunk->start, (size_t)(chunk->end - chunk->start), MSG_NOSIGNAL);
+    return tornado__iostream_send_chunks(stream);
+}
+
 /* Sends what the socket takes; the rest when it is writable. False: the stream closed (it may be gone, unless the
    caller holds it). */
 static bool tornado__iostream_flush(tornado_iostream *stream)
 {
-    while (stream->out && !stream->connecting) {
+    while (stream->out && !stream->opening) {
         ssize_t sent = tornado__iostream_send_once(stream);
         if (sent >= 0) {
             tornado__iostream_sent(stream, (size_t)sent);
-        } else if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS) {
+        } else if (tornado__not_now(errno) || errno == ENOBUFS) {
             break;
         } else if (errno != EINTR) {
-            tornado__fail(TORNADO_ERR_SYSTEM, errno, "write: %s", strerror(errno));
-            tornado__iostream_shut(stream, &tornado__thread.last);
+            tornado__iostream_broken(stream, "write");
             return false;
         }
     }
@@ -16117,25 +16411,31 @@ static void tornado__iostream_feed(tornado_iostream *stream)
     if (!in)
         return;
     in->start += used < in->end - in->start ? used : in->end - in->start;
-    if (used && in->start == in->end) { /* an owner that used none may have given out bytes in there */
+    if (in->start == in->end) {
         TORNADO_FREE(in);
         stream->in = NULL;
     }
 }
 
-static char *tornado__loop_scratch(tornado_ioloop *loop)
+static TORNADO__COLD ssize_t tornado__backend_recv(tornado_iostream *stream, void *data, size_t room)
 {
-    if (TORNADO__UNLIKELY(!loop->scratch) && !(loop->scratch = TORNADO_MALLOC(TORNADO__SCRATCH_SIZE)))
-        tornado__nomem();
-    return loop->scratch;
+    ptrdiff_t got = stream->backend->read_from_fd(stream->state, stream->fd, data, room);
+    if (got == TORNADO_IOSTREAM_OTHER_WAY) {
+        stream->turned |= TORNADO_IOLOOP_READ;
+        errno = EAGAIN;
+        got = -1;
+    }
+    return got;
 }
 
 static TORNADO__INLINE ssize_t tornado__iostream_recv(tornado_iostream *stream, void *data, size_t room)
 {
-    return TORNADO__UNLIKELY(stream->pipe) ? read(stream->fd, data, room) : recv(stream->fd, data, room, 0);
+    if (TORNADO__UNLIKELY(stream->backend != NULL))
+        return tornado__backend_recv(stream, data, room);
+    return recv(stream->fd, data, room, 0);
 }
 
-/* One recv, and its bytes to the owner. Returns what recv does, with EINTR as EAGAIN. */
+/* One recv, and its bytes to the owner. Returns what recv does. */
 static ssize_t tornado__iostream_receive(tornado_iostream *stream)
 {
     tornado_ioloop *loop = stream->loop;
@@ -16151,18 +16451,18 @@ static ssize_t tornado__iostream_receive(tornado_iostream *stream)
         }
         return received;
     }
-    char *scratch = tornado__loop_scratch(loop);
+    tornado__inbuf *scratch = tornado__loop_scratch(loop);
     if (!scratch)
         goto nomem;
-    received = tornado__iostream_recv(stream, scratch, TORNADO__SCRATCH_SIZE);
+    received = tornado__iostream_recv(stream, scratch->bytes, TORNADO__SCRATCH_SIZE);
     if (received <= 0)
         return received;
     /* the owner runs user code, which must find no scratch that is in use: it is lent, and given back */
     loop->scratch = NULL;
-    size_t len = (size_t)received, used = stream->owner->data(stream, scratch, len);
+    size_t len = (size_t)received, used = stream->owner->data(stream, scratch->bytes, len);
     if (TORNADO__UNLIKELY(!stream->closed && used < len)) {
         if (tornado__iostream_reserve_in(stream, len - used < 512 ? 512 : len - used)) {
-            memcpy(stream->in->bytes + stream->in->end, scratch + used, len - used);
+            memcpy(stream->in->bytes + stream->in->end, scratch->bytes + used, len - used);
             stream->in->end += len - used;
         } else {
             received = -1;
@@ -16185,45 +16485,77 @@ static void tornado__iostream_end(tornado_iostream *stream)
     tornado__iostream_shut(stream, NULL);
 }
 
+/* What a receive that gave no bytes leads to. */
+static TORNADO__COLD void tornado__iostream_received_none(tornado_iostream *stream, ssize_t received)
+{
+    if (received == 0)
+        tornado__iostream_end(stream);
+    else if (!tornado__not_now(errno) && errno != EINTR)
+        tornado__iostream_broken(stream, "read");
+}
+
 static void tornado__iostream_readable(tornado_iostream *stream)
 {
     ssize_t received = tornado__iostream_receive(stream);
-    if (TORNADO__LIKELY(received > 0) || stream->closed)
-        return;
-    if (received == 0) {
-        tornado__iostream_end(stream);
-    } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-        tornado__fail(errno == ENOMEM ? TORNADO_ERR_NOMEM : TORNADO_ERR_SYSTEM, errno, "read: %s", strerror(errno));
-        tornado__iostream_shut(stream, &tornado__thread.last);
-    }
+    if (TORNADO__UNLIKELY(received <= 0) && !stream->closed)
+        tornado__iostream_received_none(stream, received);
 }
 
-static void tornado__iostream_connected(tornado_iostream *stream);
-
-/* A pipe that nobody reads any more; asked of the pipe, as not every poller tells it from one that can be read. */
-static bool tornado__pipe_broken(int fd)
+/* Whether the backend has read bytes from the descriptor that nobody has got yet: nothing will report them. */
+static bool tornado__iostream_pending(const tornado_iostream *stream)
 {
-    struct pollfd pipe = {.fd = fd};
-    return poll(&pipe, 1, 0) > 0 && pipe.revents & POLLERR;
+    return stream->backend && stream->backend->pending && stream->backend->pending(stream->state, stream->fd);
+}
+
+/* Receives, and again while a backend holds more; what a fast peer sends on and on is for another turn. */
+static void tornado__iostream_read_special(tornado_iostream *stream)
+{
+    for (int rounds = 0; rounds < 16; rounds++) {
+        ssize_t received =
+            stream->owner->receive ? stream->owner->receive(stream) : tornado__iostream_receive(stream);
+        if (stream->closed)
+            return;
+        if (received <= 0) {
+            tornado__iostream_received_none(stream, received);
+            return;
+        }
+        if (stream->paused || !tornado__iostream_pending(stream))
+            return;
+    }
+    stream->owner->again(stream);
+}
+
+/* The error that the loop has reported, or NULL. */
+static const tornado_error *tornado__iostream_fd_error(tornado_iostream *stream)
+{
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (stream->backend && stream->backend->get_fd_error)
+        return stream->backend->get_fd_error(stream->state, stream->fd);
+    if (getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 || !error)
+        return NULL;
+    tornado__fail(TORNADO_ERR_SYSTEM, error, "read: %s", strerror(error));
+    return &tornado__thread.last;
 }
 
 /* Something happened while the owner wants no data: see whether that was the end. */
 static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
 {
-    int waiting = 0, error = 0;
-    socklen_t len = sizeof error;
-    if (events & TORNADO_IOLOOP_ERROR && getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error) {
-        tornado__fail(TORNADO_ERR_SYSTEM, error, "read: %s", strerror(error));
-        tornado__iostream_shut(stream, &tornado__thread.last);
+    int waiting = 0;
+    const tornado_error *error = events & TORNADO_IOLOOP_ERROR ? tornado__iostream_fd_error(stream) : NULL;
+    if (error) {
+        tornado_error copy = *error;
+        tornado__iostream_shut(stream, &copy);
         return;
     }
     bool wants_end = !stream->owner->wants_end || stream->owner->wants_end(stream);
-    if (stream->pipe && (wants_end || stream->out) && tornado__pipe_broken(stream->fd)) {
+    if (stream->backend == &tornado__pipe_backend && (wants_end || stream->out) && tornado__pipe_broken(stream->fd)) {
         tornado__fail(TORNADO_ERR_SYSTEM, EPIPE, "write: %s", strerror(EPIPE));
         tornado__iostream_shut(stream, &tornado__thread.last);
         return;
     }
-    if (wants_end && ioctl(stream->fd, FIONREAD, &waiting) == 0 && waiting == 0) {
+    if (wants_end && !tornado__iostream_pending(stream) && ioctl(stream->fd, FIONREAD, &waiting) == 0 &&
+        waiting == 0) {
         tornado__iostream_end(stream);
         return;
     }
@@ -16241,21 +16573,46 @@ static void tornado__iostream_event(int fd, unsigned events, void *arg)
     tornado_iostream *stream = arg;
     (void)fd;
     tornado__iostream_retain(stream);
-    if (TORNADO__UNLIKELY(stream->connecting)) {
+    if (events & (TORNADO_IOLOOP_READ | TORNADO_IOLOOP_ERROR)) {
+        if (!stream->paused)
+            tornado__iostream_readable(stream);
+        else
+            tornado__iostream_look(stream, events);
+    }
+    if (TORNADO__UNLIKELY(events & TORNADO_IOLOOP_WRITE) && !stream->closed && tornado__iostream_flush(stream) &&
+        !stream->out) {
+        tornado__iostream_watch(stream);
+        if (stream->owner->drained)
+            stream->owner->drained(stream);
+    }
+    tornado__iostream_release(stream);
+}
+
+static void tornado__iostream_connected(tornado_iostream *stream);
+
+/* The same for streams with something special. */
+static void tornado__iostream_special_event(int fd, unsigned events, void *arg)
+{
+    tornado_iostream *stream = arg;
+    unsigned turned = stream->turned;
+    bool reads = events & ((turned & TORNADO_IOLOOP_READ ? TORNADO_IOLOOP_WRITE : TORNADO_IOLOOP_READ) |
+                           TORNADO_IOLOOP_ERROR);
+    bool writes = events & (turned & TORNADO_IOLOOP_WRITE ? TORNADO_IOLOOP_READ : TORNADO_IOLOOP_WRITE);
+    (void)fd;
+    tornado__iostream_retain(stream);
+    stream->turned = 0;
+    if (stream->opening == TORNADO__CONNECTING) {
         tornado__iostream_connected(stream);
     } else {
-        if (events & (TORNADO_IOLOOP_READ | TORNADO_IOLOOP_ERROR)) {
-            if (!stream->paused)
-                tornado__iostream_readable(stream);
-            else
-                tornado__iostream_look(stream, events);
-        }
-        if (TORNADO__UNLIKELY(events & TORNADO_IOLOOP_WRITE) && !stream->closed &&
-            tornado__iostream_flush(stream) && !stream->out) {
-            tornado__iostream_watch(stream);
-            if (stream->owner->drained)
-                stream->owner->drained(stream);
-        }
+        if (reads && !stream->paused)
+            tornado__iostream_read_special(stream);
+        else if (reads)
+            tornado__iostream_look(stream, events);
+        if (writes && !stream->closed && stream->out && tornado__iostream_flush(stream) && !stream->out &&
+            stream->owner->drained)
+            stream->owner->drained(stream);
+        if (!stream->closed && stream->watched)
+            tornado__iostream_watch_or_shut(stream);
     }
     tornado__iostream_release(stream);
 }
@@ -16273,149 +16630,189 @@ static void tornado__iostream_init(tornado_iostream *stream, tornado_ioloop *loo
 
 /* ---- reads and writes for users ---- */
 
-enum { TORNADO__READ_NONE, TORNADO__READ_BYTES, TORNADO__READ_UNTIL, TORNADO__READ_UNTIL_CLOSE };
+enum { TORNADO__READ_BYTES, TORNADO__READ_INTO, TORNADO__READ_UNTIL, TORNADO__READ_UNTIL_CLOSE };
 
-typedef struct tornado__write_wait {
-    struct tornado__write_wait *next;
+/* A read under way. */
+typedef struct tornado__read {
     tornado_future *future;
-    uint64_t until; /* done when so many bytes were sent in all */
-} tornado__write_wait;
-
-typedef struct tornado__stream_io {
-    tornado_future *read;
     int kind;
     bool partial;
-    bool has_saved;        /* a NUL stands where `saved` was */
-    char saved;
-    size_t bytes, max_bytes, scanned;
-    tornado__re_walk *walk; /* of until_regex */
-    char *delimiter, short_delimiter[16];
+    bool kept;               /* allocated; else on the stack of tornado_iostream_read, and it borrows the delimiter */
+    size_t bytes, max_bytes;
+    size_t scanned;          /* where the delimiter can begin that was not found so far */
+    char *into;
+    size_t filled;
+    tornado__re_walk *walk;  /* of until_regex */
+    const char *delimiter;
     size_t delimiter_len;
+    char short_delimiter[16];
     void (*streaming_callback)(tornado_bytes chunk, void *arg);
     void *streaming_arg;
-    tornado_future *connect;
-    tornado__write_wait *writes, **writes_end;
-    uint64_t written;      /* bytes given to write in all */
-    size_t max_buffer_size;
+} tornado__read;
+
+/* Somebody who waits until what he wrote is on its way. */
+typedef struct tornado__write_wait {
+    struct tornado__write_wait *next, *last; /* last: in the first only */
+    tornado_future *future;
+    uint64_t left; /* bytes to be sent since the wait before it was done */
+} tornado__write_wait;
+
+typedef struct tornado__stream_limits {
+    size_t max_buffer_size, read_chunk_size;
     int64_t max_write_buffer_size;
-    tornado_callback close_callback;
-    void *close_arg;
-    tornado__task task;    /* streaming of what is buffered, and the close callback; holds a reference */
-    bool task_queued;
-    const tornado_error *error; /* why it closed; allocated, or static; NULL: nothing went wrong */
-} tornado__stream_io;
+} tornado__stream_limits;
 
-static void tornado__user_run(tornado__task *task, tornado_ioloop *loop);
+static const tornado__stream_limits tornado__stream_default_limits = {
+    .max_buffer_size = 104857600, .read_chunk_size = TORNADO__SCRATCH_SIZE, .max_write_buffer_size = TORNADO_NONE};
 
+/* A stream with a user. There may be many that only wait: what has to do with a read or a write is apart. */
 typedef struct tornado__user_stream {
     tornado_iostream stream;
-    tornado__stream_io io;
+    const tornado__stream_limits *limits;
+    tornado__read *read;
+    tornado__write_wait *writes;
+    uint64_t queued;            /* bytes to be sent */
+    tornado_future *opened;     /* of connect */
+    tornado_callback close_callback;
+    void *close_arg;
+    const tornado_error *error; /* why it closed; allocated, or static; NULL: nothing went wrong */
+    tornado__task task;         /* streaming of what is buffered, and the close callback; holds a reference */
+    bool task_queued, task_again;
+    bool has_saved;             /* a NUL stands where `saved` was */
+    char saved;
 } tornado__user_stream;
+
+static TORNADO__INLINE tornado__user_stream *tornado__user_of(const tornado_iostream *stream)
+{
+    return (tornado__user_stream *)(uintptr_t)stream;
+}
+
+/* How much was received and not read. */
+static TORNADO__INLINE size_t tornado__user_unread(const tornado_iostream *stream)
+{
+    return stream->in ? stream->in->end - stream->in->start : 0;
+}
 
 static void tornado__user_queue_task(tornado_iostream *stream)
 {
-    if (stream->io->task_queued)
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (user->task_queued) { /* perhaps before what waits for futures that are done now */
+        user->task_again |= stream->closed;
         return;
-    stream->io->task_queued = true;
+    }
+    user->task_queued = true;
     tornado__iostream_retain(stream);
-    tornado__ioloop_schedule(stream->loop, &stream->io->task);
+    tornado__ioloop_schedule(stream->loop, &user->task);
 }
 
-/* Puts the byte back that had to give way to a NUL. */
+/* Puts the byte back that had to give way to a NUL, and drops a buffer of which nothing is left to read. */
 static void tornado__user_restore(tornado_iostream *stream)
 {
-    if (stream->io->has_saved && stream->in)
-        stream->in->bytes[stream->in->start] = stream->io->saved;
-    stream->io->has_saved = false;
+    tornado__user_stream *user = tornado__user_of(stream);
+    tornado__inbuf *in = stream->in;
+    if (!in)
+        return;
+    if (user->has_saved)
+        in->bytes[in->start] = user->saved;
+    user->has_saved = false;
+    if (in->start == in->end) {
+        tornado__inbuf_free(stream->loop, in);
+        stream->in = NULL;
+    }
 }
 
-static void tornado__user_read_reset(tornado__stream_io *io)
+/* Ends a read; gives its future, of which the caller gets the reference. */
+static tornado_future *tornado__user_read_end(tornado_iostream *stream)
 {
-    if (io->delimiter != io->short_delimiter)
-        TORNADO_FREE(io->delimiter);
-    io->delimiter = NULL;
-    if (io->walk)
-        TORNADO_FREE(io->walk->memory);
-    TORNADO_FREE(io->walk);
-    io->walk = NULL;
-    io->kind = TORNADO__READ_NONE;
-    io->read = NULL;
-    io->streaming_callback = NULL;
-    io->scanned = 0;
-}
-
-/* Completes the read with the first `len` buffered bytes, which stay where they are. */
-static void tornado__user_read_done(tornado_iostream *stream, size_t len)
-{
-    tornado__stream_io *io = stream->io;
-    tornado_bytes bytes = {"", 0};
-    tornado_future *future = io->read;
-    tornado__user_read_reset(io);
+    tornado__read *read = tornado__user_of(stream)->read;
+    tornado_future *future = read->future;
+    tornado__user_of(stream)->read = NULL;
     stream->paused = true;
+    if (read->walk)
+        TORNADO_FREE(read->walk->memory);
+    TORNADO_FREE(read->walk);
+    if (read->kept) {
+        if (read->delimiter != read->short_delimiter)
+            TORNADO_FREE((char *)(uintptr_t)read->delimiter);
+        TORNADO_FREE(read);
+    }
+    return future;
+}
+
+/* Takes the first `len` buffered bytes, which stay where they are. */
+static tornado_bytes tornado__user_take(tornado_iostream *stream, size_t len)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    tornado_bytes bytes = {"", 0};
     if (len) {
         tornado__inbuf *in = stream->in;
         bytes.data = in->bytes + in->start;
         bytes.len = len;
         in->start += len;
-        io->saved = in->bytes[in->start]; /* there is always one byte behind cap */
-        io->has_saved = true;
+        user->saved = in->bytes[in->start]; /* there is always one byte behind cap */
+        user->has_saved = true;
         in->bytes[in->start] = '\0';
     }
+    return bytes;
+}
+
+static void tornado__user_read_done(tornado_iostream *stream, tornado_bytes bytes)
+{
+    tornado_future *future = tornado__user_read_end(stream);
     tornado_future_set_bytes(future, bytes);
     tornado_future_release(future);
 }
 
 static void tornado__user_read_failed(tornado_iostream *stream, const tornado_error *error)
 {
-    tornado_future *future = stream->io->read;
-    tornado__user_read_reset(stream->io);
-    stream->paused = true;
+    tornado_future *future = tornado__user_read_end(stream);
     tornado_future_set_error(future, error);
     tornado_future_release(future);
 }
 
 /* Whether the delimiter is among the buffered bytes, and where it ends. Goes on where the last search ended. */
-static bool tornado__user_find(tornado__stream_io *io, const char *data, size_t len, size_t *found)
+static bool tornado__read_find(tornado__read *read, const char *data, size_t len, size_t *found)
 {
-    const char *end = data + len, *at = data + io->scanned;
-    if (io->walk) {
-        tornado__re_walk_feed(io->walk, data, len);
-        if (!tornado__re_walk_over(io->walk))
-            tornado__re_walk_close(io->walk, -1, false); /* as if this were all */
-        *found = io->walk->found ? (size_t)io->walk->best[1] : 0;
-        return io->walk->found;
+    const char *end = data + len, *at = data + read->scanned;
+    if (read->walk) {
+        tornado__re_walk_feed(read->walk, data, len);
+        if (!tornado__re_walk_over(read->walk))
+            tornado__re_walk_close(read->walk, -1, false); /* as if this were all */
+        *found = read->walk->found ? (size_t)read->walk->best[1] : 0;
+        return read->walk->found;
     }
-    while ((size_t)(end - at) >= io->delimiter_len) {
-        at = memchr(at, io->delimiter[0], (size_t)(end - at) - io->delimiter_len + 1);
+    while ((size_t)(end - at) >= read->delimiter_len) {
+        at = memchr(at, read->delimiter[0], (size_t)(end - at) - read->delimiter_len + 1);
         if (!at)
             break;
-        if (memcmp(at, io->delimiter, io->delimiter_len) == 0) {
-            *found = (size_t)(at - data) + io->delimiter_len;
+        if (read->delimiter_len == 1 || memcmp(at, read->delimiter, read->delimiter_len) == 0) {
+            *found = (size_t)(at - data) + read->delimiter_len;
             return true;
         }
         at++;
     }
-    io->scanned = len >= io->delimiter_len ? len - io->delimiter_len + 1 : 0;
+    read->scanned = len >= read->delimiter_len ? len - read->delimiter_len + 1 : 0;
     return false;
 }
 
 typedef struct tornado__stream_call {
-    tornado__stream_io *io;
+    void (*callback)(tornado_bytes chunk, void *arg);
+    void *arg;
     tornado_bytes chunk;
 } tornado__stream_call;
 
 static void tornado__user_call_streaming(void *arg)
 {
-    tornado__stream_call *call = arg;
-    call->io->streaming_callback(call->chunk, call->io->streaming_arg);
+    const tornado__stream_call *call = arg;
+    call->callback(call->chunk, call->arg);
 }
 
 static void tornado__user_call_closed(void *arg)
 {
-    tornado__stream_io *io = arg;
-    tornado_callback callback = io->close_callback;
-    io->close_callback = NULL;
-    callback(io->close_arg);
+    tornado__user_stream *user = arg;
+    tornado_callback callback = user->close_callback;
+    user->close_callback = NULL;
+    callback(user->close_arg);
 }
 
 /* Runs a callback of the user below frames of ours that hold things: what it raises ends here. */
@@ -16430,96 +16827,166 @@ static void tornado__user_call(tornado_callback fn, void *arg)
    */
 static void tornado__user_stream_chunk(tornado_iostream *stream, size_t len)
 {
-    tornado__stream_io *io = stream->io;
+    tornado__read *read = tornado__user_of(stream)->read;
     tornado__inbuf *in = stream->in;
-    tornado__stream_call call = {io, {in->bytes + in->start, len}};
+    tornado__stream_call call = {read->streaming_callback, read->streaming_arg, {in->bytes + in->start, len}};
     stream->in = NULL; /* a read that the callback starts must not move what it was given */
-    if (io->kind == TORNADO__READ_BYTES)
-        io->bytes -= len;
+    if (read->kind == TORNADO__READ_BYTES)
+        read->bytes -= len;
     in->start += len;
     tornado__user_call(tornado__user_call_streaming, &call);
     if (in->start == in->end) {
-        TORNADO_FREE(in);
+        tornado__inbuf_free(stream->loop, in);
     } else {
-        TORNADO_FREE(stream->in);
+        tornado__inbuf_free(stream->loop, stream->in);
         stream->in = in;
     }
+}
+
+/* Closes because a read cannot be done. */
+static void tornado__user_give_up(tornado_iostream *stream, int code, const char *format, size_t limit)
+{
+    tornado_error error;
+    tornado__error_set(&error, code, 0, format, limit);
+    tornado__iostream_shut(stream, &error);
 }
 
 /* Whether the read is complete, or has failed. With streaming it runs the callback, so only in a turn of its own.
    */
 static bool tornado__user_try_read(tornado_iostream *stream)
 {
-    tornado__stream_io *io = stream->io;
-    size_t have = stream->in ? stream->in->end - stream->in->start : 0, need = 0;
-    if (io->streaming_callback && have && (io->kind == TORNADO__READ_UNTIL_CLOSE || io->bytes)) {
-        tornado__user_stream_chunk(stream, io->kind == TORNADO__READ_BYTES && have > io->bytes ? io->bytes : have);
-        if (!io->read)
+    tornado__user_stream *user = tornado__user_of(stream);
+    tornado__read *read = user->read;
+    size_t have = tornado__user_unread(stream), need = 0;
+    bool found;
+    if (read->streaming_callback && have && (read->kind == TORNADO__READ_UNTIL_CLOSE || read->bytes)) {
+        tornado__user_stream_chunk(stream, read->kind == TORNADO__READ_BYTES && have > read->bytes ? read->bytes
+                                                                                                    : have);
+        if (user->read != read)
             return true;
-        have = stream->in ? stream->in->end - stream->in->start : 0;
+        have = tornado__user_unread(stream);
     }
-    if (io->kind == TORNADO__READ_UNTIL) {
-        bool found = tornado__user_find(io, have ? stream->in->bytes + stream->in->start : "", have, &need);
-        if (found ? need > io->max_bytes : have >= io->max_bytes) {
-            tornado__fail(TORNADO_ERR_UNSATISFIABLE, 0, "delimiter not found within %zu bytes", io->max_bytes);
-            tornado__iostream_shut(stream, &tornado__thread.last);
+    switch (read->kind) {
+    case TORNADO__READ_UNTIL:
+        found = tornado__read_find(read, have ? stream->in->bytes + stream->in->start : "", have, &need);
+        if (found ? need > read->max_bytes : have >= read->max_bytes) {
+            tornado__user_give_up(stream, TORNADO_ERR_UNSATISFIABLE, "delimiter not found within %zu bytes",
+                                  read->max_bytes);
             return true;
         }
         if (!found)
             return false;
-    } else if (io->kind == TORNADO__READ_BYTES) {
-        need = io->partial && have && have < io->bytes ? have : io->bytes;
-        if (have < need || (io->streaming_callback && io->bytes))
+        break;
+    case TORNADO__READ_BYTES:
+        need = read->partial && have && have < read->bytes ? have : read->bytes;
+        if (have < need || (read->streaming_callback && read->bytes))
             return false;
-    } else {
+        break;
+    case TORNADO__READ_INTO:
+        need = have < read->bytes - read->filled ? have : read->bytes - read->filled;
+        if (need) {
+            memcpy(read->into + read->filled, stream->in->bytes + stream->in->start, need);
+            stream->in->start += need;
+            read->filled += need;
+        }
+        if (read->filled < read->bytes && !(read->partial && read->filled))
+            return false;
+        tornado__user_read_done(stream, (tornado_bytes){read->into, read->filled});
+        return true;
+    default:
         return false;
     }
-    tornado__user_read_done(stream, need);
+    tornado__user_read_done(stream, tornado__user_take(stream, need));
     return true;
 }
 
-static size_t tornado__user_data(tornado_iostream *stream, char *data, size_t len)
+/* Receives behind what is buffered. Returns what recv does. Much that arrives at once is not copied: the scratch that
+   it is in becomes the buffer. */
+static ssize_t tornado__user_receive_behind(tornado_iostream *stream)
 {
-    tornado__stream_io *io = stream->io;
-    bool scratch = !stream->in;
-    if (scratch) { /* results must outlive this call: they need a buffer of the stream's own */
-        if (!tornado__iostream_reserve_in(stream, len)) {
-            tornado__iostream_shut(stream, &tornado__thread.last);
-            return len;
+    tornado_ioloop *loop = stream->loop;
+    tornado__inbuf *in = stream->in, *scratch;
+    size_t used = tornado__user_unread(stream), chunk = tornado__user_of(stream)->limits->read_chunk_size;
+    ssize_t received = -1;
+    errno = ENOMEM;
+    if (used > TORNADO__SCRATCH_SIZE / 2) {
+        if (!tornado__iostream_reserve_in(stream, chunk))
+            return -1;
+        in = stream->in;
+        received = tornado__iostream_recv(stream, in->bytes + in->end, chunk);
+        in->end += received > 0 ? (size_t)received : 0;
+        return received;
+    }
+    if (!(scratch = tornado__loop_scratch(loop)))
+        return -1;
+    if (chunk > scratch->cap - used)
+        chunk = scratch->cap - used;
+    received = tornado__iostream_recv(stream, scratch->bytes + used, chunk);
+    if (received <= 0)
+        return received;
+    if ((size_t)received >= used && received >= TORNADO__SCRATCH_SIZE / 4) {
+        if (used)
+            memcpy(scratch->bytes, in->bytes + in->start, used);
+        scratch->start = 0;
+        scratch->end = used + (size_t)received;
+        loop->scratch = NULL;
+        tornado__inbuf_free(loop, in);
+        stream->in = scratch;
+    } else {
+        if (!tornado__iostream_reserve_in(stream, received < 256 ? 256 : (size_t)received)) {
+            errno = ENOMEM;
+            return -1;
         }
-        memcpy(stream->in->bytes, data, len);
-        stream->in->end = len;
+        memcpy(stream->in->bytes + stream->in->end, scratch->bytes + used, (size_t)received);
+        stream->in->end += (size_t)received;
     }
-    if (io->read)
-        tornado__user_try_read(stream);
-    if (!stream->closed && io->read && stream->in && stream->in->end - stream->in->start > io->max_buffer_size) {
-        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum read buffer size of %zu bytes",
-                      io->max_buffer_size);
-        tornado__iostream_shut(stream, &tornado__thread.last);
-    }
-    return scratch ? len : 0; /* what was used was taken off the buffer here */
+    return received;
 }
 
-/* The queue's first `io->written - queued` bytes are on their way. */
-static void tornado__user_wrote(tornado_iostream *stream)
+/* Receives for the read under way. Returns what recv does. */
+static ssize_t tornado__user_receive(tornado_iostream *stream)
 {
-    tornado__stream_io *io = stream->io;
-    uint64_t sent = io->written - tornado__iostream_queued(stream);
-    while (io->writes && io->writes->until <= sent) {
-        tornado__write_wait *wait = io->writes;
-        io->writes = wait->next;
-        if (!io->writes)
-            io->writes_end = &io->writes;
+    tornado__user_stream *user = tornado__user_of(stream);
+    tornado__read *read = user->read;
+    ssize_t received;
+    if (read->kind == TORNADO__READ_INTO && !tornado__user_unread(stream)) {
+        received = tornado__iostream_recv(stream, read->into + read->filled, read->bytes - read->filled);
+        read->filled += received > 0 ? (size_t)received : 0;
+    } else {
+        received = tornado__user_receive_behind(stream);
+    }
+    if (received <= 0)
+        return received;
+    tornado__user_try_read(stream);
+    if (!stream->closed && user->read && tornado__user_unread(stream) > user->limits->max_buffer_size)
+        tornado__user_give_up(stream, TORNADO_ERR_BUFFER_FULL, "Reached maximum read buffer size of %zu bytes",
+                              user->limits->max_buffer_size);
+    return received;
+}
+
+/* So many bytes are on their way. */
+static void tornado__user_sent(tornado_iostream *stream, size_t sent)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    user->queued -= sent;
+    while (user->writes && user->writes->left <= sent) {
+        tornado__write_wait *wait = user->writes;
+        sent -= (size_t)wait->left;
+        user->writes = wait->next;
+        if (wait->next)
+            wait->next->last = wait->last;
         tornado_future_set_result(wait->future, NULL, NULL);
         tornado_future_release(wait->future);
         TORNADO_FREE(wait);
     }
+    if (user->writes)
+        user->writes->left -= sent;
 }
 
 /* What a pending future of a closed stream fails with: the cause, when there is one, in the message. */
 static tornado_error tornado__user_closed_error(const tornado_iostream *stream)
 {
-    const tornado_error *cause = stream->io->error;
+    const tornado_error *cause = tornado__user_of(stream)->error;
     tornado_error error;
     if (!cause)
         tornado__error_set(&error, TORNADO_ERR_CLOSED, 0, "Stream is closed");
@@ -16531,110 +16998,160 @@ static tornado_error tornado__user_closed_error(const tornado_iostream *stream)
     return error;
 }
 
+/* What the peer has sent until it closed is a result; what was cut off by an error is none. */
+static void tornado__user_read_closed(tornado_iostream *stream, const tornado_error *error)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (user->read->kind != TORNADO__READ_UNTIL_CLOSE || user->error)
+        tornado__user_read_failed(stream, error);
+    else if (user->read->streaming_callback && tornado__user_unread(stream))
+        tornado__user_queue_task(stream);
+    else
+        tornado__user_read_done(stream, tornado__user_take(stream, tornado__user_unread(stream)));
+}
+
 static void tornado__user_closed(tornado_iostream *stream, const tornado_error *cause)
 {
-    tornado__stream_io *io = stream->io;
+    tornado__user_stream *user = tornado__user_of(stream);
     if (cause) {
         tornado_error *copy = TORNADO_MALLOC(sizeof *copy);
         if (copy)
             *copy = *cause;
-        io->error = copy ? copy : &tornado__error_nomem;
+        user->error = copy ? copy : &tornado__error_nomem;
     }
     tornado_error error = tornado__user_closed_error(stream);
-    if (io->read && io->kind == TORNADO__READ_UNTIL_CLOSE && !io->error && io->streaming_callback && stream->in)
-        tornado__user_queue_task(stream);
-    else if (io->read && io->kind == TORNADO__READ_UNTIL_CLOSE && !io->error)
-        tornado__user_read_done(stream, stream->in ? stream->in->end - stream->in->start : 0);
-    else if (io->read)
-        tornado__user_read_failed(stream, &error);
-    if (io->connect) {
-        tornado_future *connect = io->connect;
-        io->connect = NULL;
-        tornado_future_set_error(connect, &error);
-        tornado_future_release(connect);
+    user->queued = 0;
+    if (user->read)
+        tornado__user_read_closed(stream, &error);
+    if (user->opened) {
+        tornado_future *opened = user->opened;
+        user->opened = NULL;
+        tornado_future_set_error(opened, &error);
+        tornado_future_release(opened);
     }
-    while (io->writes) {
-        tornado__write_wait *wait = io->writes;
-        io->writes = wait->next;
+    for (tornado__write_wait *wait = user->writes; wait; wait = user->writes) {
+        user->writes = wait->next;
         tornado_future_set_error(wait->future, &error);
         tornado_future_release(wait->future);
         TORNADO_FREE(wait);
     }
-    io->writes_end = &io->writes;
     tornado__user_queue_task(stream);
 }
 
 /* As in Tornado: without a close callback the end shows at the next read, and until then one may write. */
 static bool tornado__user_wants_end(const tornado_iostream *stream)
 {
-    return stream->io->close_callback != NULL;
+    return tornado__user_of(stream)->close_callback != NULL;
 }
 
 static void tornado__user_free(tornado_iostream *stream)
 {
-    tornado__user_read_reset(stream->io);
-    if (stream->io->error != &tornado__error_nomem)
-        TORNADO_FREE((void *)(uintptr_t)stream->io->error);
-    TORNADO_FREE(stream);
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (user->error != &tornado__error_nomem)
+        TORNADO_FREE((void *)(uintptr_t)user->error);
+    if (user->limits != &tornado__stream_default_limits)
+        TORNADO_FREE((void *)(uintptr_t)user->limits);
+    TORNADO_FREE(user);
 }
 
 static const tornado__stream_owner tornado__user_owner = {
-    .data = tornado__user_data, .closed = tornado__user_closed, .drained = tornado__user_wrote,
-    .wants_end = tornado__user_wants_end, .free = tornado__user_free};
+    .receive = tornado__user_receive, .again = tornado__user_queue_task, .closed = tornado__user_closed,
+    .sent = tornado__user_sent, .wants_end = tornado__user_wants_end, .free = tornado__user_free};
 
 /* What must not happen inside a call of the user: streaming of what is buffered already, and the close callback. */
 static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
 {
-    tornado__stream_io *io = TORNADO__CONTAINER(task, tornado__stream_io, task);
-    tornado_iostream *stream = &TORNADO__CONTAINER(io, tornado__user_stream, io)->stream;
-    io->task_queued = false;
-    if (!loop->closed) {
-        if (io->read && io->streaming_callback)
+    tornado__user_stream *user = TORNADO__CONTAINER(task, tornado__user_stream, task);
+    tornado_iostream *stream = &user->stream;
+    user->task_queued = false;
+    if (user->task_again && !loop->closed) {
+        user->task_again = false;
+        tornado__user_queue_task(stream);
+    } else if (!loop->closed) {
+        if (user->read && user->read->streaming_callback)
             tornado__user_try_read(stream);
-        if (stream->closed && io->read && io->kind == TORNADO__READ_UNTIL_CLOSE && !stream->in)
-            tornado__user_read_done(stream, 0);
-        bool unread = stream->in && stream->in->end > stream->in->start;
-        if (stream->closed && io->close_callback && !unread) {
-            tornado__user_call(tornado__user_call_closed, io);
-        } else if (!stream->closed && io->read) {
-            tornado__iostream_watch_or_shut(stream);
+        if (stream->closed && user->read && !tornado__user_unread(stream)) {
+            tornado_error error = tornado__user_closed_error(stream);
+            tornado__user_read_closed(stream, &error);
         }
+        if (stream->closed && user->close_callback && !tornado__user_unread(stream))
+            tornado__user_call(tornado__user_call_closed, user);
+        if (!stream->closed && user->read && tornado__iostream_pending(stream))
+            tornado__iostream_read_special(stream);
+        if (!stream->closed && user->read)
+            tornado__iostream_watch_or_shut(stream);
     }
     tornado__iostream_release(stream);
 }
 
-TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
+/* ---- making and closing ---- */
+
+static const tornado__stream_limits *tornado__stream_limits_of(const tornado_iostream_options *options)
+{
+    tornado__stream_limits limits = tornado__stream_default_limits;
+    if (options->max_buffer_size)
+        limits.max_buffer_size = options->max_buffer_size < 0 || (uint64_t)options->max_buffer_size > SIZE_MAX / 4
+                                     ? SIZE_MAX / 4
+                                     : (size_t)options->max_buffer_size;
+    if (options->read_chunk_size)
+        limits.read_chunk_size = options->read_chunk_size < TORNADO__SCRATCH_SIZE ? options->read_chunk_size
+                                                                                  : TORNADO__SCRATCH_SIZE;
+    if (options->max_write_buffer_size > 0)
+        limits.max_write_buffer_size = options->max_write_buffer_size;
+    if (memcmp(&limits, &tornado__stream_default_limits, sizeof limits) == 0)
+        return &tornado__stream_default_limits;
+    tornado__stream_limits *own = TORNADO_MALLOC(sizeof *own);
+    if (own)
+        *own = limits;
+    return own;
+}
+
+/* What reads from a descriptor and writes to it: NULL for a socket. False when nothing can. */
+static bool tornado__backend_of(int fd, const tornado_iostream_backend **backend)
 {
     struct stat status;
-    tornado_ioloop *loop = tornado_ioloop_current();
     bool known = fd >= 0 && fstat(fd, &status) == 0;
-    if (!known || !(S_ISSOCK(status.st_mode) || S_ISFIFO(status.st_mode)) || !tornado__set_flags(fd)) {
-        int error = fd < 0 ? EBADF : known ? ENOTSOCK : errno;
-        tornado__fail(TORNADO_ERR_INVALID, error, "tornado_iostream_new: fd %d is no socket or pipe: %s", fd,
-                      strerror(error));
-        goto failed;
+    *backend = known && S_ISFIFO(status.st_mode) ? &tornado__pipe_backend : NULL;
+    if (known && (*backend || S_ISSOCK(status.st_mode)) && tornado__set_flags(fd))
+        return true;
+    int error = fd < 0 ? EBADF : known ? ENOTSOCK : errno;
+    return tornado__fail(TORNADO_ERR_INVALID, error, "tornado_iostream_new: fd %d is no socket or pipe: %s", fd,
+                         strerror(error));
+}
+
+TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
+{
+    static const tornado_iostream_options defaults;
+    const tornado_iostream_options *o = options ? options : &defaults;
+    const tornado_iostream_backend *backend = o->backend;
+    void *state = backend ? o->backend_state : NULL;
+    tornado__user_stream *user = NULL;
+    const tornado__stream_limits *limits = NULL;
+    bool usable = backend || tornado__backend_of(fd, &backend);
+    tornado_ioloop *loop = usable ? tornado_ioloop_current() : NULL;
+    if (loop) {
+        user = TORNADO_MALLOC(sizeof *user);
+        limits = tornado__stream_limits_of(o);
     }
-    tornado__user_stream *user = loop ? TORNADO_MALLOC(sizeof *user) : NULL;
-    if (!user) {
+    if (user && limits) {
+        memset(user, 0, sizeof *user);
+        tornado__iostream_init(&user->stream, loop, fd, &tornado__user_owner);
+        user->stream.special = TORNADO__BY_OWNER | (backend ? TORNADO__BY_BACKEND : 0);
+        user->stream.backend = backend;
+        user->stream.state = state;
+        user->stream.paused = true;
+        user->task.run = tornado__user_run;
+        user->limits = limits;
+        return &user->stream;
+    }
+    if (loop)
         tornado__nomem();
-        goto failed;
-    }
-    memset(&user->io, 0, sizeof user->io);
-    tornado__iostream_init(&user->stream, loop, fd, &tornado__user_owner);
-    user->stream.io = &user->io;
-    user->stream.pipe = S_ISFIFO(status.st_mode);
-    user->stream.paused = true;
-    user->io.writes_end = &user->io.writes;
-    user->io.task.run = tornado__user_run;
-    user->io.max_buffer_size =
-        options && options->max_buffer_size > 0 ? (size_t)options->max_buffer_size : 104857600;
-    if (options && options->max_buffer_size == TORNADO_NONE)
-        user->io.max_buffer_size = SIZE_MAX / 4;
-    user->io.max_write_buffer_size =
-        options && options->max_write_buffer_size > 0 ? options->max_write_buffer_size : -1;
-    return &user->stream;
-failed:
-    if (fd >= 0)
+    if (limits != &tornado__stream_default_limits)
+        TORNADO_FREE((void *)(uintptr_t)limits);
+    TORNADO_FREE(user);
+    if (backend)
+        backend->close_fd(state, fd);
+    else if (fd >= 0)
         close(fd);
     return NULL;
 }
@@ -16653,40 +17170,51 @@ TORNADO_API void tornado_iostream_release(tornado_iostream *stream)
 
 TORNADO_API void tornado_iostream_close(tornado_iostream *stream)
 {
+    tornado_iostream_close_with(stream, NULL);
+}
+
+TORNADO_API void tornado_iostream_close_with(tornado_iostream *stream, const tornado_error *error)
+{
+    tornado_error copy;
+    if (error)
+        copy = *error;
     tornado__iostream_retain(stream);
-    tornado__iostream_shut(stream, NULL);
+    tornado__iostream_shut(stream, error ? &copy : NULL);
     tornado__iostream_release(stream);
 }
 
 /* ---- connecting ---- */
 
+static void tornado__user_opened(tornado_iostream *stream)
+{
+    tornado_future *opened = tornado__user_of(stream)->opened;
+    tornado__user_of(stream)->opened = NULL;
+    stream->opening = TORNADO__OPEN;
+    if (opened) {
+        tornado_future_set_result(opened, stream, NULL);
+        tornado_future_release(opened);
+    }
+    if (tornado__iostream_flush(stream))
+        tornado__iostream_watch_or_shut(stream);
+}
+
 static void tornado__iostream_connected(tornado_iostream *stream)
 {
-    tornado__stream_io *io = stream->io;
     int error = 0;
     socklen_t len = sizeof error;
     if (getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
         error = errno;
-    stream->connecting = false;
     if (error) {
         tornado__fail(TORNADO_ERR_SYSTEM, error, "connect: %s", strerror(error));
         tornado__iostream_shut(stream, &tornado__thread.last);
         return;
     }
-    tornado_future *connect = io->connect;
-    io->connect = NULL;
-    if (connect) {
-        tornado_future_set_result(connect, stream, NULL);
-        tornado_future_release(connect);
-    }
-    if (tornado__iostream_flush(stream) && tornado__iostream_watch_or_shut(stream))
-        tornado__user_wrote(stream);
+    tornado__user_opened(stream);
 }
 
 TORNADO_API tornado_future *tornado_iostream_connect(tornado_iostream *stream, const tornado_address *address)
 {
-    tornado__stream_io *io = stream->io;
-    if (stream->closed || stream->connecting) {
+    if (stream->closed || stream->opening) {
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_iostream_connect: the stream is %s",
                       stream->closed ? "closed" : "connecting already");
         return tornado_future_failed(tornado_last_error());
@@ -16694,8 +17222,8 @@ TORNADO_API tornado_future *tornado_iostream_connect(tornado_iostream *stream, c
     tornado_future *future = tornado_future_new();
     if (future->immortal)
         return future;
-    io->connect = tornado_future_retain(future);
-    stream->connecting = true;
+    tornado__user_of(stream)->opened = tornado_future_retain(future);
+    stream->opening = TORNADO__CONNECTING;
     tornado__iostream_retain(stream);
     int result = connect(stream->fd, (const struct sockaddr *)(const void *)address->sockaddr.bytes,
                          (socklen_t)address->len);
@@ -16712,99 +17240,137 @@ TORNADO_API tornado_future *tornado_iostream_connect(tornado_iostream *stream, c
 
 /* ---- the public reads and writes ---- */
 
-static bool tornado__user_set_read(tornado_iostream *stream, const tornado_read_options *options)
-{
-    tornado__stream_io *io = stream->io;
-    io->partial = options->partial;
-    io->bytes = options->bytes;
-    io->streaming_callback = options->streaming_callback;
-    io->streaming_arg = options->arg;
-    io->scanned = 0;
-    io->max_bytes = options->max_bytes && options->max_bytes < io->max_buffer_size ? options->max_bytes
-                                                                                   : io->max_buffer_size;
-    io->kind = options->until_close ? TORNADO__READ_UNTIL_CLOSE
-               : options->until.len || options->until_regex ? TORNADO__READ_UNTIL
-                                                            : TORNADO__READ_BYTES;
-    if (io->kind == TORNADO__READ_BYTES && io->bytes > io->max_buffer_size && !io->streaming_callback &&
-        !io->partial)
-        return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold",
-                             io->bytes);
-    if (options->until_regex) {
-        tornado__re_walk *walk = TORNADO_MALLOC(sizeof *walk);
-        if (!walk)
-            return tornado__nomem();
-        if (!tornado__re_walk_init(walk, options->until_regex, 2, TORNADO__RE_SEARCH)) {
-            TORNADO_FREE(walk);
-            return false;
-        }
-        io->walk = walk;
-    } else if (io->kind == TORNADO__READ_UNTIL) {
-        io->delimiter_len = options->until.len;
-        io->delimiter = io->delimiter_len <= sizeof io->short_delimiter ? io->short_delimiter
-                                                                        : TORNADO_MALLOC(io->delimiter_len);
-        if (!io->delimiter)
-            return tornado__nomem();
-        memcpy(io->delimiter, options->until.data, io->delimiter_len);
-    }
-    return true;
-}
-
 /* Why a read cannot start, or NULL. */
 static const char *tornado__user_read_refused(const tornado_iostream *stream, const tornado_read_options *options)
 {
     bool delimiter = options->until.data || options->until_regex;
     int forms = (options->bytes != 0) + (options->until.data != NULL) + (options->until_regex != NULL) +
                 options->until_close;
-    if (stream->io->read)
+    if (tornado__user_of(stream)->read)
         return "Already reading";
     if (forms > 1)
         return "tornado_iostream_read: bytes, until, until_regex and until_close exclude each other";
     if (delimiter && ((options->until.data && options->until.len == 0) || options->streaming_callback))
         return "tornado_iostream_read: a delimiter may not be empty, nor be read with a streaming callback";
+    if (options->into && (delimiter || options->until_close || options->streaming_callback))
+        return "tornado_iostream_read: into goes with bytes and partial only";
     return NULL;
+}
+
+/* Fills `read` with what was asked for. */
+static bool tornado__read_begin(tornado__read *read, size_t max_buffer_size, const tornado_read_options *options)
+{
+    bool whole = !options->streaming_callback && !options->partial && !options->into;
+    read->kind = options->until_close                          ? TORNADO__READ_UNTIL_CLOSE
+                 : options->until.data || options->until_regex ? TORNADO__READ_UNTIL
+                 : options->into                               ? TORNADO__READ_INTO
+                                                               : TORNADO__READ_BYTES;
+    read->kept = false;
+    read->partial = options->partial;
+    read->bytes = options->bytes;
+    read->max_bytes =
+        options->max_bytes && options->max_bytes < max_buffer_size ? options->max_bytes : max_buffer_size;
+    read->scanned = read->filled = 0;
+    read->into = options->into;
+    read->walk = NULL;
+    read->delimiter = options->until.data;
+    read->delimiter_len = options->until.len;
+    read->streaming_callback = options->streaming_callback;
+    read->streaming_arg = options->arg;
+    if (read->kind == TORNADO__READ_BYTES && read->bytes > max_buffer_size && whole)
+        return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold",
+                             read->bytes);
+    if (!options->until_regex)
+        return true;
+    tornado__re_walk *walk = TORNADO_MALLOC(sizeof *walk);
+    if (!walk)
+        return tornado__nomem();
+    if (!tornado__re_walk_init(walk, options->until_regex, 2, TORNADO__RE_SEARCH)) {
+        TORNADO_FREE(walk);
+        return false;
+    }
+    read->walk = walk;
+    return true;
+}
+
+/* Gives a read that is not complete memory of its own; it fails when there is none. */
+static void tornado__read_keep(tornado_iostream *stream)
+{
+    tornado__read *read = tornado__user_of(stream)->read, *own = TORNADO_MALLOC(sizeof *own);
+    char *delimiter = own ? own->short_delimiter : NULL;
+    if (own && read->delimiter_len > sizeof own->short_delimiter)
+        delimiter = TORNADO_MALLOC(read->delimiter_len);
+    if (!delimiter) {
+        TORNADO_FREE(own);
+        tornado__user_read_failed(stream, &tornado__error_nomem);
+        return;
+    }
+    *own = *read;
+    own->kept = true;
+    own->delimiter = delimiter;
+    if (read->delimiter_len)
+        memcpy(delimiter, read->delimiter, read->delimiter_len);
+    tornado__user_of(stream)->read = own;
+}
+
+/* Goes as far with a read that has just begun as can be without waiting. */
+static void tornado__read_now(tornado_iostream *stream)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    bool ready = stream->unbuffered_ready || tornado__iostream_pending(stream);
+    if (tornado__user_try_read(stream))
+        return;
+    stream->unbuffered_ready = false;
+    if (ready && !stream->closed && !stream->opening)
+        tornado__iostream_read_special(stream);
+    if (!user->read)
+        return;
+    if (stream->closed) {
+        tornado_error error = tornado__user_closed_error(stream);
+        tornado__user_read_closed(stream, &error);
+    } else if (!tornado__iostream_watch(stream)) {
+        tornado__iostream_shut(stream, &tornado__thread.last);
+    }
 }
 
 TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, const tornado_read_options *options)
 {
-    tornado__stream_io *io = stream->io;
+    tornado__user_stream *user = tornado__user_of(stream);
     const char *refused = tornado__user_read_refused(stream, options);
+    tornado__read read;
     if (refused) {
-        tornado__fail(io->read ? TORNADO_ERR_STATE : TORNADO_ERR_INVALID, 0, "%s", refused);
+        tornado__fail(user->read ? TORNADO_ERR_STATE : TORNADO_ERR_INVALID, 0, "%s", refused);
         return tornado_future_failed(tornado_last_error());
     }
     tornado_future *future = tornado_future_new();
     if (future->immortal)
         return future;
-    tornado__user_restore(stream);
-    if (stream->in && stream->in->start == stream->in->end) {
-        TORNADO_FREE(stream->in);
-        stream->in = NULL;
+    if (!tornado__read_begin(&read, user->limits->max_buffer_size, options)) {
+        tornado_error error = *tornado_last_error();
+        tornado_future_set_error(future, &error);
+        return future;
     }
     tornado__iostream_retain(stream);
-    io->read = tornado_future_retain(future);
+    tornado__user_restore(stream);
+    read.future = tornado_future_retain(future);
+    user->read = &read;
     stream->paused = false;
-    if (!tornado__user_set_read(stream, options)) {
-        tornado_error error = *tornado_last_error();
-        tornado__user_read_failed(stream, &error);
-    } else if (io->streaming_callback && (stream->in || (!io->bytes && io->kind == TORNADO__READ_BYTES))) {
-        tornado__user_queue_task(stream);
-    } else if (!tornado__user_try_read(stream)) {
-        if (stream->unbuffered_ready && !stream->closed && !io->streaming_callback)
-            tornado__iostream_readable(stream);
+    if (read.streaming_callback) {
+        tornado__read_keep(stream);
         stream->unbuffered_ready = false;
-        if (stream->closed && io->read) {
-            tornado_error error = tornado__user_closed_error(stream);
-            if (io->kind == TORNADO__READ_UNTIL_CLOSE && !io->error)
-                tornado__user_read_done(stream, stream->in ? stream->in->end - stream->in->start : 0);
-            else
-                tornado__user_read_failed(stream, &error);
-        } else if (io->read && !tornado__iostream_watch(stream)) {
-            tornado__iostream_shut(stream, &tornado__thread.last);
-        }
+        if (user->read && (stream->in || stream->closed || tornado__iostream_pending(stream) ||
+                           (!read.bytes && read.kind == TORNADO__READ_BYTES)))
+            tornado__user_queue_task(stream);
+        else if (user->read)
+            tornado__iostream_watch_or_shut(stream);
+    } else {
+        tornado__read_now(stream);
+        if (user->read == &read)
+            tornado__read_keep(stream);
     }
-    if (stream->closed && io->close_callback)
+    if (stream->closed && user->close_callback)
         tornado__user_queue_task(stream);
-    else if (!stream->closed && !io->read && io->close_callback)
+    else if (!stream->closed && !user->read && user->close_callback)
         tornado__iostream_watch_or_shut(stream); /* for the end */
     tornado__iostream_release(stream);
     return future;
@@ -16813,6 +17379,12 @@ TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, cons
 TORNADO_API tornado_future *tornado_iostream_read_bytes(tornado_iostream *stream, size_t count)
 {
     tornado_read_options options = {.bytes = count};
+    return tornado_iostream_read(stream, &options);
+}
+
+TORNADO_API tornado_future *tornado_iostream_read_into(tornado_iostream *stream, void *buffer, size_t len)
+{
+    tornado_read_options options = {.bytes = len, .into = buffer};
     return tornado_iostream_read(stream, &options);
 }
 
@@ -16834,78 +17406,192 @@ TORNADO_API tornado_future *tornado_iostream_read_until_close(tornado_iostream *
     return tornado_iostream_read(stream, &options);
 }
 
-/* Queues what the socket did not take, and a future for its end. */
-static tornado_future *tornado__user_write_rest(tornado_iostream *stream, const char *data, size_t len)
+/* A future that is done when all that is queued, and `len` bytes more, is on its way; a reference for the caller. */
+static tornado_future *tornado__user_write_wait(tornado_iostream *stream, uint64_t len)
 {
-    tornado__stream_io *io = stream->io;
+    tornado__user_stream *user = tornado__user_of(stream);
     tornado__write_wait *wait = TORNADO_MALLOC(sizeof *wait);
-    tornado_future *future = wait ? tornado_future_new() : &tornado__future_nomem;
-    if (future->immortal || !tornado__iostream_queue(stream, data, len)) {
+    tornado_future *future = wait ? tornado_future_new() : NULL;
+    if (!future || future->immortal) {
         TORNADO_FREE(wait);
-        tornado_future_release(future);
+        tornado__nomem();
         return NULL;
     }
     wait->next = NULL;
     wait->future = tornado_future_retain(future);
-    wait->until = io->written;
-    *io->writes_end = wait;
-    io->writes_end = &wait->next;
+    wait->left = len;
+    user->queued += len;
+    if (user->writes) {
+        user->writes->last->next = wait;
+        user->writes->last = wait;
+    } else {
+        user->writes = wait->last = wait;
+    }
+    return future;
+}
+
+/* Whether so many more bytes may be written; else the future that tells why not. */
+static bool tornado__user_may_write(tornado_iostream *stream, uint64_t len, tornado_future **refused)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    int64_t max = user->limits->max_write_buffer_size;
+    if (stream->closed) {
+        tornado_error error = tornado__user_closed_error(stream);
+        *refused = tornado_future_failed(&error);
+        return false;
+    }
+    if (max >= 0 && len && (len > (uint64_t)max || user->queued > (uint64_t)max - len)) {
+        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum write buffer size of %lld bytes", (long long)max);
+        *refused = tornado_future_failed(tornado_last_error());
+        return false;
+    }
+    return true;
+}
+
+/* Closes as a write came to nothing after part of it may be on its way; the future that tells why. */
+static tornado_future *tornado__user_write_broken(tornado_iostream *stream, tornado_future *future)
+{
+    tornado__iostream_retain(stream);
+    if (!stream->closed) {
+        tornado_error error = *tornado_last_error();
+        tornado__iostream_shut(stream, &error);
+    }
+    if (!future) {
+        tornado_error error = tornado__user_closed_error(stream);
+        future = tornado_future_failed(&error);
+    }
+    tornado__iostream_release(stream);
+    return future;
+}
+
+/* Sends at once what a backend takes, which may be little at a time. Returns what send does, 0 for not now. */
+static ssize_t tornado__user_send_by_backend(tornado_iostream *stream, tornado_bytes data)
+{
+    size_t done = 0;
+    ssize_t sent = 1;
+    while (done < data.len && sent > 0) {
+        do
+            sent = tornado__iostream_send_bytes(stream, data.data + done, data.len - done);
+        while (sent < 0 && errno == EINTR);
+        done += sent > 0 ? (size_t)sent : 0;
+    }
+    return sent < 0 && !tornado__not_now(errno) ? -1 : (ssize_t)done;
+}
+
+/* Sends at once what the socket takes. Returns what send does, 0 for not now. */
+static ssize_t tornado__user_send(tornado_iostream *stream, const tornado_bytes *parts, size_t count)
+{
+    ssize_t sent;
+    struct iovec vector[16];
+    struct msghdr message;
+    memset(&message, 0, sizeof message);
+    message.msg_iov = vector;
+    for (size_t i = 0; i < count && message.msg_iovlen < TORNADO__COUNT(vector); i++)
+        if (parts[i].len) {
+            vector[message.msg_iovlen].iov_base = (char *)(uintptr_t)parts[i].data;
+            vector[message.msg_iovlen++].iov_len = parts[i].len;
+        }
+    do
+        sent = message.msg_iovlen == 1 ? send(stream->fd, vector[0].iov_base, vector[0].iov_len, MSG_NOSIGNAL)
+                                       : sendmsg(stream->fd, &message, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent < 0 && (tornado__not_now(errno) || errno == ENOBUFS) ? 0 : sent;
+}
+
+/* Queues all but the first `skip` bytes. */
+static bool tornado__user_queue_parts(tornado_iostream *stream, const tornado_bytes *parts, size_t count, size_t skip)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t skipped = skip < parts[i].len ? skip : parts[i].len;
+        skip -= skipped;
+        if (!tornado__iostream_queue(stream, parts[i].data + skipped, parts[i].len - skipped))
+            return false;
+    }
+    return true;
+}
+
+TORNADO_API tornado_future *tornado_iostream_writev(tornado_iostream *stream, const tornado_bytes *parts, size_t count)
+{
+    tornado_future *future = NULL;
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        total += parts[i].len;
+        if (total < parts[i].len || total > SIZE_MAX / 2) {
+            tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_iostream_writev: too much at once");
+            return tornado_future_failed(tornado_last_error());
+        }
+    }
+    if (!tornado__user_may_write(stream, total, &future))
+        return future;
+    ssize_t sent = 0;
+    if (!stream->out) {
+        if (total == 0)
+            return &tornado__future_done;
+        if (!stream->opening && !stream->backend)
+            sent = tornado__user_send(stream, parts, count);
+        else if (!stream->opening && count == 1)
+            sent = tornado__user_send_by_backend(stream, parts[0]);
+        if (sent == (ssize_t)total)
+            return &tornado__future_done;
+    }
+    if (sent < 0) {
+        tornado__iostream_retain(stream);
+        tornado__iostream_broken(stream, "write");
+        future = tornado__user_write_broken(stream, NULL);
+        tornado__iostream_release(stream);
+        return future;
+    }
+    bool first = !stream->out;
+    future = tornado__user_write_wait(stream, total - (size_t)sent);
+    if (!future || !tornado__user_queue_parts(stream, parts, count, (size_t)sent) ||
+        (!stream->opening && !tornado__iostream_watch(stream)))
+        return tornado__user_write_broken(stream, future);
+    if (first && stream->backend && count > 1) {
+        tornado__iostream_retain(stream);
+        if (tornado__iostream_flush(stream))
+            tornado__iostream_watch_or_shut(stream);
+        tornado__iostream_release(stream);
+    }
     return future;
 }
 
 TORNADO_API tornado_future *tornado_iostream_write(tornado_iostream *stream, tornado_bytes data)
 {
-    tornado__stream_io *io = stream->io;
-    size_t queued = stream->out ? tornado__iostream_queued(stream) : 0;
-    ssize_t sent = 0;
-    if (stream->closed) {
-        tornado_error error = tornado__user_closed_error(stream);
-        return tornado_future_failed(&error);
-    }
-    if (io->max_write_buffer_size >= 0 && data.len > (uint64_t)io->max_write_buffer_size - queued) {
-        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum write buffer size of %lld bytes",
-                      (long long)io->max_write_buffer_size);
+    return tornado_iostream_writev(stream, &data, 1);
+}
+
+TORNADO_API tornado_future *tornado_iostream_write_file(tornado_iostream *stream, int fd, int64_t offset, int64_t len)
+{
+    tornado_future *future = NULL;
+    if (offset < 0 || len < 0 || offset > INT64_MAX - len) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_iostream_write_file: no such part of a file");
         return tornado_future_failed(tornado_last_error());
     }
-    if (data.len == 0 && !stream->out)
-        return &tornado__future_done;
-    if (!stream->out && !stream->connecting)
-        do
-            sent = tornado__iostream_send_bytes(stream, data.data, data.len);
-        while (sent < 0 && errno == EINTR);
-    if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS) {
-        tornado__fail(TORNADO_ERR_SYSTEM, errno, "write: %s", strerror(errno));
-        tornado__iostream_retain(stream);
-        tornado__iostream_shut(stream, &tornado__thread.last);
-        tornado_error error = tornado__user_closed_error(stream);
-        tornado__iostream_release(stream);
-        return tornado_future_failed(&error);
-    }
-    io->written += data.len;
-    if (sent == (ssize_t)data.len && data.len)
-        return &tornado__future_done;
-    size_t done = sent > 0 ? (size_t)sent : 0;
-    tornado_future *future = tornado__user_write_rest(stream, data.data + done, data.len - done);
-    if (future && (stream->connecting || tornado__iostream_watch(stream)))
+    if (!tornado__user_may_write(stream, 0, &future))
         return future;
-    /* part of it may be on its way: nothing sensible can follow */
-    tornado_error error = *tornado_last_error();
-    tornado_future_release(future);
+    if (len == 0)
+        return tornado_iostream_write(stream, (tornado_bytes){NULL, 0});
+    if (!tornado__iostream_queue_range(stream, fd, offset, offset + len))
+        return tornado_future_failed(tornado_last_error());
+    future = tornado__user_write_wait(stream, (uint64_t)len);
+    if (!future)
+        return tornado__user_write_broken(stream, NULL);
     tornado__iostream_retain(stream);
-    tornado__iostream_shut(stream, &tornado__thread.last);
+    tornado__iostream_flush(stream);
     tornado__iostream_release(stream);
-    return tornado_future_failed(&error);
+    return future;
 }
 
 TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, tornado_callback callback, void *arg)
 {
-    stream->io->close_callback = callback;
-    stream->io->close_arg = arg;
+    tornado__user_stream *user = tornado__user_of(stream);
+    user->close_callback = callback;
+    user->close_arg = arg;
     if (!callback)
         return;
     if (stream->closed)
         tornado__user_queue_task(stream);
-    else if (!stream->connecting && !stream->watched)
+    else if (!stream->opening && !stream->watched)
         tornado__iostream_watch_or_shut(stream);
 }
 
@@ -16923,7 +17609,7 @@ TORNADO_API bool tornado_iostream_closed(const tornado_iostream *stream)
 
 TORNADO_API bool tornado_iostream_reading(const tornado_iostream *stream)
 {
-    return stream->io->read != NULL;
+    return tornado__user_of(stream)->read != NULL;
 }
 
 TORNADO_API bool tornado_iostream_writing(const tornado_iostream *stream)
@@ -16938,17 +17624,18 @@ TORNADO_API int tornado_iostream_fileno(const tornado_iostream *stream)
 
 TORNADO_API const tornado_error *tornado_iostream_error(const tornado_iostream *stream)
 {
-    return stream->io->error;
+    return tornado__user_of(stream)->error;
 }
 
 TORNADO_API size_t tornado_iostream_read_buffer_size(const tornado_iostream *stream)
 {
-    return stream->in ? stream->in->end - stream->in->start : 0;
+    return tornado__user_unread(stream);
 }
 
 TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *stream)
 {
-    return tornado__iostream_queued(stream);
+    uint64_t queued = tornado__user_of(stream)->queued;
+    return queued < SIZE_MAX ? (size_t)queued : SIZE_MAX;
 }
 
 /*============================================================================

@@ -19,6 +19,7 @@
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/epoll.h>
+#include <sys/sendfile.h>
 #include <sys/syscall.h>
 #endif
 
@@ -85,6 +86,12 @@ static ssize_t test_read(int fd, void *data, size_t len)
 {
     int fault = test_fault_of("read");
     return fault > 0 ? -1 : read(fd, data, fault == TEST_SHORT && len ? 1 : len);
+}
+
+static ssize_t test_pread(int fd, void *data, size_t len, off_t at)
+{
+    int fault = test_fault_of("pread");
+    return fault > 0 ? -1 : pread(fd, data, fault == TEST_SHORT && len ? 1 : len, at);
 }
 
 static ssize_t test_write(int fd, const void *data, size_t len)
@@ -164,6 +171,17 @@ static int test_epoll_wait(int epoll, struct epoll_event *events, int room, int 
     return fault > 0 ? -1 : epoll_wait(epoll, events, fault == TEST_SHORT ? 1 : room, timeout);
 }
 
+/* Where pread is to fail, it is called: there is no sendfile. */
+static ssize_t test_sendfile(int socket, int file, off_t *at, size_t len)
+{
+    int fault = test_fault_of("sendfile");
+    if (test_fault_is("pread")) {
+        errno = ENOSYS;
+        return -1;
+    }
+    return fault > 0 ? -1 : sendfile(socket, file, at, fault == TEST_SHORT && len ? 1 : len);
+}
+
 static long test_syscall(long number, ...)
 {
     long arguments[6];
@@ -182,6 +200,7 @@ static long test_syscall(long number, ...)
 #define epoll_create1 test_epoll_create1
 #define epoll_ctl     test_epoll_ctl
 #define epoll_wait    test_epoll_wait
+#define sendfile      test_sendfile
 #define syscall       test_syscall
 #endif
 
@@ -200,6 +219,7 @@ static long test_syscall(long number, ...)
 #define mprotect    test_mprotect
 #define pipe        test_pipe
 #define poll        test_poll
+#define pread       test_pread
 #define read        test_read
 #define recv        test_recv
 #define select      test_select

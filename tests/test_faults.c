@@ -1098,6 +1098,43 @@ SCENARIO(streams_with_callbacks)
     world_close();
 }
 
+/* A part of a file between two parts of memory, read into memory at the other end. */
+SCENARIO(streams_of_a_file)
+{
+    enum { LEN = 3000, ALL = LEN + 8 };
+    static char memory[ALL];
+    char name[] = "/tmp/tornado-faults-XXXXXX", block[1000];
+    int ends[2], file = mkstemp(name);
+    client_wait = wait_for;
+    CHECK(file >= 0 && unlink(name) == 0);
+    memset(block, 'f', sizeof block);
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(write(file, block, sizeof block), sizeof block);
+    if (!world_open()) {
+        close(file);
+        return;
+    }
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    tornado_iostream *a = tornado_iostream_new(ends[0], NULL), *b = tornado_iostream_new(ends[1], NULL);
+    tornado_bytes parts[] = {{"one ", 4}, {"two ", 4}};
+    if (DO(a && b) && DO(then(tornado_iostream_read_into(b, memory, ALL), "all")) &&
+        DO(then(tornado_iostream_writev(a, parts, 2), "parts")) &&
+        DO(then(tornado_iostream_write_file(a, file, 0, LEN), "file"))) {
+        UNTIL(strstr(trace, "parts") && strstr(trace, "file"));
+        if (strstr(trace, "failed")) /* then the rest of it is not to come */
+            tornado_iostream_close(a);
+        UNTIL(strstr(trace, "all"));
+        if (!strstr(trace, "all3008 "))
+            harm(trace);
+        else
+            CHECK(memcmp(memory, "one two fff", 11) == 0 && memory[ALL - 1] == 'f');
+    }
+    close(file);
+    tornado_iostream_release(a);
+    tornado_iostream_release(b);
+    world_close();
+}
+
 /* Who waits for the end alone is told of it, also when the system cannot watch for it. */
 SCENARIO(a_close_callback_alone)
 {

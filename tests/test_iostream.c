@@ -774,6 +774,426 @@ TEST(iostream_writes_to_a_peer_that_closed_only_its_sending_side)
 }
 
 /*----------------------------------------------------------------------------
+ * Reads into memory of the caller's.
+ *----------------------------------------------------------------------------*/
+
+TEST_EACH_POLLER(iostream_reads_into_memory_of_the_callers)
+{
+    pair p = pair_new();
+    char memory[12];
+    memset(memory, '-', sizeof memory);
+    tornado_future *future = tornado_iostream_read_into(p.stream, memory, 10);
+    peer_send(&p, "0123");
+    loop_turns(3);
+    CHECK(!tornado_future_done(future));
+    CHECK_MEM(memory, 4, "0123", 4);
+    peer_send(&p, "456789tail");
+    CHECK(loop_until(future) == NULL);
+    CHECK(tornado_future_bytes(future).data == memory);
+    CHECK_INT(tornado_future_bytes(future).len, 10);
+    CHECK_MEM(memory, sizeof memory, "0123456789--", sizeof memory);
+    tornado_future_release(future);
+    expect(tornado_iostream_read_bytes(p.stream, 4), "tail");
+    pair_free(&p);
+}
+
+TEST(iostream_reads_into_memory_first_what_is_buffered)
+{
+    pair p = pair_new();
+    char memory[9] = "";
+    peer_send(&p, "line\nrest");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "line\n");
+    tornado_future *future = read_with(&p, (tornado_read_options){.bytes = 8, .into = memory, .partial = true});
+    CHECK(tornado_future_done(future));
+    CHECK_MEM(tornado_future_bytes(future).data, tornado_future_bytes(future).len, "rest", 4);
+    CHECK_INT(memory[4], 0);
+    tornado_future_release(future);
+    future = read_with(&p, (tornado_read_options){.bytes = 8, .into = memory, .partial = true});
+    CHECK(!tornado_future_done(future));
+    peer_send(&p, "abcdefghijk");
+    CHECK(loop_until(future) == NULL);
+    CHECK_STR(memory, "abcdefgh");
+    tornado_future_release(future);
+    expect(tornado_iostream_read_bytes(p.stream, 3), "ijk");
+    CHECK_INT(loop_code(read_with(&p, (tornado_read_options){.into = memory})), 0);
+    CHECK_INT(loop_code(read_with(&p, (tornado_read_options){.into = memory, .until_close = true})),
+              TORNADO_ERR_INVALID);
+    pair_free(&p);
+}
+
+TEST(iostream_reads_into_memory_more_than_the_buffer_may_hold)
+{
+    pair p = pair_new_with(&(tornado_iostream_options){.max_buffer_size = 1000});
+    const size_t len = 200000;
+    char *memory = malloc(len), *data = pattern(len);
+    tornado_future *future = tornado_iostream_read_into(p.stream, memory, len);
+    for (size_t at = 0; at < len; loop_turns(1)) {
+        ssize_t part = send(p.peer, data + at, len - at, MSG_NOSIGNAL);
+        at += part > 0 ? (size_t)part : 0;
+    }
+    CHECK_INT(loop_code(future), 0);
+    CHECK_MEM(memory, len, data, len);
+    future = tornado_iostream_read_into(p.stream, memory, len);
+    peer_close(&p);
+    CHECK_INT(loop_code(future), TORNADO_ERR_CLOSED);
+    free(memory);
+    free(data);
+    pair_free(&p);
+}
+
+TEST(iostream_receives_no_more_at_once_than_a_chunk)
+{
+    pair p = pair_new_with(&(tornado_iostream_options){.read_chunk_size = 3});
+    peer_send(&p, "0123456789");
+    expect(read_with(&p, (tornado_read_options){.bytes = 100, .partial = true}), "012");
+    expect(tornado_iostream_read_bytes(p.stream, 5), "34567");
+    CHECK_INT(tornado_iostream_read_buffer_size(p.stream), 1);
+    expect(tornado_iostream_read_bytes(p.stream, 2), "89");
+    pair_free(&p);
+}
+
+TEST(iostream_delimiter_at_the_end_of_much_is_looked_for_once)
+{
+    enum { PIECES = 20000 };
+    pair p = pair_new();
+    static char many[PIECES * 32 + 1];
+    memset(many, 'a', sizeof many - 1);
+    tornado_future *future = tornado_iostream_read_until(p.stream, "aaaaaaaaaaaaaaab"); /* which each byte might begin */
+    for (int i = 0; i < PIECES; i++) {
+        CHECK(send(p.peer, many, 32, MSG_NOSIGNAL) == 32);
+        loop_turns(1);
+    }
+    peer_send(&p, "b");
+    many[sizeof many - 1] = 'b';
+    expect_bytes(future, many, sizeof many);
+    pair_free(&p);
+}
+
+TEST(iostream_lines_of_a_long_stream_come_whole_and_in_order)
+{
+    enum { LINES = 30000 };
+    pair p = pair_new();
+    char line[64], block[8192];
+    size_t held = 0, at = 0;
+    for (int sent = 0, read = 0; read < LINES;) {
+        while (sent < LINES && held == at) {
+            for (held = at = 0; sent < LINES && held < sizeof block - 64; sent++)
+                held += (size_t)snprintf(block + held, 64, "%d %.*s\n", sent, sent % 40,
+                                         "the quick brown fox jumps over the lazy dog");
+            ssize_t part = send(p.peer, block, held, MSG_NOSIGNAL);
+            at = part > 0 ? (size_t)part : 0;
+        }
+        if (at < held) {
+            ssize_t part = send(p.peer, block + at, held - at, MSG_NOSIGNAL);
+            at += part > 0 ? (size_t)part : 0;
+        }
+        for (int i = 0; i < 100 && read < LINES && read < sent; i++, read++) {
+            tornado_future *future = tornado_iostream_read_until(p.stream, "\n");
+            if (read + 200 > sent && at < held) { /* perhaps the rest of this line was not sent yet */
+                ssize_t part = send(p.peer, block + at, held - at, MSG_NOSIGNAL);
+                at += part > 0 ? (size_t)part : 0;
+            }
+            int len = snprintf(line, sizeof line, "%d %.*s\n", read, read % 40,
+                               "the quick brown fox jumps over the lazy dog");
+            expect_bytes(future, line, (size_t)len);
+        }
+    }
+    pair_free(&p);
+}
+
+/*----------------------------------------------------------------------------
+ * Writes of several parts, and of files.
+ *----------------------------------------------------------------------------*/
+
+/* A file with a pattern, without a name. */
+static int pattern_file(size_t len)
+{
+    char name[] = "/tmp/tornado-stream-XXXXXX", *data = pattern(len);
+    int fd = mkstemp(name);
+    CHECK(fd >= 0 && unlink(name) == 0);
+    CHECK_INT(write(fd, data, len), len);
+    free(data);
+    return fd;
+}
+
+TEST(iostream_writes_several_parts_as_one)
+{
+    pair p = pair_new();
+    char got[64] = "";
+    tornado_bytes parts[] = {{"one ", 4}, {NULL, 0}, {"two ", 4}, {"three", 5}};
+    CHECK_INT(loop_code(tornado_iostream_writev(p.stream, parts, 4)), 0);
+    CHECK_INT(recv(p.peer, got, sizeof got, 0), 13);
+    CHECK_STR(got, "one two three");
+    CHECK_INT(loop_code(tornado_iostream_writev(p.stream, parts, 0)), 0);
+    CHECK_INT(loop_code(tornado_iostream_writev(p.stream, parts + 1, 1)), 0);
+    pair_free(&p);
+}
+
+TEST_EACH_POLLER(iostream_writes_many_large_parts_at_the_readers_pace)
+{
+    enum { PARTS = 40, LEN = 300000 };
+    pair p = pair_new();
+    char *data = pattern((size_t)PARTS * LEN);
+    tornado_bytes parts[PARTS];
+    for (size_t i = 0; i < PARTS; i++)
+        parts[i] = (tornado_bytes){data + i * LEN, LEN};
+    tornado_future *future = tornado_iostream_writev(p.stream, parts, PARTS);
+    memset(data, 0, (size_t)PARTS * LEN);
+    CHECK(!tornado_future_done(future));
+    CHECK_INT(peer_drain(&p, (size_t)PARTS * LEN, is_pattern), (size_t)PARTS * LEN);
+    CHECK_INT(loop_code(future), 0);
+    free(data);
+    pair_free(&p);
+}
+
+TEST(iostream_a_write_is_done_before_those_behind_it_are_sent)
+{
+    const size_t len = 6u << 20;
+    pair p = pair_new();
+    char *data = pattern(2 * len);
+    tornado_future *first = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    tornado_future *second = tornado_iostream_write(p.stream, (tornado_bytes){data + len, len});
+    size_t drained = peer_drain(&p, len, is_pattern);
+    CHECK_INT(loop_code(first), 0);
+    CHECK(!tornado_future_done(second));
+    CHECK(tornado_iostream_write_buffer_size(p.stream) <= len);
+    CHECK_INT(peer_drain(&p, 2 * len - drained, NULL), 2 * len - drained);
+    CHECK_INT(loop_code(second), 0);
+    free(data);
+    pair_free(&p);
+}
+
+TEST_EACH_POLLER(iostream_writes_a_part_of_a_file_between_other_bytes)
+{
+    const size_t len = 3u << 20, from = 251 * 8;
+    pair p = pair_new();
+    int file = pattern_file(len);
+    char before[from], *data = pattern(len);
+    memcpy(before, data, from);
+    tornado_future *futures[3] = {
+        tornado_iostream_write(p.stream, (tornado_bytes){before, from}),
+        tornado_iostream_write_file(p.stream, file, (int64_t)from, (int64_t)(len - from - 100)),
+        tornado_iostream_write(p.stream, (tornado_bytes){data + len - 100, 100})};
+    close(file); /* the stream has its own */
+    CHECK(tornado_iostream_writing(p.stream));
+    CHECK_INT(peer_drain(&p, len, is_pattern), len);
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(loop_code(futures[i]), 0);
+    CHECK_INT(tornado_iostream_write_buffer_size(p.stream), 0);
+    free(data);
+    pair_free(&p);
+}
+
+TEST(iostream_writes_a_file_to_a_pipe)
+{
+    const size_t len = 300000;
+    int ends[2], file = pattern_file(len);
+    CHECK(pipe(ends) == 0);
+    tornado_iostream *in = tornado_iostream_new(ends[0], NULL), *out = tornado_iostream_new(ends[1], NULL);
+    tornado_future *wrote = tornado_iostream_write_file(out, file, 0, (int64_t)len);
+    tornado_future *read = tornado_iostream_read_bytes(in, len);
+    CHECK(loop_until(read) == NULL);
+    char *data = pattern(len);
+    CHECK_MEM(tornado_future_bytes(read).data, tornado_future_bytes(read).len, data, len);
+    CHECK_INT(loop_code(wrote), 0);
+    tornado_future_release(read);
+    tornado_iostream_release(in);
+    tornado_iostream_release(out);
+    free(data);
+    close(file);
+}
+
+TEST(iostream_file_that_is_shorter_than_its_part_ends_the_stream)
+{
+    pair p = pair_new();
+    int file = pattern_file(1000);
+    tornado_future *future = tornado_iostream_write_file(p.stream, file, 500, 1000);
+    CHECK_INT(loop_code(future), TORNADO_ERR_CLOSED);
+    CHECK_INT(tornado_iostream_error(p.stream)->sys_errno, EIO);
+    CHECK_INT(peer_drain(&p, 1000, NULL), 500);
+    CHECK_INT(loop_code(tornado_iostream_write_file(p.stream, file, 0, 10)), TORNADO_ERR_CLOSED);
+    pair_free(&p);
+
+    p = pair_new();
+    CHECK_INT(loop_code(tornado_iostream_write_file(p.stream, file, -1, 10)), TORNADO_ERR_INVALID);
+    CHECK_INT(loop_code(tornado_iostream_write_file(p.stream, file, 10, -1)), TORNADO_ERR_INVALID);
+    CHECK_INT(loop_code(tornado_iostream_write_file(p.stream, file, INT64_MAX, 10)), TORNADO_ERR_INVALID);
+    CHECK_INT(loop_code(tornado_iostream_write_file(p.stream, -1, 0, 10)), TORNADO_ERR_SYSTEM);
+    CHECK_INT(loop_code(tornado_iostream_write_file(p.stream, file, 990, 0)), 0);
+    CHECK(!tornado_iostream_closed(p.stream));
+    pair_free(&p);
+    close(file);
+}
+
+TEST(iostream_file_for_a_peer_that_is_gone_raises_no_signal)
+{
+    pair p = pair_new();
+    int file = pattern_file(1000), code = 0;
+    close_with_reset(p.peer);
+    p.peer = -1;
+    for (int i = 0; i < 10 && !code; i++)
+        code = loop_code(tornado_iostream_write_file(p.stream, file, 0, 1000));
+    CHECK_INT(code, TORNADO_ERR_CLOSED);
+    pair_free(&p);
+    close(file);
+}
+
+/*----------------------------------------------------------------------------
+ * A backend of the program's own.
+ *----------------------------------------------------------------------------*/
+
+/* Bytes go over a socket with a bit changed. It reads ahead, and can be told to fail, or to wait for the other way. */
+typedef struct odd_backend {
+    char ahead[16];
+    size_t ahead_len;
+    int closed, read_error, other_way;
+    tornado_error error;
+} odd_backend;
+
+static ptrdiff_t odd_read(void *state, int fd, void *data, size_t room)
+{
+    odd_backend *odd = state;
+    if (odd->read_error) {
+        errno = odd->read_error;
+        return -1;
+    }
+    if (odd->other_way) {
+        odd->other_way--;
+        return TORNADO_IOSTREAM_OTHER_WAY;
+    }
+    if (!odd->ahead_len) {
+        ssize_t got = recv(fd, odd->ahead, sizeof odd->ahead, 0);
+        if (got <= 0)
+            return got;
+        odd->ahead_len = (size_t)got;
+    }
+    size_t len = room < 3 ? room : odd->ahead_len < 3 ? odd->ahead_len : 3;
+    for (size_t i = 0; i < len; i++)
+        ((char *)data)[i] = (char)(odd->ahead[i] ^ 1);
+    odd->ahead_len -= len;
+    memmove(odd->ahead, odd->ahead + len, odd->ahead_len);
+    return (ptrdiff_t)len;
+}
+
+static ptrdiff_t odd_write(void *state, int fd, const void *data, size_t len)
+{
+    odd_backend *odd = state;
+    char block[5];
+    size_t part = len < sizeof block ? len : sizeof block;
+    if (odd->other_way) {
+        odd->other_way--;
+        return TORNADO_IOSTREAM_OTHER_WAY;
+    }
+    for (size_t i = 0; i < part; i++)
+        block[i] = (char)(((const char *)data)[i] ^ 1);
+    return send(fd, block, part, MSG_NOSIGNAL);
+}
+
+static void odd_close(void *state, int fd)
+{
+    ((odd_backend *)state)->closed++;
+    close(fd);
+}
+
+static const tornado_error *odd_error(void *state, int fd)
+{
+    odd_backend *odd = state;
+    (void)fd;
+    return odd->error.code ? &odd->error : NULL;
+}
+
+static bool odd_pending(void *state, int fd)
+{
+    (void)fd;
+    return ((odd_backend *)state)->ahead_len > 0;
+}
+
+static const tornado_iostream_backend odd_class = {odd_read, odd_write, odd_close, odd_error, odd_pending};
+
+static pair odd_pair(odd_backend *odd)
+{
+    memset(odd, 0, sizeof *odd);
+    return pair_new_with(&(tornado_iostream_options){.backend = &odd_class, .backend_state = odd});
+}
+
+TEST_EACH_POLLER(iostream_reads_and_writes_by_a_backend_of_the_programs)
+{
+    odd_backend odd;
+    char got[64] = "";
+    pair p = odd_pair(&odd);
+    CHECK(fcntl(tornado_iostream_fileno(p.stream), F_SETFL, O_NONBLOCK) == 0);
+    tornado_future *future = tornado_iostream_read_until(p.stream, "-");
+    peer_send(&p, "012,456789012345678");    /* of which the backend holds more than it gives */
+    expect(future, "103-");
+    expect(tornado_iostream_read_bytes(p.stream, 15), "547698103254769");
+    CHECK_INT(loop_code(tornado_iostream_write(p.stream, tornado_bytes_of("a message in pieces"))), 0);
+    CHECK_INT(loop_code(tornado_iostream_writev(p.stream, (tornado_bytes[]){{"0123456", 7}, {"89", 2}}, 2)), 0);
+    CHECK_INT(recv(p.peer, got, sizeof got, 0), 28);
+    CHECK_STR(got, "`!ldrr`fd!ho!qhdbdr103254798");
+    CHECK_INT(odd.closed, 0);
+    peer_close(&p);
+    expect(tornado_iostream_read_until_close(p.stream), "");
+    CHECK_INT(odd.closed, 1);
+    pair_free(&p);
+    CHECK_INT(odd.closed, 1);
+}
+
+TEST_EACH_POLLER(iostream_backend_may_wait_for_the_other_way)
+{
+    odd_backend odd;
+    char got[64] = "";
+    pair p = odd_pair(&odd);
+    CHECK(fcntl(tornado_iostream_fileno(p.stream), F_SETFL, O_NONBLOCK) == 0);
+    odd.other_way = 1;
+    tornado_future *read = tornado_iostream_read_bytes(p.stream, 2);
+    peer_send(&p, "01");
+    expect(read, "10");
+    odd.other_way = 1;
+    tornado_future *wrote = tornado_iostream_write(p.stream, tornado_bytes_of("01"));
+    loop_turns(3);
+    CHECK(!tornado_future_done(wrote)); /* there is nothing to read yet */
+    peer_send(&p, "2");
+    CHECK_INT(loop_code(wrote), 0);
+    CHECK_INT(recv(p.peer, got, sizeof got, 0), 2);
+    expect(tornado_iostream_read_bytes(p.stream, 1), "3");
+    pair_free(&p);
+}
+
+TEST(iostream_backend_tells_why_it_failed)
+{
+    for (int own = 0; own < 2; own++) {
+        odd_backend odd;
+        pair p = odd_pair(&odd);
+        odd.read_error = EPROTO;
+        if (own)
+            odd.error = (tornado_error){.code = TORNADO_ERR_PARSE, .message = "the bit was missing"};
+        tornado_future *future = tornado_iostream_read_bytes(p.stream, 1);
+        peer_send(&p, "x");
+        CHECK_INT(loop_code(future), own ? TORNADO_ERR_PARSE : TORNADO_ERR_CLOSED);
+        CHECK_INT(tornado_iostream_error(p.stream)->sys_errno, own ? 0 : EPROTO);
+        CHECK_INT(odd.closed, 1);
+        pair_free(&p);
+    }
+}
+
+TEST(iostream_backend_is_closed_when_there_is_no_memory_for_a_stream)
+{
+    for (long n = 1; n <= 2; n++) {
+        int ends[2];
+        odd_backend odd = {.closed = 0};
+        tornado_ioloop_current();
+        tcp_pair(ends);
+        test_fail_alloc(n);
+        CHECK(!tornado_iostream_new(ends[0], &(tornado_iostream_options){
+                                                 .backend = &odd_class, .backend_state = &odd, .max_buffer_size = 5}));
+        test_fail_alloc(0);
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
+        CHECK_INT(odd.closed, 1);
+        close(ends[1]);
+    }
+}
+
+/*----------------------------------------------------------------------------
  * The end.
  *----------------------------------------------------------------------------*/
 
@@ -853,6 +1273,45 @@ TEST(iostream_close_fails_what_is_pending_and_calls_back_in_a_later_turn)
     tornado_iostream_close(p.stream);
     loop_turns(2);
     CHECK_INT(o.count, 2);
+    pair_free(&p);
+}
+
+TEST(iostream_close_callback_comes_behind_the_futures_of_a_read_that_streams)
+{
+    pair p = pair_new();
+    order o = {.count = 0};
+    sink s = {.stream = p.stream};
+    peer_send(&p, "xy");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "x");
+    tornado_iostream_set_close_callback(p.stream, note_order, &o);
+    tornado_future *read =
+        read_with(&p, (tornado_read_options){.bytes = 10, .streaming_callback = sink_chunk, .arg = &s});
+    CHECK(tornado_future_add_done_callback(read, note_done, &o));
+    tornado_iostream_close(p.stream);
+    CHECK_INT(loop_code(read), TORNADO_ERR_CLOSED);
+    CHECK_INT(tornado_iostream_read_buffer_size(p.stream), 1); /* of which it is the user's to say what is done */
+    expect(tornado_iostream_read_bytes(p.stream, 1), "y");
+    loop_turns(3);
+    CHECK_INT(o.count, 2);
+    CHECK_INT(o.done[0], 0);
+    CHECK_INT(o.done[1], 100);
+    tornado_buffer_free(&s.all);
+    pair_free(&p);
+}
+
+TEST(iostream_close_with_an_error_has_that_as_its_reason)
+{
+    pair p = pair_new();
+    tornado_error error = {.code = TORNADO_ERR_LIMIT, .message = "too many of them"};
+    tornado_future *read = tornado_iostream_read_bytes(p.stream, 1);
+    tornado_iostream_close_with(p.stream, &error);
+    error.message[0] = '-';
+    CHECK_STR(loop_until(read)->message, "too many of them");
+    tornado_future_release(read);
+    CHECK_INT(tornado_iostream_error(p.stream)->code, TORNADO_ERR_LIMIT);
+    CHECK_INT(loop_code(tornado_iostream_write(p.stream, tornado_bytes_of("x"))), TORNADO_ERR_LIMIT);
+    tornado_iostream_close_with(p.stream, NULL);
+    CHECK_INT(tornado_iostream_error(p.stream)->code, TORNADO_ERR_LIMIT);
     pair_free(&p);
 }
 
