@@ -157,7 +157,7 @@
     executor    work that blocks, on threads
     address     socket addresses
     iostream    non-blocking sockets and pipes with buffers
-    netutil     listening sockets
+    netutil     listening sockets, datagrams
     process     several processes of one server; subprocesses
     tcp         a server with a coroutine for each connection
     httputil    headers, status codes, arguments, cookies, URLs
@@ -1679,7 +1679,7 @@ TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *st
 
 /*============================================================================
  * section: netutil (public)
- * Listening sockets.
+ * Listening sockets, and sockets for datagrams.
  *============================================================================*/
 
 typedef struct tornado_bind_options {
@@ -1687,6 +1687,7 @@ typedef struct tornado_bind_options {
     const char *unix_socket; /* a path instead: then the port does not count */
     int unix_mode;         /* the socket file's permissions; default 0600 */
     int backlog;           /* default 128 */
+    int flags;             /* AI_... for getaddrinfo; default AI_PASSIVE */
     bool reuse_port;       /* SO_REUSEPORT: several processes may listen on the port */
     bool ipv4_only, ipv6_only;
 } tornado_bind_options;
@@ -1704,8 +1705,15 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
 
 /* Listens on a unix socket. A socket that is already there and that nobody listens on is replaced, any other file
    is left alone and is an error. Returns the fd, or -1 with the reason. `mode` 0 means 0600, `backlog` 0 means 128.
-   */
+   A path of "@name" is in Linux's abstract namespace: no file, and no mode. */
 TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog);
+
+/* Listening sockets that a supervisor opened before it ran this process, as systemd does ("socket activation"):
+   LISTEN_FDS of them from descriptor 3 on, if LISTEN_PID is this process. With a name only those that have it in
+   LISTEN_FDNAMES; NULL: all. They are made non-blocking and close-on-exec; ask before forking. True without any
+   when none was handed over; false with TORNADO_ERR_INVALID, and all as they were, when these variables make no
+   sense or one of the descriptors is no listening socket, with TORNADO_ERR_LIMIT when there are too many. */
+TORNADO_API bool tornado_listen_fds(tornado_sockets *sockets, const char *name);
 
 /* Closes all of them. */
 TORNADO_API void tornado_sockets_close(tornado_sockets *sockets);
@@ -1717,6 +1725,66 @@ typedef struct tornado_acceptor tornado_acceptor;
 typedef void (*tornado_accept_callback)(int fd, const tornado_address *address, void *arg);
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg);
 TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor);
+
+/* A socket for datagrams: UDP, or a unix socket. With an address of its own it receives what is sent there; with a
+   peer it sends to that one and receives from nobody else.
+
+       tornado_address_ip(&address, "127.0.0.1", 5353);
+       tornado_datagram_socket *s = tornado_datagram_socket_new(&(tornado_datagram_options){.local = &address});
+       for (;;) {
+           tornado_scope_enter(&scope);
+           const tornado_datagram *d = tornado_await(tornado_datagram_socket_receive(s));
+           tornado_await(tornado_datagram_socket_send_to(s, &d->from, d->data));
+           tornado_scope_leave(&scope);        // and with it the datagram
+       }
+*/
+typedef struct tornado_datagram_socket tornado_datagram_socket;
+
+typedef struct tornado_datagram_options {
+    const tornado_address *local; /* where it is bound; port 0 picks one. Default: as the system likes, for the peer */
+    const tornado_address *peer;  /* whom it is connected to; default: nobody */
+    int64_t max_write_buffer_size; /* bytes of memory for what waits to be sent; default 256 KiB */
+    int unix_mode;                /* permissions of a unix socket's file; default 0600 */
+    bool reuse_port;              /* SO_REUSEPORT: several sockets may share the port, and what comes */
+    bool broadcast;               /* may send to a broadcast address */
+} tornado_datagram_options;
+
+/* Opens one, on the current loop; an address is given of its own, a peer's, or both. A unix socket's file is replaced
+   as by tornado_bind_unix_socket, and stays. NULL with the reason. */
+TORNADO_API tornado_datagram_socket *tornado_datagram_socket_new(const tornado_datagram_options *options);
+
+/* Closes it. Who waits for a datagram, or for one to be sent, fails with TORNADO_ERR_CLOSED. NULL is allowed. */
+TORNADO_API void tornado_datagram_socket_free(tornado_datagram_socket *socket);
+
+/* What came in one datagram; it may be empty. */
+typedef struct tornado_datagram {
+    tornado_bytes data;   /* with a NUL behind it */
+    tornado_address from; /* its len is 0 for a unix socket that is not bound */
+    bool truncated;       /* it was longer than 65,536 bytes, and the rest is lost */
+} tornado_datagram;
+
+/* Done with the next datagram, a tornado_datagram, which lives as long as the future. When several wait, who has
+   waited longest comes first; who releases his future waits no longer. Datagrams that nobody waits for stay with the
+   system, which drops them when its buffer is full. TORNADO_ERR_SYSTEM when it reports an error, such as that nobody
+   listens at the peer's port (ECONNREFUSED): the socket can be used all the same. With a timeout it fails with
+   TORNADO_ERR_TIMEOUT when the time is up. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_receive(tornado_datagram_socket *socket);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_receive_timeout(
+    tornado_datagram_socket *socket, double seconds);
+
+/* Sends a datagram, to the peer or to an address. Done when the system has taken it. What it does not take at once
+   is copied, so `data` is free when this returns. TORNADO_ERR_SYSTEM when the system refuses it (EMSGSIZE: it is too
+   long; an error of an earlier one, too), TORNADO_ERR_BUFFER_FULL when too many wait. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_send(tornado_datagram_socket *socket,
+                                                                          tornado_bytes data);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_send_to(tornado_datagram_socket *socket,
+                                                                             const tornado_address *to,
+                                                                             tornado_bytes data);
+
+/* The descriptor, to ask for its address or to set options; it stays the socket's. And how many bytes of memory
+   those take that wait to be sent. */
+TORNADO_API int tornado_datagram_socket_fileno(const tornado_datagram_socket *socket);
+TORNADO_API size_t tornado_datagram_socket_write_buffer_size(const tornado_datagram_socket *socket);
 
 /*============================================================================
  * section: process (public)
@@ -15608,7 +15676,7 @@ TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *st
 
 /*============================================================================
  * section: netutil (private)
- * Binding, listening, accepting.
+ * Binding, listening, accepting; datagrams.
  *============================================================================*/
 
 #define TORNADO__ACCEPTS_PER_TURN 128
@@ -15731,7 +15799,7 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
     memset(&address, 0, sizeof address);
     hints.ai_family = o->ipv4_only ? AF_INET : o->ipv6_only ? AF_INET6 : AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_PASSIVE;
+    hints.ai_flags = o->flags ? o->flags : AI_PASSIVE;
     int failed = getaddrinfo(host, "0", &hints, &found);
     if (failed)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on \"%.100s\", port %d: %s",
@@ -15747,29 +15815,52 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
     return true;
 }
 
+static bool tornado__unix_failed(const char *path, int error)
+{
+    return tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot bind unix:%.108s: %s", path, strerror(error));
+}
+
 /* Makes way for a socket's file: removes a stale socket, refuses anything else. */
-static bool tornado__unix_clear(const tornado_address *address, const char *path)
+static bool tornado__unix_clear(const tornado_address *address, const char *path, int type)
 {
     struct stat status;
     if (lstat(path, &status) != 0)
-        return errno == ENOENT ||
-               tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
+        return errno == ENOENT || tornado__unix_failed(path, errno);
     if (!S_ISSOCK(status.st_mode))
-        return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST,
-                             "cannot listen on unix:%.108s: a file that is no socket exists", path);
+        return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST, "cannot bind unix:%.108s: a file that is no socket exists",
+                             path);
     /* stale is only one that answers a connection by refusing it: another answer, or none, comes from a live one */
-    int probe = tornado__socket(AF_UNIX, SOCK_STREAM);
+    int probe = tornado__socket(AF_UNIX, type);
     if (probe < 0)
-        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
+        return tornado__unix_failed(path, errno);
     bool stale = connect(probe, tornado__sockaddr(address), (socklen_t)address->len) != 0 &&
                  (errno == ECONNREFUSED || errno == ENOENT);
     close(probe);
     if (!stale)
-        return tornado__fail(TORNADO_ERR_SYSTEM, EADDRINUSE, "cannot listen on unix:%.108s: %s", path,
-                             strerror(EADDRINUSE));
+        return tornado__unix_failed(path, EADDRINUSE);
     if (unlink(path) != 0 && errno != ENOENT)
         return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot remove unix:%.108s: %s", path, strerror(errno));
     return true;
+}
+
+/* A unix socket at a path, which listens where a backlog is given. When it fails no file is left. -1 with the reason.
+   */
+static int tornado__unix_bound(const tornado_address *address, const char *path, int type, int mode, int backlog)
+{
+    bool file = path[0] != '@', bound = false;
+    if (file && !tornado__unix_clear(address, path, type))
+        return -1;
+    int fd = tornado__socket(AF_UNIX, type);
+    if (fd >= 0) /* nobody can connect before listen, so the mode is right from the first connection on */
+        bound = bind(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0;
+    if (bound && (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) && (!backlog || listen(fd, backlog) == 0))
+        return fd;
+    tornado__unix_failed(path, errno);
+    if (fd >= 0)
+        close(fd);
+    if (bound && file)
+        unlink(path);
+    return -1;
 }
 
 TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog)
@@ -15777,19 +15868,76 @@ TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog
     tornado_address address;
     if (!tornado_address_unix(&address, path))
         return -1;
-    bool file = path[0] != '@';
-    if (file && !tornado__unix_clear(&address, path))
+    return tornado__unix_bound(&address, path, SOCK_STREAM, mode, backlog > 0 ? backlog : TORNADO__BACKLOG);
+}
+
+/* ---- sockets of a supervisor ---- */
+
+#define TORNADO__FIRST_LISTEN_FD 3
+
+/* A decimal number of an environment variable, from 0 to `most`; -1 when that is not set, -2 when it is anything
+   else. */
+static long tornado__environment_number(const char *name, long most)
+{
+    const char *text = getenv(name);
+    long number = 0;
+    if (!text)
         return -1;
-    int fd = tornado__socket(AF_UNIX, SOCK_STREAM);
-    /* nobody can connect before listen, so the mode is right from the first connection on */
-    if (fd >= 0 && bind(fd, tornado__sockaddr(&address), (socklen_t)address.len) == 0 &&
-        (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) &&
-        listen(fd, backlog > 0 ? backlog : TORNADO__BACKLOG) == 0)
-        return fd;
-    tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return -1;
+    for (const char *at = text; *at; at++) {
+        if (*at < '0' || *at > '9' || number > most)
+            return -2;
+        number = number * 10 + (*at - '0');
+    }
+    return *text && number <= most ? number : -2;
+}
+
+/* Takes the next name off a list that colons part, and tells whether it is this one. */
+static bool tornado__next_name_is(const char **list, const char *name)
+{
+    const char *at = *list ? *list : "";
+    size_t len = strcspn(at, ":");
+    *list = at[len] ? at + len + 1 : NULL;
+    return strlen(name) == len && memcmp(at, name, len) == 0;
+}
+
+static bool tornado__is_listening(int fd)
+{
+    int listening = 0;
+    socklen_t len = sizeof listening;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
+}
+
+TORNADO_API bool tornado_listen_fds(tornado_sockets *sockets, const char *name)
+{
+    long pid = tornado__environment_number("LISTEN_PID", LONG_MAX / 10 - 9);
+    long count = tornado__environment_number("LISTEN_FDS", INT_MAX / 2);
+    const char *names = getenv("LISTEN_FDNAMES");
+    tornado_address address;
+    memset(sockets, 0, sizeof *sockets);
+    if (pid == -1 || count == -1 || (pid >= 0 && pid != (long)getpid()))
+        return true; /* nothing, or for another process */
+    if (pid < 0 || count < 0)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "LISTEN_PID or LISTEN_FDS is not a number");
+    for (int fd = TORNADO__FIRST_LISTEN_FD; fd < TORNADO__FIRST_LISTEN_FD + count; fd++) {
+        if (!tornado__next_name_is(&names, name ? name : "") && name)
+            continue;
+        if (!tornado__is_listening(fd))
+            tornado__fail(TORNADO_ERR_INVALID, 0, "LISTEN_FDS: fd %d is no listening socket", fd);
+        else if (sockets->count == (int)TORNADO__COUNT(sockets->fds))
+            tornado__fail(TORNADO_ERR_LIMIT, 0, "LISTEN_FDS: more than %d sockets", sockets->count);
+        else if ((sockets->fds[sockets->count++] = fd) >= 0)
+            continue;
+        sockets->count = 0;
+        return false;
+    }
+    for (int i = 0; i < sockets->count; i++)
+        if (!tornado__set_flags(sockets->fds[i])) {
+            sockets->count = 0;
+            return tornado__fail(TORNADO_ERR_SYSTEM, errno, "LISTEN_FDS: %s", strerror(errno));
+        }
+    if (sockets->count && tornado_address_local(&address, sockets->fds[0]))
+        sockets->port = tornado_address_port(&address);
+    return true;
 }
 
 /* ---- accepting ---- */
@@ -16008,6 +16156,338 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
     tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
     tornado__thread.last = error;
     return false;
+}
+
+/* ---- datagrams ----
+
+   Those who wait for a datagram stand in line as for a lock; the system's buffer is the only one. What the system
+   does not take is queued. The loop watches for reading from the first wait on, until something comes that nobody
+   waits for: so who receives in a loop costs no call for watching. */
+
+#define TORNADO__DATAGRAMS_PER_TURN 64
+
+typedef struct tornado__packet {
+    tornado__link link;
+    tornado_future *future;
+    tornado_address to; /* its len is 0: the peer */
+    size_t len;
+    char data[];
+} tornado__packet;
+
+struct tornado_datagram_socket {
+    tornado__shared shared; /* first; who waits holds it */
+    tornado_ioloop *loop;
+    int fd;
+    unsigned events; /* that the loop watches for; 0: it has it not */
+    bool connected;
+    tornado__link receivers, packets;
+    size_t queued, max_queued;
+};
+
+/* One that is open: bound, connected, or both. -1 with the reason. */
+static int tornado__datagram_open(const tornado_datagram_options *options)
+{
+    const tornado_address *first = options->local ? options->local : options->peer;
+    int family = first ? tornado__sockaddr(first)->sa_family : AF_UNSPEC, on = 1, fd;
+    char text[TORNADO_ADDRESS_MAX], path[sizeof first->sockaddr + 1];
+    const char *what = "bind";
+    if (!first) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_datagram_socket_new: neither an address nor a peer");
+        return -1;
+    }
+    if (options->local && family == AF_UNIX) { /* "unix:/path" or "unix:@name" */
+        snprintf(path, sizeof path, "%s", tornado_address_format(first, text) + 5);
+        if ((fd = tornado__unix_bound(first, path, SOCK_DGRAM, options->unix_mode, 0)) < 0)
+            return -1;
+    } else {
+        fd = tornado__socket(family, SOCK_DGRAM);
+    }
+    bool ok = fd >= 0;
+#ifdef SO_REUSEPORT
+    ok = ok && (!options->reuse_port || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0);
+#endif
+    ok = ok && (!options->broadcast || setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &on, sizeof on) == 0);
+    if (ok && family == AF_INET6 && options->local) /* as for listening sockets */
+        ok = setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0;
+    if (ok && options->local && family != AF_UNIX)
+        ok = bind(fd, tornado__sockaddr(options->local), (socklen_t)options->local->len) == 0;
+    if (ok && options->peer) {
+        what = "connect to";
+        first = options->peer;
+        ok = connect(fd, tornado__sockaddr(first), (socklen_t)first->len) == 0;
+    }
+    if (ok)
+        return fd;
+    tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot %s %s: %s", what, tornado_address_format(first, text),
+                  strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* One recvmsg. Returns what that does, and never EINTR. */
+static ssize_t tornado__datagram_recv(int fd, void *data, size_t room, tornado_address *from, bool *truncated)
+{
+    struct iovec part = {data, room};
+    struct msghdr message;
+    ssize_t received;
+    memset(&message, 0, sizeof message);
+    memset(from, 0, sizeof *from);
+    message.msg_name = &from->sockaddr;
+    message.msg_namelen = sizeof from->sockaddr;
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    do
+        received = recvmsg(fd, &message, 0);
+    while (received < 0 && errno == EINTR);
+    from->len = message.msg_namelen < sizeof from->sockaddr ? (unsigned)message.msg_namelen
+                                                            : (unsigned)sizeof from->sockaddr;
+    *truncated = (message.msg_flags & MSG_TRUNC) != 0;
+    return received;
+}
+
+/* One sendto; `to` may be NULL, or of no length: the peer. Returns 0 or an errno; EAGAIN where it has to wait. */
+static int tornado__datagram_send(int fd, const tornado_address *to, const void *data, size_t len)
+{
+    const struct sockaddr *name = to && to->len ? tornado__sockaddr(to) : NULL;
+    ssize_t sent;
+    do
+        sent = sendto(fd, data, len, MSG_NOSIGNAL, name, name ? (socklen_t)to->len : 0);
+    while (sent < 0 && errno == EINTR);
+    if (sent >= 0)
+        return 0;
+    return errno == EWOULDBLOCK || errno == ENOBUFS ? EAGAIN : errno;
+}
+
+/* Has the loop watch for other events; false with the reason. */
+static bool tornado__datagram_watch(tornado_datagram_socket *s, unsigned events);
+
+static void tornado__packet_done(tornado_datagram_socket *s, tornado__packet *packet, const tornado_error *error)
+{
+    tornado__link_remove(&packet->link);
+    s->queued -= sizeof *packet + packet->len;
+    if (error)
+        tornado_future_set_error(packet->future, error);
+    else
+        tornado_future_set_result(packet->future, NULL, NULL);
+    tornado_future_release(packet->future);
+    TORNADO_FREE(packet);
+}
+
+static const tornado_error *tornado__datagram_error(const char *what, int error)
+{
+    tornado__fail(TORNADO_ERR_SYSTEM, error, "%s: %s", what, strerror(error));
+    return &tornado__thread.last;
+}
+
+static void tornado__datagram_flush(tornado_datagram_socket *s)
+{
+    while (!tornado__link_empty(&s->packets)) {
+        tornado__packet *packet = TORNADO__CONTAINER(s->packets.next, tornado__packet, link);
+        int error = tornado__datagram_send(s->fd, &packet->to, packet->data, packet->len);
+        if (error == EAGAIN)
+            return;
+        tornado__packet_done(s, packet, error ? tornado__datagram_error("send", error) : NULL);
+    }
+}
+
+static void tornado__datagram_free(void *datagram)
+{
+    TORNADO_FREE(datagram);
+}
+
+/* Receives into `future`. False: there is nothing to receive. */
+static bool tornado__datagram_into(tornado_datagram_socket *s, tornado_future *future)
+{
+    tornado_address from;
+    bool truncated;
+    char *scratch = tornado__loop_scratch(s->loop);
+    if (!scratch) {
+        tornado__future_fail(future, &tornado__error_nomem);
+        return true;
+    }
+    ssize_t received = tornado__datagram_recv(s->fd, scratch, TORNADO__SCRATCH_SIZE, &from, &truncated);
+    if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return false;
+    if (received < 0) {
+        tornado_future_set_error(future, tornado__datagram_error("receive", errno));
+        return true;
+    }
+    size_t len = (size_t)received;
+    tornado_datagram *datagram = TORNADO_MALLOC(sizeof *datagram + len + 1);
+    if (!datagram) {
+        tornado__future_fail(future, &tornado__error_nomem);
+        return true;
+    }
+    char *data = memcpy(datagram + 1, scratch, len);
+    data[len] = '\0';
+    datagram->data.data = data;
+    datagram->data.len = len;
+    datagram->from = from;
+    datagram->truncated = truncated;
+    tornado_future_set_result(future, datagram, tornado__datagram_free);
+    return true;
+}
+
+static void tornado__datagram_event(int fd, unsigned events, void *arg)
+{
+    tornado_datagram_socket *s = arg;
+    bool idle = tornado__link_empty(&s->receivers) && tornado__link_empty(&s->packets);
+    (void)fd;
+    (void)events;
+    tornado__datagram_flush(s);
+    for (int i = 0; i < TORNADO__DATAGRAMS_PER_TURN && !tornado__link_empty(&s->receivers); i++) {
+        tornado__parked *first = TORNADO__CONTAINER(s->receivers.next, tornado__parked, link);
+        if (!tornado__datagram_into(s, &first->future))
+            break;
+        tornado__line_pop(&s->receivers);
+    }
+    unsigned reading = s->events & TORNADO_IOLOOP_READ;
+    tornado__datagram_watch(s, idle ? 0 : tornado__link_empty(&s->packets) ? reading : reading | TORNADO_IOLOOP_WRITE);
+}
+
+static bool tornado__datagram_watch(tornado_datagram_socket *s, unsigned events)
+{
+    bool ok = true;
+    if (events == s->events)
+        return true;
+    if (!events)
+        tornado_ioloop_remove_handler(s->loop, s->fd);
+    else if (s->events)
+        ok = tornado_ioloop_update_handler(s->loop, s->fd, events);
+    else
+        ok = tornado_ioloop_add_handler(s->loop, s->fd, tornado__datagram_event, s, events);
+    if (ok)
+        s->events = events;
+    return ok;
+}
+
+TORNADO_API tornado_datagram_socket *tornado_datagram_socket_new(const tornado_datagram_options *options)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_datagram_socket *s = loop ? tornado__shared_new(sizeof *s) : NULL;
+    if (!s)
+        return NULL;
+    s->fd = tornado__datagram_open(options);
+    if (s->fd < 0) {
+        TORNADO_FREE(s);
+        return NULL;
+    }
+    s->loop = loop;
+    tornado__ioloop_hold(loop);
+    s->connected = options->peer != NULL;
+    tornado__link_init(&s->receivers);
+    tornado__link_init(&s->packets);
+    s->max_queued = options->max_write_buffer_size > 0 ? (size_t)options->max_write_buffer_size : 262144;
+    return s;
+}
+
+TORNADO_API void tornado_datagram_socket_free(tornado_datagram_socket *socket)
+{
+    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "the socket was closed before it was sent"};
+    if (!socket)
+        return;
+    tornado_ioloop *loop = socket->loop;
+    bool watched = socket->events != 0;
+    if (watched && !loop->closed)
+        tornado__datagram_watch(socket, 0);
+    tornado__ioloop_close_fd(loop, socket->fd, watched);
+    while (!tornado__link_empty(&socket->packets))
+        tornado__packet_done(socket, TORNADO__CONTAINER(socket->packets.next, tornado__packet, link), &closed);
+    tornado__shared_free(&socket->shared, &socket->receivers);
+    tornado__ioloop_let_go(loop);
+}
+
+static tornado_future *tornado__datagram_receive(tornado_datagram_socket *s, const double *timeout)
+{
+    bool first = tornado__link_empty(&s->receivers);
+    tornado__parked *parked = tornado__parked_new(&s->shared, NULL);
+    if (!parked)
+        return &tornado__future_nomem;
+    if (first && tornado__datagram_into(s, &parked->future))
+        return &parked->future;
+    tornado_future *future = tornado__park(parked, &s->receivers, timeout);
+    if (future->state == TORNADO__PENDING && !tornado__datagram_watch(s, s->events | TORNADO_IOLOOP_READ)) {
+        tornado_future_release(future);
+        return tornado_future_failed(tornado_last_error());
+    }
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_receive(tornado_datagram_socket *socket)
+{
+    return tornado__datagram_receive(socket, NULL);
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_receive_timeout(tornado_datagram_socket *socket, double seconds)
+{
+    return tornado__datagram_receive(socket, &seconds);
+}
+
+/* Copies a datagram to the end of the queue. NULL with the reason. */
+static tornado_future *tornado__datagram_queue(tornado_datagram_socket *s, const tornado_address *to,
+                                               tornado_bytes data)
+{
+    size_t size = data.len < SIZE_MAX / 2 ? sizeof(tornado__packet) + data.len : SIZE_MAX;
+    if (size > s->max_queued || s->queued > s->max_queued - size) {
+        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum write buffer size of %zu bytes", s->max_queued);
+        return NULL;
+    }
+    tornado_future *future = tornado_future_new();
+    tornado__packet *packet = future->immortal ? NULL : TORNADO_MALLOC(size);
+    if (!packet) {
+        tornado_future_release(future);
+        tornado__nomem();
+        return NULL;
+    }
+    if (!tornado__datagram_watch(s, s->events | TORNADO_IOLOOP_WRITE)) {
+        TORNADO_FREE(packet);
+        tornado_future_release(future);
+        return NULL;
+    }
+    memset(&packet->to, 0, sizeof packet->to);
+    if (to)
+        packet->to = *to;
+    packet->future = tornado_future_retain(future);
+    packet->len = data.len;
+    if (data.len)
+        memcpy(packet->data, data.data, data.len);
+    s->queued += size;
+    tornado__link_append(&s->packets, &packet->link);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_send_to(tornado_datagram_socket *socket,
+                                                            const tornado_address *to, tornado_bytes data)
+{
+    int error = EAGAIN;
+    if (!to && !socket->connected) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_datagram_socket_send: it has no peer");
+        return tornado_future_failed(tornado_last_error());
+    }
+    if (tornado__link_empty(&socket->packets))
+        error = tornado__datagram_send(socket->fd, to, data.data ? data.data : "", data.len);
+    if (error == 0)
+        return &tornado__future_done;
+    if (error != EAGAIN)
+        return tornado_future_failed(tornado__datagram_error("send", error));
+    tornado_future *future = tornado__datagram_queue(socket, to, data);
+    return future ? future : tornado_future_failed(tornado_last_error());
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_send(tornado_datagram_socket *socket, tornado_bytes data)
+{
+    return tornado_datagram_socket_send_to(socket, NULL, data);
+}
+
+TORNADO_API int tornado_datagram_socket_fileno(const tornado_datagram_socket *socket)
+{
+    return socket->fd;
+}
+
+TORNADO_API size_t tornado_datagram_socket_write_buffer_size(const tornado_datagram_socket *socket)
+{
+    return socket->queued;
 }
 
 /*============================================================================
