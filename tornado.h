@@ -158,8 +158,9 @@
     executor    work that blocks, on threads
     address     socket addresses
     iostream    non-blocking sockets and pipes with buffers
-    netutil     listening sockets
+    netutil     listening sockets, datagrams
     process     several processes of one server; subprocesses
+    resolver    addresses of names: by the system, by DNS, by a table
     tcp         a server with a coroutine for each connection
     httputil    headers, status codes, arguments, cookies, URLs
     http1       HTTP/1.x connections
@@ -336,7 +337,8 @@ typedef void (*tornado_callback)(void *arg);
     X(FINISH, 14, "the request was finished early")                                                          \
     X(QUEUE_EMPTY, 15, "the queue is empty")                                                                 \
     X(QUEUE_FULL, 16, "the queue is full")                                                                   \
-    X(CALLED_PROCESS, 17, "a process did not exit with 0")
+    X(CALLED_PROCESS, 17, "a process did not exit with 0")                                                   \
+    X(RESOLVE, 18, "a name cannot be resolved")
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
@@ -1791,7 +1793,7 @@ TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *st
 
 /*============================================================================
  * section: netutil (public)
- * Listening sockets.
+ * Listening sockets, and sockets for datagrams.
  *============================================================================*/
 
 typedef struct tornado_bind_options {
@@ -1799,6 +1801,7 @@ typedef struct tornado_bind_options {
     const char *unix_socket; /* a path instead: then the port does not count */
     int unix_mode;         /* the socket file's permissions; default 0600 */
     int backlog;           /* default 128 */
+    int flags;             /* AI_... for getaddrinfo; default AI_PASSIVE */
     bool reuse_port;       /* SO_REUSEPORT: several processes may listen on the port */
     bool ipv4_only, ipv6_only;
 } tornado_bind_options;
@@ -1816,8 +1819,15 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
 
 /* Listens on a unix socket. A socket that is already there and that nobody listens on is replaced, any other file
    is left alone and is an error. Returns the fd, or -1 with the reason. `mode` 0 means 0600, `backlog` 0 means 128.
-   */
+   A path of "@name" is in Linux's abstract namespace: no file, and no mode. */
 TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog);
+
+/* Listening sockets that a supervisor opened before it ran this process, as systemd does ("socket activation"):
+   LISTEN_FDS of them from descriptor 3 on, if LISTEN_PID is this process. With a name only those that have it in
+   LISTEN_FDNAMES; NULL: all. They are made non-blocking and close-on-exec; ask before forking. True without any
+   when none was handed over; false with TORNADO_ERR_INVALID, and all as they were, when these variables make no
+   sense or one of the descriptors is no listening socket, with TORNADO_ERR_LIMIT when there are too many. */
+TORNADO_API bool tornado_listen_fds(tornado_sockets *sockets, const char *name);
 
 /* Closes all of them. */
 TORNADO_API void tornado_sockets_close(tornado_sockets *sockets);
@@ -1829,6 +1839,66 @@ typedef struct tornado_acceptor tornado_acceptor;
 typedef void (*tornado_accept_callback)(int fd, const tornado_address *address, void *arg);
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg);
 TORNADO_API void tornado_remove_accept_handler(tornado_acceptor *acceptor);
+
+/* A socket for datagrams: UDP, or a unix socket. With an address of its own it receives what is sent there; with a
+   peer it sends to that one and receives from nobody else.
+
+       tornado_address_ip(&address, "127.0.0.1", 5353);
+       tornado_datagram_socket *s = tornado_datagram_socket_new(&(tornado_datagram_options){.local = &address});
+       for (;;) {
+           tornado_scope_enter(&scope);
+           const tornado_datagram *d = tornado_await(tornado_datagram_socket_receive(s));
+           tornado_await(tornado_datagram_socket_send_to(s, &d->from, d->data));
+           tornado_scope_leave(&scope);        // and with it the datagram
+       }
+*/
+typedef struct tornado_datagram_socket tornado_datagram_socket;
+
+typedef struct tornado_datagram_options {
+    const tornado_address *local; /* where it is bound; port 0 picks one. Default: as the system likes, for the peer */
+    const tornado_address *peer;  /* whom it is connected to; default: nobody */
+    int64_t max_write_buffer_size; /* bytes of memory for what waits to be sent; default 256 KiB */
+    int unix_mode;                /* permissions of a unix socket's file; default 0600 */
+    bool reuse_port;              /* SO_REUSEPORT: several sockets may share the port, and what comes */
+    bool broadcast;               /* may send to a broadcast address */
+} tornado_datagram_options;
+
+/* Opens one, on the current loop; an address is given of its own, a peer's, or both. A unix socket's file is replaced
+   as by tornado_bind_unix_socket, and stays. NULL with the reason. */
+TORNADO_API tornado_datagram_socket *tornado_datagram_socket_new(const tornado_datagram_options *options);
+
+/* Closes it. Who waits for a datagram, or for one to be sent, fails with TORNADO_ERR_CLOSED. NULL is allowed. */
+TORNADO_API void tornado_datagram_socket_free(tornado_datagram_socket *socket);
+
+/* What came in one datagram; it may be empty. */
+typedef struct tornado_datagram {
+    tornado_bytes data;   /* with a NUL behind it */
+    tornado_address from; /* its len is 0 for a unix socket that is not bound */
+    bool truncated;       /* it was longer than 65,536 bytes, and the rest is lost */
+} tornado_datagram;
+
+/* Done with the next datagram, a tornado_datagram, which lives as long as the future. When several wait, who has
+   waited longest comes first; who releases his future waits no longer. Datagrams that nobody waits for stay with the
+   system, which drops them when its buffer is full. TORNADO_ERR_SYSTEM when it reports an error, such as that nobody
+   listens at the peer's port (ECONNREFUSED): the socket can be used all the same. With a timeout it fails with
+   TORNADO_ERR_TIMEOUT when the time is up. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_receive(tornado_datagram_socket *socket);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_receive_timeout(
+    tornado_datagram_socket *socket, double seconds);
+
+/* Sends a datagram, to the peer or to an address. Done when the system has taken it. What it does not take at once
+   is copied, so `data` is free when this returns. TORNADO_ERR_SYSTEM when the system refuses it (EMSGSIZE: it is too
+   long; an error of an earlier one, too), TORNADO_ERR_BUFFER_FULL when too many wait. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_send(tornado_datagram_socket *socket,
+                                                                          tornado_bytes data);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_datagram_socket_send_to(tornado_datagram_socket *socket,
+                                                                             const tornado_address *to,
+                                                                             tornado_bytes data);
+
+/* The descriptor, to ask for its address or to set options; it stays the socket's. And how many bytes of memory
+   those take that wait to be sent. */
+TORNADO_API int tornado_datagram_socket_fileno(const tornado_datagram_socket *socket);
+TORNADO_API size_t tornado_datagram_socket_write_buffer_size(const tornado_datagram_socket *socket);
 
 /*============================================================================
  * section: process (public)
@@ -1934,6 +2004,95 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_subprocess_wait_for_exit(to
    other came later: what SIGCHLD was to tell is then not noticed. False with TORNADO_ERR_SYSTEM. */
 TORNADO_API bool tornado_subprocess_initialize(void);
 TORNADO_API void tornado_subprocess_uninitialize(void);
+
+/*============================================================================
+ * section: resolver (public)
+ * From names to addresses: by the system, on threads or blocking; by DNS, without either; by a table.
+ *
+ *     const tornado_addresses *found = tornado_await(tornado_resolver_resolve(resolver, "example.com", 80, 0));
+ *     for (size_t i = 0; i < found->count; i++)
+ *         printf("%s\n", tornado_address_format(&found->items[i], text));
+ *============================================================================*/
+
+typedef struct tornado_resolver tornado_resolver;
+typedef struct tornado_resolver_options tornado_resolver_options;
+
+/* What resolving gives: at least one address, the best first. */
+typedef struct tornado_addresses {
+    size_t count;
+    const tornado_address *items;
+} tornado_addresses;
+
+/* A way to resolve. A program may bring its own: open gives a state, or NULL with the reason, and is NULL where the
+   state is to be options->arg; the future of resolve, of the current loop, has a tornado_addresses as its result, or
+   an error; close may be NULL. The strings live until resolve returns; host is not empty and has 255 bytes at most,
+   port is 0 to 65535, family is AF_INET, AF_INET6 or 0. */
+typedef struct tornado_resolver_class {
+    void *(*open)(const tornado_resolver_options *options);
+    tornado_future *(*resolve)(void *state, const char *host, int port, int family);
+    void (*close)(void *state);
+} tornado_resolver_class;
+
+/* blocking: asks the system (getaddrinfo), and the loop stands still meanwhile.
+   threaded: asks the system on a thread of the process's own executor, or of a pool that has `num_threads` and is
+   shared by all such resolvers; the first decides how many.
+   executor: asks the system on a thread of the executor given.
+   override: looks into a table first, then asks another resolver.
+   dns: asks name servers itself, without blocking and without threads, as /etc/resolv.conf and /etc/hosts say; other
+   ways of the system (nsswitch.conf, mDNS) it does not know. It keeps answers for as long as they say, and takes only
+   those that come from the server asked and repeat the question, with a random id and random case. */
+TORNADO_API const tornado_resolver_class tornado_blocking_resolver;
+TORNADO_API const tornado_resolver_class tornado_threaded_resolver;
+TORNADO_API const tornado_resolver_class tornado_executor_resolver;
+TORNADO_API const tornado_resolver_class tornado_override_resolver;
+TORNADO_API const tornado_resolver_class tornado_dns_resolver;
+
+/* An entry of the override resolver's table: `host` stands for `to`, a name or an IP address. */
+typedef struct tornado_resolver_override {
+    const char *host; /* as in the call; a NULL ends the table */
+    int port;         /* only for this port; 0: any */
+    int family;       /* only when this one is asked for (AF_INET, AF_INET6); 0: any */
+    const char *to;
+    int to_port;      /* 0: the one asked for */
+} tornado_resolver_override;
+
+struct tornado_resolver_options {
+    const tornado_resolver_class *kind;         /* default: as tornado_resolver_configure chose, else threaded
+                                                   (with TORNADO_NO_THREADS: dns) */
+    int num_threads;                            /* threaded */
+    tornado_executor *executor;                 /* executor; NULL: the process's own */
+    bool keep_executor;                         /* executor: it is not freed with the resolver */
+    const tornado_resolver_override *overrides; /* override; copied, and the first that fits counts */
+    tornado_resolver *resolver;                 /* override: the other, borrowed; default: one of its own, as
+                                                   configured unless that is an override */
+    /* Of dns. Files are looked at again when they have changed. */
+    const char *resolv_conf;                    /* default "/etc/resolv.conf" */
+    const char *hosts;                          /* default "/etc/hosts" */
+    const char *const *nameservers;             /* instead of the file's: "127.0.0.1", "[::1]:53"..., NULL; 8 at most */
+    int nameserver_port;                        /* where none is given; default 53 */
+    double timeout;                             /* seconds until the next server is asked; default the file's, or 5 */
+    int attempts;                               /* rounds through all servers; default the file's, or 2 */
+    int cache_size;                             /* answers kept; default 1000; TORNADO_NONE: none */
+    void *arg;                                  /* for a class of the program */
+};
+
+/* Chooses what resolvers made from now on are, for the process; the struct is copied, what it points to must stay.
+   NULL is the default again. Call it before threads start. */
+TORNADO_API void tornado_resolver_configure(const tornado_resolver_options *options);
+
+/* A resolver, of the current loop. The caller frees it. NULL with the reason. */
+TORNADO_API tornado_resolver *tornado_resolver_new(const tornado_resolver_options *options);
+
+/* Frees it. Lookups under way of the dns kind fail with TORNADO_ERR_CLOSED, of the others they go on. NULL is allowed.
+   */
+TORNADO_API void tornado_resolver_free(tornado_resolver *resolver);
+
+/* Resolves a name or an IP address, for both families or, with AF_INET or AF_INET6, for one. The future's result is a
+   tornado_addresses, which lives as long as the future. TORNADO_ERR_RESOLVE when there is no such name, or no address
+   of that family (sys_errno is ENOENT), or that cannot be found out now (EAGAIN); TORNADO_ERR_INVALID for what is no
+   name; TORNADO_ERR_LIMIT when too much is under way. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_resolver_resolve(tornado_resolver *resolver, const char *host,
+                                                                      int port, int family);
 
 /*============================================================================
  * section: tcp (public)
@@ -15583,14 +15742,16 @@ TORNADO_API tornado_executor *tornado_executor_new(const tornado_executor_option
     return executor;
 }
 
-/* The process's own. One that was inherited by a fork is left behind: its lock may be taken for ever. */
-static tornado_executor *tornado__executor_own(void)
+/* One that the process shares, made when it is first used. One that was inherited by a fork is left behind: its lock
+   may be taken for ever. */
+static tornado_executor *tornado__executor_shared(_Atomic(tornado_executor *) *shared,
+                                                  const tornado_executor_options *options)
 {
-    tornado_executor *executor = atomic_load(&tornado__executor_default);
+    tornado_executor *executor = atomic_load(shared);
     if (executor && executor->pid == getpid())
         return executor;
-    tornado_executor *made = tornado_executor_new(NULL);
-    if (!made || atomic_compare_exchange_strong(&tornado__executor_default, &executor, made))
+    tornado_executor *made = tornado_executor_new(options);
+    if (!made || atomic_compare_exchange_strong(shared, &executor, made))
         return made;
     tornado_executor_free(made); /* another thread was faster */
     return executor;
@@ -15639,7 +15800,7 @@ TORNADO_API tornado_future *tornado_executor_submit_with(tornado_executor *execu
                                                          const tornado_job_options *options)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
-    tornado_executor *used = executor ? executor : tornado__executor_own();
+    tornado_executor *used = executor ? executor : tornado__executor_shared(&tornado__executor_default, NULL);
     if (!loop)
         return &tornado__future_nomem;
     if (!used)
@@ -17640,7 +17801,7 @@ TORNADO_API size_t tornado_iostream_write_buffer_size(const tornado_iostream *st
 
 /*============================================================================
  * section: netutil (private)
- * Binding, listening, accepting.
+ * Binding, listening, accepting; datagrams.
  *============================================================================*/
 
 #define TORNADO__ACCEPTS_PER_TURN 128
@@ -17763,7 +17924,7 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
     memset(&address, 0, sizeof address);
     hints.ai_family = o->ipv4_only ? AF_INET : o->ipv6_only ? AF_INET6 : AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_PASSIVE;
+    hints.ai_flags = o->flags ? o->flags : AI_PASSIVE;
     int failed = getaddrinfo(host, "0", &hints, &found);
     if (failed)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on \"%.100s\", port %d: %s",
@@ -17779,29 +17940,52 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
     return true;
 }
 
+static bool tornado__unix_failed(const char *path, int error)
+{
+    return tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot bind unix:%.108s: %s", path, strerror(error));
+}
+
 /* Makes way for a socket's file: removes a stale socket, refuses anything else. */
-static bool tornado__unix_clear(const tornado_address *address, const char *path)
+static bool tornado__unix_clear(const tornado_address *address, const char *path, int type)
 {
     struct stat status;
     if (lstat(path, &status) != 0)
-        return errno == ENOENT ||
-               tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
+        return errno == ENOENT || tornado__unix_failed(path, errno);
     if (!S_ISSOCK(status.st_mode))
-        return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST,
-                             "cannot listen on unix:%.108s: a file that is no socket exists", path);
+        return tornado__fail(TORNADO_ERR_SYSTEM, EEXIST, "cannot bind unix:%.108s: a file that is no socket exists",
+                             path);
     /* stale is only one that answers a connection by refusing it: another answer, or none, comes from a live one */
-    int probe = tornado__socket(AF_UNIX, SOCK_STREAM);
+    int probe = tornado__socket(AF_UNIX, type);
     if (probe < 0)
-        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
+        return tornado__unix_failed(path, errno);
     bool stale = connect(probe, tornado__sockaddr(address), (socklen_t)address->len) != 0 &&
                  (errno == ECONNREFUSED || errno == ENOENT);
     close(probe);
     if (!stale)
-        return tornado__fail(TORNADO_ERR_SYSTEM, EADDRINUSE, "cannot listen on unix:%.108s: %s", path,
-                             strerror(EADDRINUSE));
+        return tornado__unix_failed(path, EADDRINUSE);
     if (unlink(path) != 0 && errno != ENOENT)
         return tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot remove unix:%.108s: %s", path, strerror(errno));
     return true;
+}
+
+/* A unix socket at a path, which listens where a backlog is given. When it fails no file is left. -1 with the reason.
+   */
+static int tornado__unix_bound(const tornado_address *address, const char *path, int type, int mode, int backlog)
+{
+    bool file = path[0] != '@', bound = false;
+    if (file && !tornado__unix_clear(address, path, type))
+        return -1;
+    int fd = tornado__socket(AF_UNIX, type);
+    if (fd >= 0) /* nobody can connect before listen, so the mode is right from the first connection on */
+        bound = bind(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0;
+    if (bound && (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) && (!backlog || listen(fd, backlog) == 0))
+        return fd;
+    tornado__unix_failed(path, errno);
+    if (fd >= 0)
+        close(fd);
+    if (bound && file)
+        unlink(path);
+    return -1;
 }
 
 TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog)
@@ -17809,19 +17993,76 @@ TORNADO_API int tornado_bind_unix_socket(const char *path, int mode, int backlog
     tornado_address address;
     if (!tornado_address_unix(&address, path))
         return -1;
-    bool file = path[0] != '@';
-    if (file && !tornado__unix_clear(&address, path))
+    return tornado__unix_bound(&address, path, SOCK_STREAM, mode, backlog > 0 ? backlog : TORNADO__BACKLOG);
+}
+
+/* ---- sockets of a supervisor ---- */
+
+#define TORNADO__FIRST_LISTEN_FD 3
+
+/* A decimal number of an environment variable, from 0 to `most`; -1 when that is not set, -2 when it is anything
+   else. */
+static long tornado__environment_number(const char *name, long most)
+{
+    const char *text = getenv(name);
+    long number = 0;
+    if (!text)
         return -1;
-    int fd = tornado__socket(AF_UNIX, SOCK_STREAM);
-    /* nobody can connect before listen, so the mode is right from the first connection on */
-    if (fd >= 0 && bind(fd, tornado__sockaddr(&address), (socklen_t)address.len) == 0 &&
-        (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) &&
-        listen(fd, backlog > 0 ? backlog : TORNADO__BACKLOG) == 0)
-        return fd;
-    tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot listen on unix:%.108s: %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return -1;
+    for (const char *at = text; *at; at++) {
+        if (*at < '0' || *at > '9' || number > most)
+            return -2;
+        number = number * 10 + (*at - '0');
+    }
+    return *text && number <= most ? number : -2;
+}
+
+/* Takes the next name off a list that colons part, and tells whether it is this one. */
+static bool tornado__next_name_is(const char **list, const char *name)
+{
+    const char *at = *list ? *list : "";
+    size_t len = strcspn(at, ":");
+    *list = at[len] ? at + len + 1 : NULL;
+    return strlen(name) == len && memcmp(at, name, len) == 0;
+}
+
+static bool tornado__is_listening(int fd)
+{
+    int listening = 0;
+    socklen_t len = sizeof listening;
+    return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) == 0 && listening;
+}
+
+TORNADO_API bool tornado_listen_fds(tornado_sockets *sockets, const char *name)
+{
+    long pid = tornado__environment_number("LISTEN_PID", LONG_MAX / 10 - 9);
+    long count = tornado__environment_number("LISTEN_FDS", INT_MAX / 2);
+    const char *names = getenv("LISTEN_FDNAMES");
+    tornado_address address;
+    memset(sockets, 0, sizeof *sockets);
+    if (pid == -1 || count == -1 || (pid >= 0 && pid != (long)getpid()))
+        return true; /* nothing, or for another process */
+    if (pid < 0 || count < 0)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "LISTEN_PID or LISTEN_FDS is not a number");
+    for (int fd = TORNADO__FIRST_LISTEN_FD; fd < TORNADO__FIRST_LISTEN_FD + count; fd++) {
+        if (!tornado__next_name_is(&names, name ? name : "") && name)
+            continue;
+        if (!tornado__is_listening(fd))
+            tornado__fail(TORNADO_ERR_INVALID, 0, "LISTEN_FDS: fd %d is no listening socket", fd);
+        else if (sockets->count == (int)TORNADO__COUNT(sockets->fds))
+            tornado__fail(TORNADO_ERR_LIMIT, 0, "LISTEN_FDS: more than %d sockets", sockets->count);
+        else if ((sockets->fds[sockets->count++] = fd) >= 0)
+            continue;
+        sockets->count = 0;
+        return false;
+    }
+    for (int i = 0; i < sockets->count; i++)
+        if (!tornado__set_flags(sockets->fds[i])) {
+            sockets->count = 0;
+            return tornado__fail(TORNADO_ERR_SYSTEM, errno, "LISTEN_FDS: %s", strerror(errno));
+        }
+    if (sockets->count && tornado_address_local(&address, sockets->fds[0]))
+        sockets->port = tornado_address_port(&address);
+    return true;
 }
 
 /* ---- accepting ---- */
@@ -18040,6 +18281,338 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
     tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
     tornado__thread.last = error;
     return false;
+}
+
+/* ---- datagrams ----
+
+   Those who wait for a datagram stand in line as for a lock; the system's buffer is the only one. What the system
+   does not take is queued. The loop watches for reading from the first wait on, until something comes that nobody
+   waits for: so who receives in a loop costs no call for watching. */
+
+#define TORNADO__DATAGRAMS_PER_TURN 64
+
+typedef struct tornado__packet {
+    tornado__link link;
+    tornado_future *future;
+    tornado_address to; /* its len is 0: the peer */
+    size_t len;
+    char data[];
+} tornado__packet;
+
+struct tornado_datagram_socket {
+    tornado__shared shared; /* first; who waits holds it */
+    tornado_ioloop *loop;
+    int fd;
+    unsigned events; /* that the loop watches for; 0: it has it not */
+    bool connected;
+    tornado__link receivers, packets;
+    size_t queued, max_queued;
+};
+
+/* One that is open: bound, connected, or both. -1 with the reason. */
+static int tornado__datagram_open(const tornado_datagram_options *options)
+{
+    const tornado_address *first = options->local ? options->local : options->peer;
+    int family = first ? tornado__sockaddr(first)->sa_family : AF_UNSPEC, on = 1, fd;
+    char text[TORNADO_ADDRESS_MAX], path[sizeof first->sockaddr + 1];
+    const char *what = "bind";
+    if (!first) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_datagram_socket_new: neither an address nor a peer");
+        return -1;
+    }
+    if (options->local && family == AF_UNIX) { /* "unix:/path" or "unix:@name" */
+        snprintf(path, sizeof path, "%s", tornado_address_format(first, text) + 5);
+        if ((fd = tornado__unix_bound(first, path, SOCK_DGRAM, options->unix_mode, 0)) < 0)
+            return -1;
+    } else {
+        fd = tornado__socket(family, SOCK_DGRAM);
+    }
+    bool ok = fd >= 0;
+#ifdef SO_REUSEPORT
+    ok = ok && (!options->reuse_port || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0);
+#endif
+    ok = ok && (!options->broadcast || setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &on, sizeof on) == 0);
+    if (ok && family == AF_INET6 && options->local) /* as for listening sockets */
+        ok = setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0;
+    if (ok && options->local && family != AF_UNIX)
+        ok = bind(fd, tornado__sockaddr(options->local), (socklen_t)options->local->len) == 0;
+    if (ok && options->peer) {
+        what = "connect to";
+        first = options->peer;
+        ok = connect(fd, tornado__sockaddr(first), (socklen_t)first->len) == 0;
+    }
+    if (ok)
+        return fd;
+    tornado__fail(TORNADO_ERR_SYSTEM, errno, "cannot %s %s: %s", what, tornado_address_format(first, text),
+                  strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* One recvmsg. Returns what that does, and never EINTR. */
+static ssize_t tornado__datagram_recv(int fd, void *data, size_t room, tornado_address *from, bool *truncated)
+{
+    struct iovec part = {data, room};
+    struct msghdr message;
+    ssize_t received;
+    memset(&message, 0, sizeof message);
+    memset(from, 0, sizeof *from);
+    message.msg_name = &from->sockaddr;
+    message.msg_namelen = sizeof from->sockaddr;
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    do
+        received = recvmsg(fd, &message, 0);
+    while (received < 0 && errno == EINTR);
+    from->len = message.msg_namelen < sizeof from->sockaddr ? (unsigned)message.msg_namelen
+                                                            : (unsigned)sizeof from->sockaddr;
+    *truncated = (message.msg_flags & MSG_TRUNC) != 0;
+    return received;
+}
+
+/* One sendto; `to` may be NULL, or of no length: the peer. Returns 0 or an errno; EAGAIN where it has to wait. */
+static int tornado__datagram_send(int fd, const tornado_address *to, const void *data, size_t len)
+{
+    const struct sockaddr *name = to && to->len ? tornado__sockaddr(to) : NULL;
+    ssize_t sent;
+    do
+        sent = sendto(fd, data, len, MSG_NOSIGNAL, name, name ? (socklen_t)to->len : 0);
+    while (sent < 0 && errno == EINTR);
+    if (sent >= 0)
+        return 0;
+    return errno == EWOULDBLOCK || errno == ENOBUFS ? EAGAIN : errno;
+}
+
+/* Has the loop watch for other events; false with the reason. */
+static bool tornado__datagram_watch(tornado_datagram_socket *s, unsigned events);
+
+static void tornado__packet_done(tornado_datagram_socket *s, tornado__packet *packet, const tornado_error *error)
+{
+    tornado__link_remove(&packet->link);
+    s->queued -= sizeof *packet + packet->len;
+    if (error)
+        tornado_future_set_error(packet->future, error);
+    else
+        tornado_future_set_result(packet->future, NULL, NULL);
+    tornado_future_release(packet->future);
+    TORNADO_FREE(packet);
+}
+
+static const tornado_error *tornado__datagram_error(const char *what, int error)
+{
+    tornado__fail(TORNADO_ERR_SYSTEM, error, "%s: %s", what, strerror(error));
+    return &tornado__thread.last;
+}
+
+static void tornado__datagram_flush(tornado_datagram_socket *s)
+{
+    while (!tornado__link_empty(&s->packets)) {
+        tornado__packet *packet = TORNADO__CONTAINER(s->packets.next, tornado__packet, link);
+        int error = tornado__datagram_send(s->fd, &packet->to, packet->data, packet->len);
+        if (error == EAGAIN)
+            return;
+        tornado__packet_done(s, packet, error ? tornado__datagram_error("send", error) : NULL);
+    }
+}
+
+static void tornado__datagram_free(void *datagram)
+{
+    TORNADO_FREE(datagram);
+}
+
+/* Receives into `future`. False: there is nothing to receive. */
+static bool tornado__datagram_into(tornado_datagram_socket *s, tornado_future *future)
+{
+    tornado_address from;
+    bool truncated;
+    char *scratch = tornado__loop_scratch(s->loop);
+    if (!scratch) {
+        tornado__future_fail(future, &tornado__error_nomem);
+        return true;
+    }
+    ssize_t received = tornado__datagram_recv(s->fd, scratch, TORNADO__SCRATCH_SIZE, &from, &truncated);
+    if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return false;
+    if (received < 0) {
+        tornado_future_set_error(future, tornado__datagram_error("receive", errno));
+        return true;
+    }
+    size_t len = (size_t)received;
+    tornado_datagram *datagram = TORNADO_MALLOC(sizeof *datagram + len + 1);
+    if (!datagram) {
+        tornado__future_fail(future, &tornado__error_nomem);
+        return true;
+    }
+    char *data = memcpy(datagram + 1, scratch, len);
+    data[len] = '\0';
+    datagram->data.data = data;
+    datagram->data.len = len;
+    datagram->from = from;
+    datagram->truncated = truncated;
+    tornado_future_set_result(future, datagram, tornado__datagram_free);
+    return true;
+}
+
+static void tornado__datagram_event(int fd, unsigned events, void *arg)
+{
+    tornado_datagram_socket *s = arg;
+    bool idle = tornado__link_empty(&s->receivers) && tornado__link_empty(&s->packets);
+    (void)fd;
+    (void)events;
+    tornado__datagram_flush(s);
+    for (int i = 0; i < TORNADO__DATAGRAMS_PER_TURN && !tornado__link_empty(&s->receivers); i++) {
+        tornado__parked *first = TORNADO__CONTAINER(s->receivers.next, tornado__parked, link);
+        if (!tornado__datagram_into(s, &first->future))
+            break;
+        tornado__line_pop(&s->receivers);
+    }
+    unsigned reading = s->events & TORNADO_IOLOOP_READ;
+    tornado__datagram_watch(s, idle ? 0 : tornado__link_empty(&s->packets) ? reading : reading | TORNADO_IOLOOP_WRITE);
+}
+
+static bool tornado__datagram_watch(tornado_datagram_socket *s, unsigned events)
+{
+    bool ok = true;
+    if (events == s->events)
+        return true;
+    if (!events)
+        tornado_ioloop_remove_handler(s->loop, s->fd);
+    else if (s->events)
+        ok = tornado_ioloop_update_handler(s->loop, s->fd, events);
+    else
+        ok = tornado_ioloop_add_handler(s->loop, s->fd, tornado__datagram_event, s, events);
+    if (ok)
+        s->events = events;
+    return ok;
+}
+
+TORNADO_API tornado_datagram_socket *tornado_datagram_socket_new(const tornado_datagram_options *options)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_datagram_socket *s = loop ? tornado__shared_new(sizeof *s) : NULL;
+    if (!s)
+        return NULL;
+    s->fd = tornado__datagram_open(options);
+    if (s->fd < 0) {
+        TORNADO_FREE(s);
+        return NULL;
+    }
+    s->loop = loop;
+    tornado__ioloop_hold(loop);
+    s->connected = options->peer != NULL;
+    tornado__link_init(&s->receivers);
+    tornado__link_init(&s->packets);
+    s->max_queued = options->max_write_buffer_size > 0 ? (size_t)options->max_write_buffer_size : 262144;
+    return s;
+}
+
+TORNADO_API void tornado_datagram_socket_free(tornado_datagram_socket *socket)
+{
+    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "the socket was closed before it was sent"};
+    if (!socket)
+        return;
+    tornado_ioloop *loop = socket->loop;
+    bool watched = socket->events != 0;
+    if (watched && !loop->closed)
+        tornado__datagram_watch(socket, 0);
+    tornado__ioloop_close_fd(loop, socket->fd, watched);
+    while (!tornado__link_empty(&socket->packets))
+        tornado__packet_done(socket, TORNADO__CONTAINER(socket->packets.next, tornado__packet, link), &closed);
+    tornado__shared_free(&socket->shared, &socket->receivers);
+    tornado__ioloop_let_go(loop);
+}
+
+static tornado_future *tornado__datagram_receive(tornado_datagram_socket *s, const double *timeout)
+{
+    bool first = tornado__link_empty(&s->receivers);
+    tornado__parked *parked = tornado__parked_new(&s->shared, NULL);
+    if (!parked)
+        return &tornado__future_nomem;
+    if (first && tornado__datagram_into(s, &parked->future))
+        return &parked->future;
+    tornado_future *future = tornado__park(parked, &s->receivers, timeout);
+    if (future->state == TORNADO__PENDING && !tornado__datagram_watch(s, s->events | TORNADO_IOLOOP_READ)) {
+        tornado_future_release(future);
+        return tornado_future_failed(tornado_last_error());
+    }
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_receive(tornado_datagram_socket *socket)
+{
+    return tornado__datagram_receive(socket, NULL);
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_receive_timeout(tornado_datagram_socket *socket, double seconds)
+{
+    return tornado__datagram_receive(socket, &seconds);
+}
+
+/* Copies a datagram to the end of the queue. NULL with the reason. */
+static tornado_future *tornado__datagram_queue(tornado_datagram_socket *s, const tornado_address *to,
+                                               tornado_bytes data)
+{
+    size_t size = data.len < SIZE_MAX / 2 ? sizeof(tornado__packet) + data.len : SIZE_MAX;
+    if (size > s->max_queued || s->queued > s->max_queued - size) {
+        tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "Reached maximum write buffer size of %zu bytes", s->max_queued);
+        return NULL;
+    }
+    tornado_future *future = tornado_future_new();
+    tornado__packet *packet = future->immortal ? NULL : TORNADO_MALLOC(size);
+    if (!packet) {
+        tornado_future_release(future);
+        tornado__nomem();
+        return NULL;
+    }
+    if (!tornado__datagram_watch(s, s->events | TORNADO_IOLOOP_WRITE)) {
+        TORNADO_FREE(packet);
+        tornado_future_release(future);
+        return NULL;
+    }
+    memset(&packet->to, 0, sizeof packet->to);
+    if (to)
+        packet->to = *to;
+    packet->future = tornado_future_retain(future);
+    packet->len = data.len;
+    if (data.len)
+        memcpy(packet->data, data.data, data.len);
+    s->queued += size;
+    tornado__link_append(&s->packets, &packet->link);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_send_to(tornado_datagram_socket *socket,
+                                                            const tornado_address *to, tornado_bytes data)
+{
+    int error = EAGAIN;
+    if (!to && !socket->connected) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_datagram_socket_send: it has no peer");
+        return tornado_future_failed(tornado_last_error());
+    }
+    if (tornado__link_empty(&socket->packets))
+        error = tornado__datagram_send(socket->fd, to, data.data ? data.data : "", data.len);
+    if (error == 0)
+        return &tornado__future_done;
+    if (error != EAGAIN)
+        return tornado_future_failed(tornado__datagram_error("send", error));
+    tornado_future *future = tornado__datagram_queue(socket, to, data);
+    return future ? future : tornado_future_failed(tornado_last_error());
+}
+
+TORNADO_API tornado_future *tornado_datagram_socket_send(tornado_datagram_socket *socket, tornado_bytes data)
+{
+    return tornado_datagram_socket_send_to(socket, NULL, data);
+}
+
+TORNADO_API int tornado_datagram_socket_fileno(const tornado_datagram_socket *socket)
+{
+    return socket->fd;
+}
+
+TORNADO_API size_t tornado_datagram_socket_write_buffer_size(const tornado_datagram_socket *socket)
+{
+    return socket->queued;
 }
 
 /*============================================================================
@@ -18937,6 +19510,1693 @@ TORNADO_API tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess 
     if (process->returncode != TORNADO_RUNNING)
         tornado__subprocess_resolve(process, future, raise_error);
     return tornado_future_retain(future);
+}
+
+/*============================================================================
+ * section: resolver (private)
+ * The system's resolver in three ways, a table, and a DNS client of our own.
+ *
+ * The DNS client knows lookups and questions. A lookup is what a caller waits for: a name, tried with the domains to
+ * search in one after the other. A question is a name on the wire and a type. It is asked once, however many lookups
+ * wait for it, and is kept afterwards for as long as its answer says: so the table of questions is the cache, and
+ * what is under way. While it is asked it has a socket of its own, and so a port of its own.
+ *
+ * A reply is only read by tornado__dns_parse, which sees bytes and decides; nothing else looks into one.
+ *============================================================================*/
+
+#define TORNADO__HOST_MAX 255
+
+#ifdef TORNADO_NO_THREADS
+#define TORNADO__RESOLVER_DEFAULT (&tornado_dns_resolver)
+#else
+#define TORNADO__RESOLVER_DEFAULT (&tornado_threaded_resolver)
+#endif
+
+struct tornado_resolver {
+    const tornado_resolver_class *kind;
+    void *state;
+};
+
+/* What tornado_resolver_configure chose. */
+static tornado_resolver_options tornado__resolver_configured;
+
+static void tornado__addresses_free(void *addresses)
+{
+    TORNADO_FREE(addresses);
+}
+
+/* Room for addresses, in one block with their list; none are in it yet. NULL when memory is short. */
+static tornado_addresses *tornado__addresses_new(size_t room)
+{
+    tornado_addresses *addresses = TORNADO_MALLOC(sizeof *addresses + room * sizeof *addresses->items);
+    if (!addresses) {
+        tornado__nomem();
+        return NULL;
+    }
+    addresses->count = 0;
+    addresses->items = (const tornado_address *)(const void *)(addresses + 1);
+    return addresses;
+}
+
+static void tornado__addresses_add(tornado_addresses *addresses, const tornado_address *address)
+{
+    memcpy((char *)(addresses + 1) + addresses->count++ * sizeof *address, address, sizeof *address);
+}
+
+/* A future that is done with these addresses, or has failed with the last error when that is NULL. */
+static tornado_future *tornado__addresses_future(tornado_addresses *addresses)
+{
+    tornado_future *future = addresses ? tornado_future_new() : NULL;
+    if (!future)
+        return tornado_future_failed(tornado_last_error());
+    if (future->immortal)
+        TORNADO_FREE(addresses);
+    else
+        tornado_future_set_result(future, addresses, tornado__addresses_free);
+    return future;
+}
+
+static bool tornado__unresolved(int sys_errno, const char *host, const char *why)
+{
+    return tornado__fail(TORNADO_ERR_RESOLVE, sys_errno, "cannot resolve \"%.120s\": %s", host, why);
+}
+
+static bool tornado__family_fits(const tornado_address *address, int family)
+{
+    return !family || tornado__sockaddr(address)->sa_family == family;
+}
+
+/* A future for a host that is an IP address; NULL when it is none. */
+static tornado_future *tornado__resolve_literal(const char *host, int port, int family)
+{
+    tornado_address address;
+    tornado_addresses *addresses = NULL;
+    if (!strchr(host, ':') && !tornado_is_valid_ip(host)) /* a name never has a colon */
+        return NULL;
+    if (!tornado_address_ip(&address, host, port) || !tornado__family_fits(&address, family))
+        tornado__unresolved(ENOENT, host, "it is no address of that family");
+    else if ((addresses = tornado__addresses_new(1)) != NULL)
+        tornado__addresses_add(addresses, &address);
+    return tornado__addresses_future(addresses);
+}
+
+/* ---- the system's ---- */
+
+typedef struct tornado__resolve_job {
+    char host[TORNADO__HOST_MAX + 1];
+    int port, family;
+} tornado__resolve_job;
+
+static tornado_addresses *tornado__addresses_of(const struct addrinfo *found, int port)
+{
+    enum { MOST = 64 };
+    size_t count = 0;
+    for (const struct addrinfo *at = found; at && count < MOST; at = at->ai_next)
+        count++;
+    tornado_addresses *addresses = tornado__addresses_new(count);
+    for (const struct addrinfo *at = found; addresses && count > 0; at = at->ai_next, count--) {
+        tornado_address address;
+        memset(&address, 0, sizeof address);
+        if ((at->ai_family != AF_INET && at->ai_family != AF_INET6) || at->ai_addrlen > sizeof address.sockaddr)
+            continue;
+        memcpy(&address.sockaddr, at->ai_addr, at->ai_addrlen);
+        address.len = (unsigned)at->ai_addrlen;
+        tornado__address_set_port(&address, port);
+        tornado__addresses_add(addresses, &address);
+    }
+    return addresses;
+}
+
+/* Asks the system, and waits for it. NULL with the reason. */
+static tornado_addresses *tornado__getaddrinfo(const tornado__resolve_job *job)
+{
+    struct addrinfo hints, *found = NULL;
+    memset(&hints, 0, sizeof hints);
+    hints.ai_family = job->family;
+    hints.ai_socktype = SOCK_STREAM;
+    int failed = getaddrinfo(job->host, NULL, &hints, &found);
+    if (failed == EAI_MEMORY) {
+        tornado__nomem();
+        return NULL;
+    }
+    if (failed) {
+        bool later = failed == EAI_AGAIN || failed == EAI_SYSTEM || failed == EAI_FAIL;
+        tornado__unresolved(later ? EAGAIN : ENOENT, job->host,
+                            failed == EAI_SYSTEM ? strerror(errno) : gai_strerror(failed));
+        return NULL;
+    }
+    tornado_addresses *addresses = tornado__addresses_of(found, job->port);
+    freeaddrinfo(found);
+    return addresses;
+}
+
+static void tornado__resolve_job_set(tornado__resolve_job *job, const char *host, int port, int family)
+{
+    snprintf(job->host, sizeof job->host, "%s", host);
+    job->port = port;
+    job->family = family;
+}
+
+static tornado_future *tornado__blocking_resolve(void *state, const char *host, int port, int family)
+{
+    tornado__resolve_job job;
+    (void)state;
+    tornado_future *literal = tornado__resolve_literal(host, port, family);
+    if (literal)
+        return literal;
+    tornado__resolve_job_set(&job, host, port, family);
+    return tornado__addresses_future(tornado__getaddrinfo(&job));
+}
+
+TORNADO__DATA const tornado_resolver_class tornado_blocking_resolver = {NULL, tornado__blocking_resolve, NULL};
+
+static void *tornado__resolve_on_thread(void *arg)
+{
+    tornado_addresses *addresses = tornado__getaddrinfo(arg);
+    if (!addresses)
+        tornado_raise_error(tornado_last_error());
+    return addresses;
+}
+
+static tornado_future *tornado__executor_resolve(tornado_executor *executor, const char *host, int port, int family)
+{
+    tornado__resolve_job job;
+    tornado_job_options options = {.copy = sizeof job, .destroy = tornado__addresses_free};
+    tornado_future *literal = tornado__resolve_literal(host, port, family);
+    if (literal)
+        return literal;
+    tornado__resolve_job_set(&job, host, port, family);
+    return tornado_executor_submit_with(executor, tornado__resolve_on_thread, &job, &options);
+}
+
+static _Atomic(tornado_executor *) tornado__resolver_pool;
+
+typedef struct tornado__threaded {
+    int num_threads; /* 0: the process's own executor */
+} tornado__threaded;
+
+static void *tornado__threaded_open(const tornado_resolver_options *options)
+{
+    tornado__threaded *state = TORNADO_MALLOC(sizeof *state);
+    if (!state)
+        tornado__nomem();
+    else
+        state->num_threads = options->num_threads;
+    return state;
+}
+
+static tornado_future *tornado__threaded_resolve(void *state, const char *host, int port, int family)
+{
+    const tornado__threaded *threaded = state;
+    tornado_executor_options options = {.max_workers = threaded->num_threads};
+    tornado_executor *pool = threaded->num_threads > 0 ? tornado__executor_shared(&tornado__resolver_pool, &options)
+                                                       : NULL;
+    if (threaded->num_threads > 0 && !pool)
+        return tornado_future_failed(tornado_last_error());
+    return tornado__executor_resolve(pool, host, port, family);
+}
+
+TORNADO__DATA const tornado_resolver_class tornado_threaded_resolver = {
+    tornado__threaded_open, tornado__threaded_resolve, tornado__addresses_free};
+
+typedef struct tornado__executing {
+    tornado_executor *executor;
+    bool keep;
+} tornado__executing;
+
+static void *tornado__executing_open(const tornado_resolver_options *options)
+{
+    tornado__executing *state = TORNADO_MALLOC(sizeof *state);
+    if (!state) {
+        tornado__nomem();
+        return NULL;
+    }
+    state->executor = options->executor;
+    state->keep = options->keep_executor;
+    return state;
+}
+
+static tornado_future *tornado__executing_resolve(void *state, const char *host, int port, int family)
+{
+    return tornado__executor_resolve(((tornado__executing *)state)->executor, host, port, family);
+}
+
+static void tornado__executing_close(void *state)
+{
+    tornado__executing *executing = state;
+    if (!executing->keep)
+        tornado_executor_free(executing->executor);
+    TORNADO_FREE(executing);
+}
+
+TORNADO__DATA const tornado_resolver_class tornado_executor_resolver = {
+    tornado__executing_open, tornado__executing_resolve, tornado__executing_close};
+
+/* ---- a table ---- */
+
+typedef struct tornado__overriding {
+    tornado_resolver *other;
+    bool own;
+    size_t count;
+    tornado_resolver_override rows[]; /* their strings behind them */
+} tornado__overriding;
+
+/* The resolver that an override asks when its table has nothing. */
+static tornado_resolver *tornado__override_other(void)
+{
+    tornado_resolver_options options = tornado__resolver_configured;
+    if (options.kind == &tornado_override_resolver) {
+        memset(&options, 0, sizeof options);
+        options.kind = TORNADO__RESOLVER_DEFAULT;
+    }
+    return tornado_resolver_new(&options);
+}
+
+static void *tornado__override_open(const tornado_resolver_options *options)
+{
+    const tornado_resolver_override *rows = options->overrides;
+    size_t count = 0, text = 0;
+    for (; rows && rows[count].host; count++)
+        text += strlen(rows[count].host) + strlen(rows[count].to) + 2;
+    tornado__overriding *state = TORNADO_MALLOC(sizeof *state + count * sizeof *rows + text);
+    if (!state) {
+        tornado__nomem();
+        return NULL;
+    }
+    char *at = (char *)&state->rows[count];
+    for (size_t i = 0; i < count; i++) {
+        state->rows[i] = rows[i];
+        state->rows[i].host = strcpy(at, rows[i].host);
+        at += strlen(at) + 1;
+        state->rows[i].to = strcpy(at, rows[i].to);
+        at += strlen(at) + 1;
+    }
+    state->count = count;
+    state->own = !options->resolver;
+    state->other = state->own ? tornado__override_other() : options->resolver;
+    if (!state->other) {
+        TORNADO_FREE(state);
+        return NULL;
+    }
+    return state;
+}
+
+static tornado_future *tornado__override_resolve(void *state, const char *host, int port, int family)
+{
+    const tornado__overriding *overriding = state;
+    for (size_t i = 0; i < overriding->count; i++) {
+        const tornado_resolver_override *row = &overriding->rows[i];
+        if (strcasecmp(row->host, host) != 0 || (row->port && row->port != port) ||
+            (row->family && row->family != family))
+            continue;
+        host = row->to;
+        port = row->to_port ? row->to_port : port;
+        break;
+    }
+    return tornado_resolver_resolve(overriding->other, host, port, family);
+}
+
+static void tornado__override_close(void *state)
+{
+    tornado__overriding *overriding = state;
+    if (overriding->own)
+        tornado_resolver_free(overriding->other);
+    TORNADO_FREE(overriding);
+}
+
+TORNADO__DATA const tornado_resolver_class tornado_override_resolver = {
+    tornado__override_open, tornado__override_resolve, tornado__override_close};
+
+/* ---- DNS: reading a reply ----
+
+   RFC 1035 section 4, RFC 2181, RFC 2308. Names are compared in the form that they have on the wire, in lower case.
+   A pointer inside a name must point before all that was read of the name, so reading one always ends. */
+
+enum {
+    TORNADO__DNS_A = 1,
+    TORNADO__DNS_CNAME = 5,
+    TORNADO__DNS_SOA = 6,
+    TORNADO__DNS_AAAA = 28,
+    TORNADO__DNS_OPT = 41
+};
+
+enum {
+    TORNADO__DNS_HEADER = 12,
+    TORNADO__DNS_PAYLOAD = 1232,   /* bytes of a reply by UDP: what passes everywhere in one piece */
+    TORNADO__DNS_NAME = 255,       /* bytes of a name on the wire, with its last zero */
+    TORNADO__DNS_HOPS = 128,       /* pointers in a name: as many as it can have labels */
+    TORNADO__DNS_MOST = 64,        /* addresses of an answer that are used */
+    TORNADO__DNS_RECORDS = 256,    /* of a reply that are looked at */
+    TORNADO__DNS_ALIASES = 16,     /* names that one may stand for, one after the other */
+    TORNADO__DNS_KEEP = 86400,     /* seconds that an answer is kept at most; */
+    TORNADO__DNS_KEEP_NONE = 10800 /* and that there is none, RFC 2308 section 5 */
+};
+
+/* What a reply is to whoever asked. */
+typedef enum tornado__dns_verdict {
+    TORNADO__DNS_FOREIGN,   /* not a reply to this question */
+    TORNADO__DNS_RECASED,   /* it is, but for the case of the letters: perhaps somebody guessed */
+    TORNADO__DNS_TRUNCATED, /* has to be asked for by TCP */
+    TORNADO__DNS_PLAINER,   /* the server wants no EDNS */
+    TORNADO__DNS_USELESS,   /* it is malformed, or the server failed */
+    TORNADO__DNS_NO_NAME,   /* there is no such name */
+    TORNADO__DNS_NO_DATA,   /* nor a record of this type */
+    TORNADO__DNS_FOUND
+} tornado__dns_verdict;
+
+typedef struct tornado__dns_answer {
+    int64_t ttl; /* seconds for which it may be kept; 0: not at all */
+    size_t count;
+    unsigned char addresses[TORNADO__DNS_MOST][16]; /* of which an A record fills four bytes */
+} tornado__dns_answer;
+
+typedef struct tornado__dns_reply {
+    const unsigned char *data;
+    size_t len;
+} tornado__dns_reply;
+
+typedef struct tornado__dns_record {
+    unsigned char name[TORNADO__DNS_NAME];
+    size_t name_len, data, data_len; /* data: where it is in the reply */
+    unsigned type, class;
+    int64_t ttl;
+} tornado__dns_record;
+
+static unsigned tornado__dns_16(const unsigned char *at)
+{
+    return (unsigned)at[0] << 8 | at[1];
+}
+
+static uint32_t tornado__dns_32(const unsigned char *at)
+{
+    return (uint32_t)tornado__dns_16(at) << 16 | tornado__dns_16(at + 2);
+}
+
+static unsigned char tornado__dns_lower(unsigned char c)
+{
+    return c >= 'A' && c <= 'Z' ? (unsigned char)(c + 32) : c;
+}
+
+/* Reads the name at *at, and moves that behind it. Returns its length on the wire, at least 1; 0 when it is malformed.
+   */
+static size_t tornado__dns_name(const tornado__dns_reply *reply, size_t *at, unsigned char name[TORNADO__DNS_NAME])
+{
+    size_t len = 0, from = *at, limit = *at, behind = 0, hops = 0;
+    while (from < reply->len && hops < TORNADO__DNS_HOPS) {
+        size_t label = reply->data[from];
+        if (label >= 0xc0) { /* a pointer, RFC 1035 section 4.1.4 */
+            if (reply->len - from < 2)
+                return 0;
+            size_t to = tornado__dns_16(reply->data + from) & 0x3fff;
+            behind = behind ? behind : from + 2;
+            if (to >= limit)
+                return 0;
+            limit = from = to;
+            hops++;
+            continue;
+        }
+        if (label > 63 || reply->len - from <= label || len + label + 1 > TORNADO__DNS_NAME - (label > 0))
+            return 0;
+        name[len++] = (unsigned char)label;
+        for (size_t i = 1; i <= label; i++)
+            name[len++] = tornado__dns_lower(reply->data[from + i]);
+        from += label + 1;
+        if (label == 0) {
+            *at = behind ? behind : from;
+            return len;
+        }
+    }
+    return 0;
+}
+
+/* Reads the record at *at, and moves that behind it. False when it is malformed. */
+static bool tornado__dns_next(const tornado__dns_reply *reply, size_t *at, tornado__dns_record *record)
+{
+    record->name_len = tornado__dns_name(reply, at, record->name);
+    if (!record->name_len || reply->len - *at < 10)
+        return false;
+    const unsigned char *fixed = reply->data + *at;
+    record->type = tornado__dns_16(fixed);
+    record->class = tornado__dns_16(fixed + 2);
+    record->ttl = tornado__dns_32(fixed + 4);
+    if (record->ttl > INT32_MAX) /* RFC 2181 section 8 */
+        record->ttl = 0;
+    record->data_len = tornado__dns_16(fixed + 8);
+    record->data = *at + 10;
+    *at += 10;
+    if (reply->len - *at < record->data_len)
+        return false;
+    *at += record->data_len;
+    return true;
+}
+
+static bool tornado__dns_same(const tornado__dns_record *record, const unsigned char *name, size_t len)
+{
+    return record->name_len == len && memcmp(record->name, name, len) == 0;
+}
+
+/* Takes from the answer section what it says of one name: addresses, or that it is an alias, when *name becomes the
+   other. Whether that is so; *ok is false when the reply is malformed. *at moves behind the section. */
+static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsigned type,
+                              unsigned char name[TORNADO__DNS_NAME], size_t *name_len, tornado__dns_answer *answer,
+                              bool *ok)
+{
+    unsigned char alias[TORNADO__DNS_NAME];
+    size_t alias_len = 0, size = type == TORNADO__DNS_A ? 4 : 16, count = tornado__dns_16(reply->data + 6);
+    tornado__dns_record record;
+    for (size_t i = 0; *ok && i < count && i < TORNADO__DNS_RECORDS; i++) {
+        *ok = tornado__dns_next(reply, at, &record);
+        if (!*ok || record.class != 1 || !tornado__dns_same(&record, name, *name_len))
+            continue;
+        if (record.type == type) {
+            *ok = record.data_len == size;
+            if (*ok && answer->count < TORNADO__DNS_MOST)
+                memcpy(answer->addresses[answer->count++], reply->data + record.data, size);
+        } else if (record.type == TORNADO__DNS_CNAME && !alias_len) {
+            size_t data = record.data;
+            alias_len = tornado__dns_name(reply, &data, alias);
+            *ok = alias_len && data == record.data + record.data_len;
+        } else {
+            continue;
+        }
+        if (record.ttl < answer->ttl)
+            answer->ttl = record.ttl;
+    }
+    if (!*ok || answer->count || !alias_len)
+        return false;
+    memcpy(name, alias, alias_len);
+    *name_len = alias_len;
+    return true;
+}
+
+/* For how long it may be kept that there is nothing: what the zone's SOA record says, RFC 2308 section 5; 0 without
+   one. */
+static int64_t tornado__dns_nothing_ttl(const tornado__dns_reply *reply, size_t at, const unsigned char *name,
+                                        size_t name_len)
+{
+    unsigned char skipped[TORNADO__DNS_NAME];
+    size_t count = tornado__dns_16(reply->data + 8);
+    tornado__dns_record record;
+    for (size_t i = 0; i < count && i < TORNADO__DNS_RECORDS && tornado__dns_next(reply, &at, &record); i++) {
+        size_t data = record.data, end = record.data + record.data_len, below = name_len - record.name_len;
+        if (record.type != TORNADO__DNS_SOA || record.class != 1 || record.name_len > name_len ||
+            memcmp(name + below, record.name, record.name_len) != 0)
+            continue; /* of another zone */
+        if (!tornado__dns_name(reply, &data, skipped) || !tornado__dns_name(reply, &data, skipped) ||
+            data > end || end - data != 20)
+            return 0;
+        int64_t least = tornado__dns_32(reply->data + data + 16);
+        return least < record.ttl ? least : record.ttl;
+    }
+    return 0;
+}
+
+/* Judges bytes that came from where a question was sent to. `request` is the question, up to and with its class, as
+   it was sent; `recased`: the case of its letters may differ. */
+static tornado__dns_verdict tornado__dns_parse(const void *data, size_t len, const unsigned char *request,
+                                               size_t request_len, bool recased, tornado__dns_answer *answer)
+{
+    tornado__dns_reply reply = {data, len}, asked = {request, request_len};
+    unsigned char name[TORNADO__DNS_NAME];
+    size_t at = TORNADO__DNS_HEADER, asked_at = TORNADO__DNS_HEADER, aliases = 0;
+    bool ok = true;
+    memset(answer, 0, offsetof(tornado__dns_answer, addresses));
+    answer->ttl = TORNADO__DNS_KEEP;
+    if (len < TORNADO__DNS_HEADER || memcmp(reply.data, request, 2) != 0 || (reply.data[2] & 0xf8) != 0x80)
+        return TORNADO__DNS_FOREIGN; /* another id, or no reply, or not to a query */
+    unsigned code = reply.data[3] & 15, questions = tornado__dns_16(reply.data + 4);
+    bool plainer = code == 1 || code == 4; /* FORMERR, NOTIMP: RFC 6891 section 7 */
+    if (questions == 0 && plainer) /* old servers repeat nothing */
+        return TORNADO__DNS_PLAINER;
+    if (questions != 1 || len < request_len)
+        return TORNADO__DNS_FOREIGN;
+    for (size_t i = TORNADO__DNS_HEADER; i < request_len; i++) {
+        /* lengths and types are below 'A', so what is compared without case is letters */
+        if (tornado__dns_lower(reply.data[i]) != tornado__dns_lower(request[i]))
+            return TORNADO__DNS_FOREIGN;
+        ok = ok && (recased || reply.data[i] == request[i]);
+    }
+    if (!ok)
+        return TORNADO__DNS_RECASED;
+    if (reply.data[2] & 2)
+        return TORNADO__DNS_TRUNCATED;
+    if (plainer)
+        return TORNADO__DNS_PLAINER;
+    size_t name_len = tornado__dns_name(&asked, &asked_at, name);
+    if ((code != 0 && code != 3) || !name_len)
+        return TORNADO__DNS_USELESS;
+    unsigned type = tornado__dns_16(request + asked_at);
+    do
+        at = request_len;
+    while (tornado__dns_scan(&reply, &at, type, name, &name_len, answer, &ok) && ++aliases < TORNADO__DNS_ALIASES);
+    if (!ok || aliases == TORNADO__DNS_ALIASES)
+        return TORNADO__DNS_USELESS;
+    if (answer->count)
+        return TORNADO__DNS_FOUND;
+    int64_t ttl = tornado__dns_16(reply.data + 6) <= TORNADO__DNS_RECORDS
+                      ? tornado__dns_nothing_ttl(&reply, at, name, name_len)
+                      : 0;
+    ttl = ttl < TORNADO__DNS_KEEP_NONE ? ttl : TORNADO__DNS_KEEP_NONE;
+    answer->ttl = ttl < answer->ttl ? ttl : answer->ttl;
+    return code == 3 ? TORNADO__DNS_NO_NAME : TORNADO__DNS_NO_DATA;
+}
+
+/* Writes a question for a name, which must be one, and returns its length: with an id and the case of letters from
+   `random`, of 34 bytes. RFC 1035 section 4.1; draft-vixie-dnsext-dns0x20. */
+static size_t tornado__dns_question_write(unsigned char *out, const char *name, unsigned type,
+                                          const unsigned char *random)
+{
+    size_t len = TORNADO__DNS_HEADER, bit = 16;
+    memset(out, 0, TORNADO__DNS_HEADER);
+    memcpy(out, random, 2);
+    out[2] = 1; /* recursion is wanted */
+    out[5] = 1; /* one question */
+    while (*name) {
+        size_t label = strcspn(name, ".");
+        out[len++] = (unsigned char)label;
+        for (size_t i = 0; i < label; i++, bit++) {
+            unsigned char c = (unsigned char)name[i];
+            bool letter = (c | 32) >= 'a' && (c | 32) <= 'z';
+            out[len++] = letter && random[bit / 8] >> bit % 8 & 1 ? c ^ 32 : c;
+        }
+        name += label + (name[label] == '.');
+    }
+    out[len++] = 0;
+    out[len] = 0;
+    out[len + 1] = (unsigned char)type;
+    out[len + 2] = 0;
+    out[len + 3] = 1; /* the Internet */
+    return len + 4;
+}
+
+/* Adds to a question that replies may be longer than 512 bytes, RFC 6891 section 6.1. Returns its length. */
+static size_t tornado__dns_question_extend(unsigned char *out, size_t len)
+{
+    static const unsigned char opt[] = {0, 0, TORNADO__DNS_OPT, TORNADO__DNS_PAYLOAD >> 8,
+                                        TORNADO__DNS_PAYLOAD & 255, 0, 0, 0, 0, 0, 0};
+    out[11] = 1; /* one additional record */
+    memcpy(out + len, opt, sizeof opt);
+    return len + sizeof opt;
+}
+
+/* Whether text can be a host's name, RFC 1123 section 2.1, with the underscore that people use: labels of 63
+   characters at most, 253 in all, without a dot at the end. */
+static bool tornado__dns_is_name(const char *name)
+{
+    size_t len = strlen(name), label = 0;
+    if (len == 0 || len > 253)
+        return false;
+    for (; *name; name++) {
+        bool dot = *name == '.';
+        if (dot ? label == 0 : !strchr("abcdefghijklmnopqrstuvwxyz0123456789-_", *name))
+            return false;
+        label = dot ? 0 : label + 1;
+        if (label > 63)
+            return false;
+    }
+    return label > 0;
+}
+
+/* ---- DNS: what the system's files say ---- */
+
+enum {
+    TORNADO__DNS_SERVERS = 8,
+    TORNADO__DNS_DOMAINS = 8,
+    TORNADO__DNS_FILE_MAX = 4194304,    /* bytes of a file that is read */
+    TORNADO__DNS_UNDER_WAY = 256,       /* questions with a socket; others wait */
+    TORNADO__DNS_LOOKUPS = 10000,
+    TORNADO__DNS_BUCKETS = 1024,
+    TORNADO__DNS_WRONG = 16             /* foreign replies to a question until it is asked by TCP */
+};
+
+#ifdef TORNADO_TESTING
+#define TORNADO__DNS_LOOK_AGAIN 0
+#else
+#define TORNADO__DNS_LOOK_AGAIN INT64_C(5000000000) /* ns until files are looked at again */
+#endif
+#define TORNADO__DNS_SICK       INT64_C(30000000000) /* ns for which a server that was silent is asked last */
+#define TORNADO__DNS_PATIENCE   INT64_C(500000000)   /* ns for the other family, once there is one */
+
+/* A text file, and by what to tell that it has changed. */
+typedef struct tornado__dns_file {
+    const char *path;
+    char *text;
+    struct stat status;
+    bool there;
+} tornado__dns_file;
+
+typedef struct tornado__dns_host {
+    const char *name, *ip; /* in the file's text */
+} tornado__dns_host;
+
+typedef struct tornado__dns_config {
+    tornado_address servers[TORNADO__DNS_SERVERS];
+    int servers_count, ndots, attempts, domains_count;
+    char domains[TORNADO__DNS_DOMAINS][254];
+    int64_t timeout; /* ns */
+    bool rotate, tcp;
+} tornado__dns_config;
+
+struct tornado__dns_question;
+
+typedef struct tornado__dns {
+    tornado_ioloop *loop;
+    tornado__dns_file resolv_conf, hosts;
+    tornado__dns_host *host_list; /* by name, then by place in the file */
+    int host_count, host_capacity;
+    int64_t looked; /* at the files; 0: never */
+    tornado__dns_config config, given; /* given: by the options, where not zero */
+    int64_t sick[TORNADO__DNS_SERVERS]; /* until when */
+    unsigned turn;                      /* of rotation */
+    int port, cache_size, cached_count, under_way, lookups_count;
+    bool pumping;
+    uint64_t secret;
+    tornado__link lookups, cached, waiting; /* cached: questions, oldest first; waiting: for their turn to be asked */
+    struct tornado__dns_question *buckets[TORNADO__DNS_BUCKETS];
+} tornado__dns;
+
+/* Reads a file again if it has changed. Whether its text is another now; a file that cannot be read is empty. */
+static bool tornado__dns_file_read(tornado__dns_file *file)
+{
+    struct stat status;
+    size_t len = 0;
+    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    const struct stat *old = &file->status;
+    bool same = there == file->there &&
+                (!there || (status.st_ino == old->st_ino && status.st_dev == old->st_dev &&
+                            status.st_size == old->st_size && status.st_mtime == old->st_mtime));
+    if (same || (there && status.st_size > TORNADO__DNS_FILE_MAX)) {
+        if (!same && !file->there)
+            tornado_gen_log(TORNADO_LOG_WARNING, "%s is too large and is not read", file->path);
+        if (fd >= 0)
+            close(fd);
+        return false;
+    }
+    TORNADO_FREE(file->text);
+    file->text = there ? TORNADO_MALLOC((size_t)status.st_size + 1) : NULL;
+    while (file->text && len < (size_t)status.st_size) {
+        ssize_t got = read(fd, file->text + len, (size_t)status.st_size - len);
+        if (got == 0 || (got < 0 && errno != EINTR))
+            break;
+        len += got > 0 ? (size_t)got : 0;
+    }
+    if (fd >= 0)
+        close(fd);
+    if (file->text)
+        file->text[len] = '\0';
+    file->there = there && file->text;
+    if (there)
+        file->status = status;
+    return true;
+}
+
+/* Takes the next line, and from a line the next word, out of a text, with a NUL put behind. NULL at the end. */
+static char *tornado__dns_line(char **text)
+{
+    char *line = *text;
+    if (!line || !*line)
+        return NULL;
+    char *end = line + strcspn(line, "\n");
+    *text = *end ? end + 1 : end;
+    *end = '\0';
+    return line;
+}
+
+static char *tornado__dns_word(char **line, const char *comment)
+{
+    char *word = *line + strspn(*line, " \t\r");
+    if (!*word || strchr(comment, *word))
+        return NULL;
+    char *end = word + strcspn(word, " \t\r");
+    *line = *end ? end + 1 : end;
+    *end = '\0';
+    return word;
+}
+
+/* The number behind a colon in "ndots:1", clipped; -1 when the word is another option. */
+static int tornado__dns_option(const char *word, const char *name, int least, int most)
+{
+    size_t len = strlen(name);
+    long number = 0;
+    if (strncmp(word, name, len) != 0 || word[len] != ':')
+        return -1;
+    for (const char *at = word + len + 1; *at >= '0' && *at <= '9' && number < 1000; at++)
+        number = number * 10 + (*at - '0');
+    return number < least ? least : number > most ? most : (int)number;
+}
+
+/* Copies a name in lower case, without a dot at its end. Whether it is one. */
+static bool tornado__dns_copy_name(char out[254], const char *name)
+{
+    size_t len = strlen(name);
+    len -= len > 1 && name[len - 1] == '.';
+    if (len > 253)
+        return false;
+    for (size_t i = 0; i < len; i++)
+        out[i] = (char)tornado__dns_lower((unsigned char)name[i]);
+    out[len] = '\0';
+    return tornado__dns_is_name(out);
+}
+
+static void tornado__dns_config_options(tornado__dns_config *config, char *line)
+{
+    for (char *word; (word = tornado__dns_word(&line, "#;")) != NULL;) {
+        int ndots = tornado__dns_option(word, "ndots", 0, 15), timeout = tornado__dns_option(word, "timeout", 1, 30);
+        int attempts = tornado__dns_option(word, "attempts", 1, 5);
+        config->ndots = ndots >= 0 ? ndots : config->ndots;
+        config->timeout = timeout > 0 ? timeout * INT64_C(1000000000) : config->timeout;
+        config->attempts = attempts > 0 ? attempts : config->attempts;
+        config->rotate |= strcmp(word, "rotate") == 0;
+        config->tcp |= strcmp(word, "use-vc") == 0;
+    }
+}
+
+/* Reads the text of resolv.conf, resolv.conf(5), which it takes apart. What is malformed is passed over. */
+static void tornado__dns_config_read(tornado__dns_config *config, char *text, int port)
+{
+    memset(config, 0, sizeof *config);
+    config->ndots = 1;
+    config->attempts = 2;
+    config->timeout = INT64_C(5000000000);
+    for (char *line; (line = tornado__dns_line(&text)) != NULL;) {
+        char *keyword = tornado__dns_word(&line, "#;"), *word;
+        if (!keyword)
+            continue;
+        if (strcmp(keyword, "nameserver") == 0) {
+            if ((word = tornado__dns_word(&line, "#;")) != NULL && config->servers_count < TORNADO__DNS_SERVERS &&
+                tornado_address_ip(&config->servers[config->servers_count], word, port))
+                config->servers_count++;
+        } else if (strcmp(keyword, "domain") == 0 || strcmp(keyword, "search") == 0) {
+            config->domains_count = 0; /* the last one counts */
+            while ((word = tornado__dns_word(&line, "#;")) != NULL && config->domains_count < TORNADO__DNS_DOMAINS)
+                config->domains_count += tornado__dns_copy_name(config->domains[config->domains_count], word);
+        } else if (strcmp(keyword, "options") == 0) {
+            tornado__dns_config_options(config, line);
+        }
+    }
+}
+
+static int tornado__dns_host_compare(const void *a, const void *b)
+{
+    const tornado__dns_host *one = a, *two = b;
+    int order = strcmp(one->name, two->name);
+    return order ? order : one->ip < two->ip ? -1 : one->ip > two->ip;
+}
+
+/* Reads the text of a hosts file, hosts(5), which it takes apart. Short of memory it knows only a part. */
+static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
+{
+    dns->host_count = 0;
+    for (char *line; (line = tornado__dns_line(&text)) != NULL;) {
+        char *ip = tornado__dns_word(&line, "#"), *name;
+        while (ip && (name = tornado__dns_word(&line, "#")) != NULL) {
+            void *list = dns->host_list;
+            char lower[254];
+            if (!tornado__dns_copy_name(lower, name))
+                continue;
+            if (!tornado__grow(&list, &dns->host_capacity, dns->host_count + 1, sizeof *dns->host_list))
+                return;
+            dns->host_list = list;
+            dns->host_list[dns->host_count].name = strcpy(name, lower);
+            dns->host_list[dns->host_count++].ip = ip;
+        }
+    }
+    if (dns->host_count)
+        qsort(dns->host_list, (size_t)dns->host_count, sizeof *dns->host_list, tornado__dns_host_compare);
+}
+
+/* Has the configuration be what files and options say now. */
+static void tornado__dns_refresh(tornado__dns *dns)
+{
+    int64_t now = tornado__now_ns();
+    char none[] = "";
+    if (dns->looked && now - dns->looked < TORNADO__DNS_LOOK_AGAIN)
+        return;
+    bool first = !dns->looked;
+    dns->looked = now;
+    if (tornado__dns_file_read(&dns->hosts) || first)
+        tornado__dns_hosts_read(dns, dns->hosts.text ? dns->hosts.text : none);
+    if (!tornado__dns_file_read(&dns->resolv_conf) && !first)
+        return;
+    tornado__dns_config *config = &dns->config;
+    const tornado__dns_config *given = &dns->given;
+    tornado__dns_config_read(config, dns->resolv_conf.text ? dns->resolv_conf.text : none, dns->port);
+    if (given->servers_count || !config->servers_count) {
+        memcpy(config->servers, given->servers, sizeof config->servers);
+        config->servers_count = given->servers_count ? given->servers_count : 1;
+    }
+    config->timeout = given->timeout ? given->timeout : config->timeout;
+    config->attempts = given->attempts ? given->attempts : config->attempts;
+    memset(dns->sick, 0, sizeof dns->sick);
+}
+
+/* The addresses of a name in the hosts file that are of a family, or NULL: none, or memory is short. */
+static tornado_addresses *tornado__dns_hosts_find(const tornado__dns *dns, const char *name, int port, int family)
+{
+    int low = 0, high = dns->host_count;
+    tornado_address address;
+    while (low < high) {
+        int middle = low + (high - low) / 2;
+        if (strcmp(dns->host_list[middle].name, name) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (high = low; high < dns->host_count && high - low < TORNADO__DNS_MOST; high++)
+        if (strcmp(dns->host_list[high].name, name) != 0)
+            break;
+    tornado_addresses *addresses = high > low ? tornado__addresses_new((size_t)(high - low)) : NULL;
+    for (; addresses && low < high; low++)
+        if (tornado_address_ip(&address, dns->host_list[low].ip, port) && tornado__family_fits(&address, family))
+            tornado__addresses_add(addresses, &address);
+    if (addresses && !addresses->count) {
+        TORNADO_FREE(addresses);
+        addresses = NULL;
+    }
+    return addresses;
+}
+
+/* ---- DNS: questions ---- */
+
+/* What a question has while it is asked. */
+typedef struct tornado__dns_asking {
+    int fd; /* -1: none */
+    bool tcp, plain; /* plain: without EDNS */
+    bool reading;    /* the question was sent */
+    bool answered;   /* some server said something */
+    int tries, wrong, servers_count;
+    unsigned char order[TORNADO__DNS_SERVERS]; /* in which the servers are asked */
+    size_t question_len, request_len;
+    size_t moved; /* by TCP: bytes sent, then bytes received, of the length and what follows it */
+    unsigned char *reply, reply_head[2]; /* by TCP */
+    unsigned char packet[2 + TORNADO__DNS_HEADER + TORNADO__DNS_NAME + 4 + 11]; /* the length, then the request */
+} tornado__dns_asking;
+
+/* A name and a type: asked now, or known. */
+typedef struct tornado__dns_question {
+    tornado__link link;                 /* in cached, in waiting, or alone */
+    struct tornado__dns_question *next; /* in its bucket */
+    tornado__dns *dns;
+    tornado__dns_asking *asking;        /* NULL: it is known, or waits for its turn */
+    tornado__timer timer;               /* of the server that was asked */
+    tornado__link lookups;              /* that wait for it */
+    tornado__dns_verdict verdict;       /* FOUND, NO_NAME, NO_DATA; USELESS: nobody knows */
+    bool known, kept, silent;           /* kept: in cached; silent: no server said anything */
+    unsigned type;
+    int64_t expires;
+    size_t count;
+    unsigned char (*addresses)[16];
+    char name[];
+} tornado__dns_question;
+
+static void tornado__dns_told(tornado__link *waiter, const tornado__dns_question *question);
+
+static tornado__dns_question **tornado__dns_bucket(tornado__dns *dns, const char *name, unsigned type)
+{
+    char key[sizeof dns->secret + TORNADO__DNS_NAME + 1];
+    uint64_t secret = dns->secret ^ type, hash[2];
+    size_t len = strlen(name);
+    memcpy(key, &secret, sizeof secret);
+    memcpy(key + sizeof secret, name, len);
+    tornado__hash128(key, sizeof secret + len, (unsigned char *)hash);
+    return &dns->buckets[hash[0] % TORNADO__DNS_BUCKETS];
+}
+
+static void tornado__dns_hang_up(tornado__dns_question *question)
+{
+    tornado__dns_asking *asking = question->asking;
+    tornado_ioloop *loop = question->dns->loop;
+    tornado__timer_clear(loop, &question->timer);
+    if (asking->fd >= 0) {
+        if (!loop->closed)
+            tornado_ioloop_remove_handler(loop, asking->fd);
+        tornado__ioloop_close_fd(loop, asking->fd, true);
+    }
+    TORNADO_FREE(asking->reply);
+    asking->reply = NULL;
+    asking->fd = -1;
+    asking->reading = false;
+    asking->moved = 0;
+}
+
+/* Takes a question out of the table and frees it. Nobody waits for it. */
+static void tornado__dns_forget(tornado__dns_question *question)
+{
+    tornado__dns *dns = question->dns;
+    tornado__dns_question **at = tornado__dns_bucket(dns, question->name, question->type);
+    while (*at && *at != question)
+        at = &(*at)->next;
+    if (*at)
+        *at = question->next;
+    tornado__link_remove(&question->link);
+    dns->cached_count -= question->kept;
+    if (question->asking) {
+        tornado__dns_hang_up(question);
+        TORNADO_FREE(question->asking);
+    }
+    TORNADO_FREE(question->addresses);
+    TORNADO_FREE(question);
+}
+
+/* The question about a name, and one to be asked when there is none yet or what is known has expired. NULL when memory
+   is short. */
+static tornado__dns_question *tornado__dns_question_of(tornado__dns *dns, const char *name, unsigned type)
+{
+    tornado__dns_question **bucket = tornado__dns_bucket(dns, name, type), *found = *bucket;
+    while (found && (found->type != type || strcmp(found->name, name) != 0))
+        found = found->next;
+    if (found && found->kept && found->expires <= tornado__now_ns()) {
+        tornado__dns_forget(found);
+        found = NULL;
+    }
+    if (found) {
+        if (found->kept) { /* the one used last goes last */
+            tornado__link_remove(&found->link);
+            tornado__link_append(&dns->cached, &found->link);
+        }
+        return found;
+    }
+    size_t size = strlen(name) + 1;
+    if (!(found = TORNADO_MALLOC(sizeof *found + size))) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(found, 0, sizeof *found);
+    memcpy(found->name, name, size);
+    found->dns = dns;
+    found->type = type;
+    tornado__link_init(&found->lookups);
+    tornado__link_append(&dns->waiting, &found->link);
+    found->next = *bucket;
+    *bucket = found;
+    return found;
+}
+
+/* Keeps what is known, or that nothing is, and makes room for it. */
+static void tornado__dns_keep(tornado__dns_question *question)
+{
+    tornado__dns *dns = question->dns;
+    tornado__link_append(&dns->cached, &question->link);
+    question->kept = true;
+    dns->cached_count++;
+    while (dns->cached_count > dns->cache_size)
+        tornado__dns_forget(TORNADO__CONTAINER(dns->cached.next, tornado__dns_question, link));
+}
+
+/* The question is not asked any more: tells who waits. `answer` is NULL when nobody knows. The question may be gone
+   then. */
+static void tornado__dns_finish(tornado__dns_question *question, tornado__dns_verdict verdict,
+                                const tornado__dns_answer *answer)
+{
+    tornado__dns *dns = question->dns;
+    tornado__dns_asking *asking = question->asking;
+    int64_t ttl = answer ? answer->ttl : 0;
+    if (asking) {
+        question->silent = !asking->answered;
+        tornado__dns_hang_up(question);
+        TORNADO_FREE(asking);
+        question->asking = NULL;
+        dns->under_way--;
+    }
+    if (answer && answer->count) {
+        size_t size = answer->count * sizeof answer->addresses[0];
+        if ((question->addresses = TORNADO_MALLOC(size)) != NULL)
+            memcpy(question->addresses, answer->addresses, size);
+        question->count = question->addresses ? answer->count : 0;
+        verdict = question->addresses ? verdict : TORNADO__DNS_USELESS;
+        ttl = question->addresses ? ttl : 0;
+    }
+    question->verdict = verdict;
+    question->expires = tornado__add_ns(tornado__now_ns(), ttl * INT64_C(1000000000));
+    question->known = true;
+    while (!tornado__link_empty(&question->lookups)) {
+        tornado__link *waiter = question->lookups.next;
+        tornado__link_remove(waiter);
+        tornado__dns_told(waiter, question);
+    }
+    if (ttl > 0 && dns->cache_size > 0)
+        tornado__dns_keep(question);
+    else
+        tornado__dns_forget(question);
+}
+
+static void tornado__dns_event(int fd, unsigned events, void *arg);
+static void tornado__dns_pump(tornado__dns *dns);
+
+static const tornado_address *tornado__dns_server(const tornado__dns_question *question)
+{
+    const tornado__dns_asking *asking = question->asking;
+    return &question->dns->config.servers[asking->order[asking->tries % asking->servers_count]];
+}
+
+/* Opens a socket to the server whose turn it is; by UDP the request is sent, where that is possible at once. -1 with
+   the reason. */
+static int tornado__dns_open(const tornado__dns_question *question)
+{
+    tornado__dns_asking *asking = question->asking;
+    const tornado_address *server = tornado__dns_server(question);
+    int fd, error;
+    if (asking->tcp) {
+        fd = tornado__socket(tornado__sockaddr(server)->sa_family, SOCK_STREAM);
+        error = fd < 0 ? errno : 0;
+        if (fd >= 0 && connect(fd, tornado__sockaddr(server), (socklen_t)server->len) != 0 && errno != EINPROGRESS &&
+            errno != EINTR)
+            error = errno;
+    } else {
+        tornado_datagram_options options = {.peer = server};
+        fd = tornado__datagram_open(&options);
+        error = fd < 0 ? tornado__thread.last.sys_errno
+                       : tornado__datagram_send(fd, NULL, asking->packet + 2, asking->request_len);
+        asking->reading = error == 0;
+    }
+    if (!error || (fd >= 0 && error == EAGAIN))
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    tornado__fail(TORNADO_ERR_SYSTEM, error, "cannot ask a name server: %s", strerror(error));
+    return -1;
+}
+
+/* Asks the server whose turn it is. False when that is not possible. */
+static bool tornado__dns_send(tornado__dns_question *question)
+{
+    tornado__dns *dns = question->dns;
+    tornado__dns_asking *asking = question->asking;
+    unsigned char random[34], *request = asking->packet + 2;
+    if (!tornado_random_bytes(random, sizeof random))
+        return false;
+    asking->question_len = tornado__dns_question_write(request, question->name, question->type, random);
+    asking->request_len = asking->plain ? asking->question_len
+                                        : tornado__dns_question_extend(request, asking->question_len);
+    asking->packet[0] = (unsigned char)(asking->request_len >> 8);
+    asking->packet[1] = (unsigned char)asking->request_len;
+    int fd = tornado__dns_open(question);
+    if (fd < 0)
+        return false;
+    unsigned events = asking->reading ? TORNADO_IOLOOP_READ : TORNADO_IOLOOP_WRITE;
+    if (!tornado_ioloop_add_handler(dns->loop, fd, tornado__dns_event, question, events)) {
+        close(fd);
+        return false;
+    }
+    asking->fd = fd;
+    return tornado__timer_set(dns->loop, &question->timer,
+                              tornado__add_ns(tornado__now_ns(), dns->config.timeout));
+}
+
+/* Asks one server after the other until one can be asked; when all have had their tries nobody knows. The question may
+   be gone then. */
+static void tornado__dns_try(tornado__dns_question *question)
+{
+    tornado__dns_asking *asking = question->asking;
+    for (;; asking->tries++) {
+        tornado__dns_hang_up(question);
+        if (asking->tries >= question->dns->config.attempts * asking->servers_count) {
+            tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
+            return;
+        }
+        if (tornado__dns_send(question))
+            return;
+    }
+}
+
+static void tornado__dns_try_next(tornado__dns_question *question)
+{
+    question->asking->tries++;
+    tornado__dns_try(question);
+}
+
+static void tornado__dns_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado__dns_question *question = TORNADO__CONTAINER(timer, tornado__dns_question, timer);
+    tornado__dns_asking *asking = question->asking;
+    tornado__dns *dns = question->dns;
+    (void)loop;
+    dns->sick[asking->order[asking->tries % asking->servers_count]] =
+        tornado__add_ns(tornado__now_ns(), TORNADO__DNS_SICK);
+    tornado__dns_try_next(question);
+    tornado__dns_pump(dns);
+}
+
+/* Asks questions that wait for their turn. What comes of it may end others, which calls this again: then the first
+   call goes on. */
+static void tornado__dns_pump(tornado__dns *dns)
+{
+    if (dns->pumping)
+        return;
+    dns->pumping = true;
+    while (!tornado__link_empty(&dns->waiting) && dns->under_way < TORNADO__DNS_UNDER_WAY) {
+        tornado__dns_question *question = TORNADO__CONTAINER(dns->waiting.next, tornado__dns_question, link);
+        tornado__dns_asking *asking = TORNADO_MALLOC(sizeof *asking);
+        tornado__link_remove(&question->link);
+        if (!asking) {
+            tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
+            continue;
+        }
+        memset(asking, 0, sizeof *asking);
+        question->asking = asking;
+        question->timer.fire = tornado__dns_late;
+        dns->under_way++;
+        asking->fd = -1;
+        asking->tcp = dns->config.tcp;
+        asking->servers_count = dns->config.servers_count;
+        unsigned first = dns->config.rotate ? dns->turn++ : 0, count = (unsigned)asking->servers_count, filled = 0;
+        int64_t now = tornado__now_ns();
+        for (int sick = 0; sick < 2; sick++)
+            for (unsigned i = 0; i < count; i++) {
+                unsigned server = (first + i) % count;
+                if ((dns->sick[server] > now) == sick)
+                    asking->order[filled++] = (unsigned char)server;
+            }
+        tornado__dns_try(question);
+    }
+    dns->pumping = false;
+}
+
+/* ---- DNS: replies ---- */
+
+/* Does what a reply demands. Whether the socket that it came from is done with, and perhaps the question. */
+static bool tornado__dns_judge(tornado__dns_question *question, tornado__dns_verdict verdict,
+                               const tornado__dns_answer *answer)
+{
+    tornado__dns_asking *asking = question->asking;
+    bool by_tcp = asking->tcp;
+    if (verdict == TORNADO__DNS_FOREIGN && !by_tcp && ++asking->wrong < TORNADO__DNS_WRONG)
+        return false; /* the true one may come yet */
+    asking->answered = asking->answered || verdict != TORNADO__DNS_FOREIGN;
+    if (verdict >= TORNADO__DNS_NO_NAME) {
+        question->dns->sick[asking->order[asking->tries % asking->servers_count]] = 0;
+        tornado__dns_finish(question, verdict, answer);
+    } else if (!by_tcp && verdict <= TORNADO__DNS_TRUNCATED) {
+        asking->tcp = true; /* there nobody can guess */
+        tornado__dns_try(question);
+    } else if (verdict == TORNADO__DNS_PLAINER && !asking->plain) {
+        asking->plain = true;
+        tornado__dns_try(question);
+    } else {
+        tornado__dns_try_next(question);
+    }
+    return true;
+}
+
+static void tornado__dns_readable(tornado__dns_question *question)
+{
+    tornado__dns_asking *asking = question->asking;
+    tornado_ioloop *loop = question->dns->loop;
+    tornado_address from;
+    tornado__dns_answer answer;
+    bool truncated;
+    char *scratch = tornado__loop_scratch(loop);
+    for (int i = 0; i < TORNADO__DNS_WRONG && scratch; i++) {
+        ssize_t got = tornado__datagram_recv(asking->fd, scratch, TORNADO__SCRATCH_SIZE, &from, &truncated);
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+        if (got < 0) { /* nobody listens there */
+            tornado__dns_try_next(question);
+            return;
+        }
+        tornado__dns_verdict verdict =
+            tornado__dns_parse(scratch, (size_t)got, asking->packet + 2, asking->question_len, false, &answer);
+        if (tornado__dns_judge(question, verdict, &answer))
+            return;
+    }
+}
+
+/* Moves a part of the request, or of the reply behind its length. False: it is over with this connection. */
+static bool tornado__dns_move(tornado__dns_question *question)
+{
+    tornado__dns_asking *asking = question->asking;
+    size_t want = asking->request_len + 2;
+    ssize_t moved;
+    if (!asking->tcp) { /* it could not be sent at once */
+        int error = tornado__datagram_send(asking->fd, NULL, asking->packet + 2, asking->request_len);
+        moved = error ? -1 : (ssize_t)want;
+        errno = error;
+    } else if (!asking->reading) {
+        moved = send(asking->fd, asking->packet + asking->moved, want - asking->moved, MSG_NOSIGNAL);
+    } else if (asking->moved < 2) {
+        want = SIZE_MAX;
+        moved = recv(asking->fd, asking->reply_head + asking->moved, 2 - asking->moved, 0);
+    } else {
+        want = tornado__dns_16(asking->reply_head) + (size_t)2;
+        if (!asking->reply && !(asking->reply = TORNADO_MALLOC(want)))
+            return false;
+        moved = want > asking->moved ? recv(asking->fd, asking->reply + asking->moved - 2, want - asking->moved, 0) : 0;
+    }
+    if (moved <= 0)
+        return moved < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS);
+    asking->moved += (size_t)moved;
+    if (asking->moved < want)
+        return true;
+    if (!asking->reading) {
+        asking->reading = true;
+        asking->moved = 0;
+        return tornado_ioloop_update_handler(question->dns->loop, asking->fd, TORNADO_IOLOOP_READ);
+    }
+    tornado__dns_answer answer;
+    tornado__dns_verdict verdict =
+        tornado__dns_parse(asking->reply, want - 2, asking->packet + 2, asking->question_len, true, &answer);
+    tornado__dns_judge(question, verdict, &answer);
+    return true;
+}
+
+static void tornado__dns_event(int fd, unsigned events, void *arg)
+{
+    tornado__dns_question *question = arg;
+    tornado__dns *dns = question->dns;
+    (void)fd;
+    (void)events;
+    if (!question->asking->tcp && question->asking->reading)
+        tornado__dns_readable(question);
+    else if (!tornado__dns_move(question))
+        tornado__dns_try_next(question);
+    tornado__dns_pump(dns);
+}
+
+/* ---- DNS: lookups ---- */
+
+/* What a lookup has of one question. */
+typedef struct tornado__dns_slot {
+    tornado__link link; /* of the question's lookups, while it waits */
+    struct tornado__dns_lookup *lookup;
+    bool waits;
+    unsigned char (*addresses)[16];
+    size_t count;
+} tornado__dns_slot;
+
+enum { TORNADO__DNS_SIX, TORNADO__DNS_FOUR };
+
+typedef struct tornado__dns_lookup {
+    tornado__link link;
+    tornado__dns *dns;
+    tornado_future *future;
+    tornado__timer patience;
+    int port, family;
+    int candidate, candidates; /* of the names to try; which is under way, or next */
+    bool as_it_is_first, failed, silent, nomem, no_data; /* what the questions so far came to */
+    tornado__dns_slot slots[2];
+    char name[254];
+} tornado__dns_lookup;
+
+static void tornado__dns_lookup_free(tornado__dns_lookup *lookup)
+{
+    tornado__dns *dns = lookup->dns;
+    tornado__timer_clear(dns->loop, &lookup->patience);
+    for (int i = 0; i < 2; i++) {
+        tornado__link_remove(&lookup->slots[i].link);
+        TORNADO_FREE(lookup->slots[i].addresses);
+    }
+    tornado__link_remove(&lookup->link);
+    dns->lookups_count--;
+    tornado_future_release(lookup->future);
+    TORNADO_FREE(lookup);
+}
+
+static tornado_address tornado__dns_address(const unsigned char *bytes, int slot, int port)
+{
+    tornado_address address;
+    memset(&address, 0, sizeof address);
+    if (slot == TORNADO__DNS_SIX) {
+        struct sockaddr_in6 *six = (struct sockaddr_in6 *)(void *)tornado__sockaddr(&address);
+        six->sin6_family = AF_INET6;
+        memcpy(&six->sin6_addr, bytes, 16);
+        address.len = sizeof *six;
+    } else {
+        struct sockaddr_in *four = (struct sockaddr_in *)(void *)tornado__sockaddr(&address);
+        four->sin_family = AF_INET;
+        memcpy(&four->sin_addr, bytes, 4);
+        address.len = sizeof *four;
+    }
+    tornado__address_set_port(&address, port);
+    return address;
+}
+
+/* Whether there is a way to an address, as far as this machine knows: nothing is sent. */
+static bool tornado__dns_reachable(const tornado_address *address)
+{
+    int fd = tornado__socket(tornado__sockaddr(address)->sa_family, SOCK_DGRAM);
+    bool reachable = fd >= 0 && connect(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0;
+    if (fd >= 0)
+        close(fd);
+    return reachable;
+}
+
+/* The addresses of both slots, those of IPv6 first where they can be reached (of RFC 6724 what matters most). */
+static tornado_addresses *tornado__dns_addresses(const tornado__dns_lookup *lookup)
+{
+    const tornado__dns_slot *slots = lookup->slots;
+    tornado_addresses *addresses = tornado__addresses_new(slots[0].count + slots[1].count);
+    int first = TORNADO__DNS_SIX;
+    if (slots[0].count && slots[1].count) {
+        tornado_address six = tornado__dns_address(slots[0].addresses[0], 0, 53);
+        first = tornado__dns_reachable(&six) ? TORNADO__DNS_SIX : TORNADO__DNS_FOUR;
+    }
+    for (int i = 0; i < 2 && addresses; i++)
+        for (size_t k = 0; k < slots[i ^ first].count; k++) {
+            tornado_address address = tornado__dns_address(slots[i ^ first].addresses[k], i ^ first, lookup->port);
+            tornado__addresses_add(addresses, &address);
+        }
+    return addresses;
+}
+
+/* Ends a lookup for which there is no more name to try. */
+static void tornado__dns_lookup_failed(tornado__dns_lookup *lookup)
+{
+    if (lookup->nomem)
+        tornado__nomem();
+    else if (lookup->failed)
+        tornado__unresolved(EAGAIN, lookup->name,
+                            lookup->silent ? "no name server answered" : "the name servers could not tell");
+    else
+        tornado__unresolved(ENOENT, lookup->name,
+                            lookup->no_data ? "it has no address of that family" : "there is no such name");
+    tornado_future_set_error(lookup->future, &tornado__thread.last);
+    tornado__dns_lookup_free(lookup);
+}
+
+/* Ends a lookup that has addresses. False: it has none. */
+static bool tornado__dns_lookup_found(tornado__dns_lookup *lookup)
+{
+    if (!lookup->slots[0].count && !lookup->slots[1].count)
+        return false;
+    tornado_addresses *addresses = tornado__dns_addresses(lookup);
+    if (addresses)
+        tornado_future_set_result(lookup->future, addresses, tornado__addresses_free);
+    else
+        tornado_future_set_error(lookup->future, &tornado__thread.last);
+    tornado__dns_lookup_free(lookup);
+    return true;
+}
+
+/* Takes what a question came to. */
+static void tornado__dns_take(tornado__dns_slot *slot, const tornado__dns_question *question)
+{
+    tornado__dns_lookup *lookup = slot->lookup;
+    size_t size = question->count * sizeof *question->addresses;
+    slot->waits = false;
+    if (question->verdict == TORNADO__DNS_FOUND && (slot->addresses = TORNADO_MALLOC(size)) != NULL) {
+        memcpy(slot->addresses, question->addresses, size);
+        slot->count = question->count;
+    }
+    lookup->nomem |= question->verdict == TORNADO__DNS_FOUND && !slot->count;
+    lookup->no_data |= question->verdict == TORNADO__DNS_NO_DATA;
+    if (question->verdict == TORNADO__DNS_USELESS) {
+        lookup->silent = question->silent;
+        lookup->failed = true;
+    }
+}
+
+/* The name to try next. False: it would be too long. */
+static bool tornado__dns_candidate(const tornado__dns_lookup *lookup, char out[512])
+{
+    const tornado__dns_config *config = &lookup->dns->config;
+    int domain = lookup->candidate - lookup->as_it_is_first;
+    bool as_it_is = domain < 0 || domain >= config->domains_count;
+    snprintf(out, 512, "%s%s%s", lookup->name, as_it_is ? "" : ".", as_it_is ? "" : config->domains[domain]);
+    return strlen(out) <= 253;
+}
+
+/* Tries names until one has to be waited for, or the lookup is over. */
+static void tornado__dns_lookup_go(tornado__dns_lookup *lookup)
+{
+    static const unsigned types[] = {TORNADO__DNS_AAAA, TORNADO__DNS_A};
+    static const int families[] = {AF_INET6, AF_INET};
+    for (char name[512]; lookup->candidate < lookup->candidates; lookup->candidate++) {
+        bool waits = false;
+        if (!tornado__dns_candidate(lookup, name))
+            continue;
+        for (int i = 0; i < 2; i++) {
+            if (lookup->family && lookup->family != families[i])
+                continue;
+            tornado__dns_slot *slot = &lookup->slots[i];
+            tornado__dns_question *question = tornado__dns_question_of(lookup->dns, name, types[i]);
+            if (!question) {
+                lookup->nomem = true;
+            } else if (question->known) {
+                tornado__dns_take(slot, question);
+            } else {
+                tornado__link_append(&question->lookups, &slot->link);
+                waits = slot->waits = true;
+            }
+        }
+        if (waits || tornado__dns_lookup_found(lookup))
+            return;
+    }
+    tornado__dns_lookup_failed(lookup);
+}
+
+static void tornado__dns_impatient(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)loop;
+    tornado__dns_lookup_found(TORNADO__CONTAINER(timer, tornado__dns_lookup, patience));
+}
+
+/* A question that was waited for is known. */
+static void tornado__dns_told(tornado__link *waiter, const tornado__dns_question *question)
+{
+    tornado__dns_slot *slot = TORNADO__CONTAINER(waiter, tornado__dns_slot, link);
+    tornado__dns_lookup *lookup = slot->lookup;
+    tornado__dns *dns = lookup->dns;
+    tornado__dns_take(slot, question);
+    if (lookup->slots[0].waits || lookup->slots[1].waits) {
+        if (slot->count) /* RFC 8305 section 3: the other family is not waited for as long as it takes */
+            tornado__timer_set(dns->loop, &lookup->patience,
+                               tornado__add_ns(tornado__now_ns(), TORNADO__DNS_PATIENCE));
+        return;
+    }
+    if (tornado__dns_lookup_found(lookup))
+        return;
+    lookup->candidate++;
+    tornado__dns_lookup_go(lookup);
+    tornado__dns_pump(dns);
+}
+
+/* ---- DNS: the resolver ---- */
+
+/* Reads "127.0.0.1", "127.0.0.1:53", "::1" or "[::1]:53". */
+static bool tornado__dns_server_read(tornado_address *address, const char *text, int port)
+{
+    char ip[64];
+    size_t bracket = *text == '[', colon = strcspn(text, ":");
+    bool several = strchr(text + colon + (text[colon] != '\0'), ':') != NULL; /* an address of IPv6 */
+    const char *end = bracket ? strchr(text, ']') : several ? NULL : text + colon;
+    size_t len = end ? (size_t)(end - text) - bracket : strlen(text);
+    const char *behind = end ? end + bracket : "";
+    if (len >= sizeof ip || (bracket && !end) || (*behind && *behind != ':'))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a name server: \"%.60s\"", text);
+    memcpy(ip, text + bracket, len);
+    ip[len] = '\0';
+    if (*behind) {
+        port = 0;
+        for (behind++; *behind >= '0' && *behind <= '9' && port <= 65535; behind++)
+            port = port * 10 + (*behind - '0');
+        if (*behind || port == 0)
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "not a name server: \"%.60s\"", text);
+    }
+    return tornado_address_ip(address, ip, port);
+}
+
+static bool tornado__dns_options(tornado__dns *dns, const tornado_resolver_options *options)
+{
+    tornado__dns_config *given = &dns->given;
+    const char *const *servers = options->nameservers;
+    int64_t timeout;
+    dns->port = options->nameserver_port ? options->nameserver_port : 53;
+    dns->cache_size = options->cache_size > 0 ? options->cache_size : options->cache_size < 0 ? 0 : 1000;
+    given->attempts = options->attempts;
+    if (!tornado__seconds_to_ns(options->timeout, &timeout) || timeout < 0 || options->attempts < 0 ||
+        dns->port < 0 || dns->port > 65535)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_dns_resolver: timeout, attempts or port is not valid");
+    given->timeout = timeout;
+    for (; servers && *servers; servers++) {
+        if (given->servers_count == TORNADO__DNS_SERVERS)
+            return tornado__fail(TORNADO_ERR_LIMIT, 0, "more than %d name servers", TORNADO__DNS_SERVERS);
+        if (!tornado__dns_server_read(&given->servers[given->servers_count++], *servers, dns->port))
+            return false;
+    }
+    if (!given->servers_count) /* resolv.conf(5): where none is named */
+        tornado_address_ip(&given->servers[0], "127.0.0.1", dns->port);
+    return tornado_random_bytes(&dns->secret, sizeof dns->secret);
+}
+
+static void *tornado__dns_resolver_open(const tornado_resolver_options *options)
+{
+    const char *conf = options->resolv_conf ? options->resolv_conf : "/etc/resolv.conf";
+    const char *hosts = options->hosts ? options->hosts : "/etc/hosts";
+    tornado_ioloop *loop = tornado_ioloop_current();
+    size_t conf_size = strlen(conf) + 1, hosts_size = strlen(hosts) + 1;
+    tornado__dns *dns = loop ? TORNADO_MALLOC(sizeof *dns + conf_size + hosts_size) : NULL;
+    if (!dns) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(dns, 0, sizeof *dns);
+    dns->resolv_conf.path = memcpy(dns + 1, conf, conf_size);
+    dns->hosts.path = memcpy((char *)(dns + 1) + conf_size, hosts, hosts_size);
+    if (!tornado__dns_options(dns, options)) {
+        TORNADO_FREE(dns);
+        return NULL;
+    }
+    dns->loop = loop;
+    tornado__ioloop_hold(loop);
+    tornado__link_init(&dns->lookups);
+    tornado__link_init(&dns->cached);
+    tornado__link_init(&dns->waiting);
+    return dns;
+}
+
+static void tornado__dns_resolver_close(void *state)
+{
+    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "the resolver was freed"};
+    tornado__dns *dns = state;
+    while (!tornado__link_empty(&dns->lookups)) {
+        tornado__dns_lookup *lookup = TORNADO__CONTAINER(dns->lookups.next, tornado__dns_lookup, link);
+        tornado_future_set_error(lookup->future, &closed);
+        tornado__dns_lookup_free(lookup);
+    }
+    for (size_t i = 0; i < TORNADO__DNS_BUCKETS; i++)
+        while (dns->buckets[i])
+            tornado__dns_forget(dns->buckets[i]);
+    TORNADO_FREE(dns->host_list);
+    TORNADO_FREE(dns->hosts.text);
+    TORNADO_FREE(dns->resolv_conf.text);
+    tornado__ioloop_let_go(dns->loop);
+    TORNADO_FREE(dns);
+}
+
+static bool tornado__dns_ends_in(const char *name, const char *domain)
+{
+    size_t len = strlen(name), tail = strlen(domain);
+    return len >= tail && strcmp(name + len - tail, domain) == 0 && (len == tail || name[len - tail - 1] == '.');
+}
+
+/* What is told without asking: the hosts file, and names that RFC 6761 has reserved. NULL: a question for DNS. */
+static tornado_future *tornado__dns_resolve_locally(const tornado__dns *dns, const char *name, int port, int family)
+{
+    static const unsigned char six[16] = {[15] = 1}, four[16] = {127, 0, 0, 1};
+    tornado_addresses *addresses = NULL;
+    if (tornado__dns_ends_in(name, "localhost")) { /* section 6.3: always, and nobody is asked */
+        if ((addresses = tornado__addresses_new(2)) != NULL)
+            for (int i = 0; i < 2; i++) {
+                tornado_address address = tornado__dns_address(i == TORNADO__DNS_SIX ? six : four, i, port);
+                if (tornado__family_fits(&address, family))
+                    tornado__addresses_add(addresses, &address);
+            }
+    } else if (tornado__dns_ends_in(name, "invalid")) { /* section 6.4 */
+        tornado__unresolved(ENOENT, name, "there is no such name");
+    } else if (!(addresses = tornado__dns_hosts_find(dns, name, port, family))) {
+        return NULL;
+    }
+    return tornado__addresses_future(addresses);
+}
+
+static tornado_future *tornado__dns_lookup_begin(tornado__dns *dns, const char *name, bool absolute, int port,
+                                                 int family)
+{
+    tornado_future *future = tornado_future_new();
+    tornado__dns_lookup *lookup = future->immortal ? NULL : TORNADO_MALLOC(sizeof *lookup);
+    int dots = 0;
+    if (!lookup) {
+        tornado_future_release(future);
+        return &tornado__future_nomem;
+    }
+    for (const char *at = name; *at; at++)
+        dots += *at == '.';
+    memset(lookup, 0, sizeof *lookup);
+    strcpy(lookup->name, name);
+    lookup->dns = dns;
+    lookup->future = tornado_future_retain(future);
+    lookup->patience.fire = tornado__dns_impatient;
+    lookup->port = port;
+    lookup->family = family;
+    lookup->as_it_is_first = absolute || dots >= dns->config.ndots;
+    lookup->candidates = absolute ? 1 : dns->config.domains_count + 1;
+    for (int i = 0; i < 2; i++) {
+        lookup->slots[i].lookup = lookup;
+        tornado__link_init(&lookup->slots[i].link);
+    }
+    tornado__link_append(&dns->lookups, &lookup->link);
+    dns->lookups_count++;
+    tornado__dns_lookup_go(lookup);
+    tornado__dns_pump(dns);
+    return future;
+}
+
+static tornado_future *tornado__dns_resolve(void *state, const char *host, int port, int family)
+{
+    tornado__dns *dns = state;
+    char name[254];
+    tornado_future *future = tornado__resolve_literal(host, port, family);
+    if (future)
+        return future;
+    if (!tornado__dns_copy_name(name, host)) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "not a host's name: \"%.120s\"", host);
+        return tornado_future_failed(tornado_last_error());
+    }
+    if (dns->loop->closed) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_resolver_resolve: the loop is closed");
+        return tornado_future_failed(tornado_last_error());
+    }
+    tornado__dns_refresh(dns);
+    if ((future = tornado__dns_resolve_locally(dns, name, port, family)) != NULL)
+        return future;
+    if (dns->lookups_count >= TORNADO__DNS_LOOKUPS) {
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "%d names are being resolved already", dns->lookups_count);
+        return tornado_future_failed(tornado_last_error());
+    }
+    return tornado__dns_lookup_begin(dns, name, host[strlen(host) - 1] == '.', port, family);
+}
+
+TORNADO__DATA const tornado_resolver_class tornado_dns_resolver = {
+    tornado__dns_resolver_open, tornado__dns_resolve, tornado__dns_resolver_close};
+
+/* ---- for all ---- */
+
+TORNADO_API void tornado_resolver_configure(const tornado_resolver_options *options)
+{
+    static const tornado_resolver_options defaults;
+    tornado__resolver_configured = options ? *options : defaults;
+}
+
+TORNADO_API tornado_resolver *tornado_resolver_new(const tornado_resolver_options *options)
+{
+    tornado_resolver_options o = options ? *options : tornado__resolver_configured;
+    if (!o.kind)
+        o.kind = tornado__resolver_configured.kind ? tornado__resolver_configured.kind : TORNADO__RESOLVER_DEFAULT;
+    tornado_resolver *resolver = TORNADO_MALLOC(sizeof *resolver);
+    if (!resolver) {
+        tornado__nomem();
+        return NULL;
+    }
+    resolver->kind = o.kind;
+    resolver->state = o.kind->open ? o.kind->open(&o) : o.arg;
+    if (o.kind->open && !resolver->state) {
+        TORNADO_FREE(resolver);
+        return NULL;
+    }
+    return resolver;
+}
+
+TORNADO_API void tornado_resolver_free(tornado_resolver *resolver)
+{
+    if (!resolver)
+        return;
+    if (resolver->kind->close)
+        resolver->kind->close(resolver->state);
+    TORNADO_FREE(resolver);
+}
+
+TORNADO_API tornado_future *tornado_resolver_resolve(tornado_resolver *resolver, const char *host, int port,
+                                                     int family)
+{
+    const char *wrong = !host || !*host || strlen(host) > TORNADO__HOST_MAX ? "not a host's name"
+                        : port < 0 || port > 65535                           ? "not a port"
+                        : family && family != AF_INET && family != AF_INET6  ? "not a family of addresses"
+                                                                             : NULL;
+    if (!wrong)
+        return resolver->kind->resolve(resolver->state, host, port, family);
+    tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_resolver_resolve: %s", wrong);
+    return tornado_future_failed(tornado_last_error());
 }
 
 /*============================================================================

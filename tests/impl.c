@@ -47,6 +47,10 @@ FAILING(int, getsockopt, getsockopt, (int fd, int level, int name, void *value, 
 FAILING(int, setsockopt, setsockopt, (int fd, int level, int name, const void *value, socklen_t len),
         (fd, level, name, value, len))
 FAILING(int, getsockname, getsockname, (int fd, struct sockaddr *address, socklen_t *len), (fd, address, len))
+FAILING(ssize_t, sendto, sendto,
+        (int fd, const void *data, size_t len, int flags, const struct sockaddr *address, socklen_t address_len),
+        (fd, data, len, flags, address, address_len))
+FAILING(ssize_t, recvmsg, recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags))
 FAILING(int, lstat, lstat, (const char *path, struct stat *status), (path, status))
 FAILING(int, chmod, chmod, (const char *path, mode_t mode), (path, mode))
 FAILING(int, unlink, unlink, (const char *path), (path))
@@ -222,9 +226,11 @@ static long test_syscall(long number, ...)
 #define pread       test_pread
 #define read        test_read
 #define recv        test_recv
+#define recvmsg     test_recvmsg
 #define select      test_select
 #define send        test_send
 #define sendmsg     test_sendmsg
+#define sendto      test_sendto
 #define setsockopt  test_setsockopt
 #define shutdown    test_shutdown
 #define socket      test_socket

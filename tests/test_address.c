@@ -2,6 +2,7 @@
 #include "harness.h"
 
 #include "guard.h"
+#include "http_client.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -415,4 +416,54 @@ TEST(address_that_is_all_zero_is_none)
     memset(&address, 0, sizeof address);
     CHECK_STR(text_of(&address), "(none)");
     CHECK_INT(tornado_address_port(&address), 0);
+}
+
+/*----------------------------------------------------------------------------
+ * Of those who ask.
+ *----------------------------------------------------------------------------*/
+
+static void tell_peer(tornado_handler *self)
+{
+    tornado_write(self, self->request->remote_ip);
+}
+
+static const tornado_handler_class peer_class = {.get = tell_peer};
+
+/* What a server with a socket of IPv6 calls a client that connects to an address of it. */
+static void check_peer(int only_ipv6, const char *ip, const char *told)
+{
+    struct sockaddr_in6 any = {.sin6_family = AF_INET6};
+    tornado_address to;
+    socklen_t len = sizeof any;
+    tornado_rule rules[] = {{.path = "/", .handler = &peer_class}, {0}};
+    int listener = socket(AF_INET6, SOCK_STREAM, 0);
+    if (listener < 0 || setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &only_ipv6, sizeof only_ipv6) != 0 ||
+        bind(listener, (struct sockaddr *)&any, sizeof any) != 0)
+        SKIP("there is no IPv6 here");
+    CHECK(listen(listener, 1) == 0 && getsockname(listener, (struct sockaddr *)&any, &len) == 0);
+    CHECK(tornado_address_ip(&to, ip, ntohs(any.sin6_port)));
+    const struct sockaddr *name = (const void *)to.sockaddr.bytes;
+    tornado_application *app = tornado_application_new(rules, NULL);
+    tornado_httpserver_options options = {.bind.address = "127.0.0.1"};
+    tornado_httpserver *server = tornado_application_listen(app, 0, &options);
+    CHECK(server && tornado_httpserver_add_socket(server, listener));
+    client c = {.fd = socket(name->sa_family, SOCK_STREAM, 0), .data = calloc(1, 1)};
+    CHECK(c.fd >= 0 && connect(c.fd, name, (socklen_t)to.len) == 0);
+    set_nonblocking(c.fd);
+    client_send(&c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    answer a;
+    CHECK(client_answer(&c, &a));
+    CHECK_MEM(a.body.data, a.body.len, told, strlen(told));
+    client_close(&c);
+    tornado_application_free(app);
+}
+
+TEST(address_of_an_ipv6_peer_is_told_as_it_is)
+{
+    check_peer(1, "::1", "::1");
+}
+
+TEST(address_of_an_ipv4_peer_is_told_as_ipv4_also_by_ipv6)
+{
+    check_peer(0, "127.0.0.1", "127.0.0.1");
 }

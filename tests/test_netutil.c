@@ -1,9 +1,11 @@
 /* Listening sockets: where they are bound, what is refused, and how connections are accepted. */
+#include "faults.h"
 #include "runtime.h"
 
 #include "http_client.h"
 
 #include <limits.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -213,6 +215,88 @@ TEST(netutil_backlog_is_128_or_what_it_is_given)
         tornado_sockets_close(&sockets);
     }
 #endif
+}
+
+TEST(netutil_bind_flags_are_those_of_getaddrinfo)
+{
+    const struct {
+        tornado_bind_options options;
+        const char *text;
+    } cases[] = {
+        {{.ipv4_only = true, .flags = AI_PASSIVE}, "0.0.0.0"},
+        {{.ipv4_only = true, .flags = AI_NUMERICHOST}, "127.0.0.1"}, /* not passive: the loopback */
+        {{.address = "127.0.0.1", .flags = AI_PASSIVE | AI_NUMERICHOST}, "127.0.0.1"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char wanted[64];
+        tornado_sockets sockets = bound(0, &cases[i].options);
+        snprintf(wanted, sizeof wanted, "%s:%d", cases[i].text, sockets.port);
+        CHECK_STR(local_text(sockets.fds[0]), wanted);
+        tornado_sockets_close(&sockets);
+    }
+    check_refused(54321, OPTIONS(.address = "localhost", .flags = AI_NUMERICHOST), 0, "localhost", "cannot listen");
+}
+
+static int fault_named(const char *call, const char *how)
+{
+    const test_fault *fault;
+    for (int i = 0; (fault = test_fault_at(i)) != NULL; i++)
+        if (strcmp(fault->call, call) == 0 && strcmp(fault->how, how) == 0)
+            return i;
+    FAIL("there is no fault %s %s", call, how);
+}
+
+/* A kernel without IPv6 knows no such sockets; one in which it is switched off has none of its addresses. */
+TEST(netutil_binds_the_one_family_where_the_other_is_missing)
+{
+    static const struct {
+        const char *call, *how;
+        bool ipv4_may_miss;
+    } cases[] = {{"socket", "EAFNOSUPPORT", true}, {"bind", "EADDRNOTAVAIL", false}};
+    if (!have_ipv6())
+        SKIP("there is no IPv6 here");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int left[2] = {0, 0}; /* IPv4, IPv6 */
+        for (int which = 1; which <= 2; which++) {
+            int before = open_descriptors();
+            tornado_sockets sockets;
+            test_fail_calls(fault_named(cases[i].call, cases[i].how), which, 1);
+            bool ok = tornado_bind_sockets(&sockets, 0, NULL);
+            test_fail_calls(-1, 0, 0);
+            if (ok) {
+                CHECK_INT(sockets.count, 1);
+                CHECK(sockets.port > 0);
+                left[family_of(sockets.fds[0]) == AF_INET6]++;
+            }
+            CHECK_INT(open_descriptors(), before + ok);
+            tornado_sockets_close(&sockets);
+        }
+        CHECK_INT(left[0], 1);
+        CHECK_INT(left[1], cases[i].ipv4_may_miss);
+    }
+}
+
+TEST(netutil_bind_without_any_family_says_so)
+{
+    tornado_sockets sockets;
+    int before = open_descriptors();
+    test_fail_calls(fault_named("socket", "EAFNOSUPPORT"), 1, 100);
+    CHECK(!tornado_bind_sockets(&sockets, 0, NULL));
+    test_fail_calls(-1, 0, 0);
+    check_error(EAFNOSUPPORT, "cannot listen", "");
+    CHECK_INT(sockets.count, 0);
+    CHECK_INT(open_descriptors(), before);
+}
+
+TEST(netutil_bind_to_an_address_of_the_missing_family_is_refused)
+{
+    tornado_sockets sockets;
+    if (!have_ipv6())
+        SKIP("there is no IPv6 here");
+    test_fail_calls(fault_named("socket", "EAFNOSUPPORT"), 1, 1);
+    CHECK(!tornado_bind_sockets(&sockets, 0, OPTIONS(.address = "::1")));
+    test_fail_calls(-1, 0, 0);
+    check_error(EAFNOSUPPORT, "[::1]", "");
 }
 
 /*----------------------------------------------------------------------------
@@ -649,6 +733,24 @@ TEST(netutil_abstract_unix_socket_has_no_file)
     CHECK(rmdir(p.directory) == 0);
 }
 
+TEST(netutil_unix_socket_that_cannot_be_listened_on_leaves_no_file)
+{
+    static const struct {
+        const char *call, *how;
+    } cases[] = {{"listen", "EADDRINUSE"}, {"chmod", "EPERM"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        place p = place_new();
+        int before = open_descriptors();
+        test_fail_calls(fault_named(cases[i].call, cases[i].how), 1, 1);
+        CHECK_INT(tornado_bind_unix_socket(p.path, 0, 0), -1);
+        test_fail_calls(-1, 0, 0);
+        CHECK(strstr(tornado_last_error()->message, p.path) != NULL);
+        CHECK_INT(open_descriptors(), before);
+        CHECK(access(p.path, F_OK) != 0);
+        CHECK(rmdir(p.directory) == 0);
+    }
+}
+
 /*----------------------------------------------------------------------------
  * Accepting.
  *----------------------------------------------------------------------------*/
@@ -898,6 +1000,133 @@ TEST_EACH_POLLER(netutil_connection_that_another_one_took_does_no_harm)
         close(clients[i]);
     close(same);
     tornado_sockets_close(&sockets);
+}
+
+/*----------------------------------------------------------------------------
+ * Sockets of a supervisor.
+ *----------------------------------------------------------------------------*/
+
+enum { FIRST_FD = 3 };
+
+/* Becomes a process that a supervisor has run with three listening sockets, "web", "admin" and "web", of which it
+   keeps the ports. */
+static int handed_ports[3];
+
+static void be_handed_sockets(void)
+{
+    char text[20];
+    int fds[3];
+    for (int i = 0; i < 3; i++) {
+        int fd = listen_loopback(&handed_ports[i]);
+        fds[i] = fcntl(fd, F_DUPFD, 100);
+        CHECK(fds[i] >= 0 && close(fd) == 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        CHECK(dup2(fds[i], FIRST_FD + i) == FIRST_FD + i);
+        close(fds[i]);
+    }
+    snprintf(text, sizeof text, "%d", (int)getpid());
+    setenv("LISTEN_PID", text, 1);
+    setenv("LISTEN_FDS", "3", 1);
+    setenv("LISTEN_FDNAMES", "web:admin:web", 1);
+}
+
+static void handed(const char *name, int count, const int *places)
+{
+    tornado_sockets sockets;
+    CHECK(tornado_listen_fds(&sockets, name));
+    CHECK_INT(sockets.count, count);
+    CHECK_INT(sockets.port, count ? handed_ports[places[0]] : 0);
+    for (int i = 0; i < count; i++) {
+        int fd = sockets.fds[i];
+        CHECK_INT(fd, FIRST_FD + places[i]);
+        CHECK(fcntl(fd, F_GETFL) & O_NONBLOCK);
+        CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+    }
+}
+
+static void take_handed_sockets(void)
+{
+    static taken t;
+    tornado_sockets sockets;
+    be_handed_sockets();
+    handed(NULL, 3, (int[]){0, 1, 2});
+    handed("admin", 1, (int[]){1});
+    handed("web", 2, (int[]){0, 2});
+    handed("nothing", 0, NULL);
+    unsetenv("LISTEN_FDNAMES");
+    handed(NULL, 3, (int[]){0, 1, 2});
+    handed("web", 0, NULL);
+    CHECK(tornado_listen_fds(&sockets, NULL));
+    taken_start(&t, sockets.fds[2]);
+    int peer = connect_loopback(handed_ports[2]);
+    UNTIL(t.count == 1);
+    tornado_remove_accept_handler(t.acceptor);
+    taken_close(&t);
+    close(peer);
+    tornado_sockets_close(&sockets);
+}
+
+TEST(netutil_takes_the_sockets_of_a_supervisor_by_name)
+{
+    as_nobody(take_handed_sockets);
+}
+
+static void refuse_handed_sockets(void)
+{
+    static const struct {
+        const char *pid, *fds; /* NULL: not set; "": right */
+        int code;
+    } cases[] = {
+        {NULL, NULL, 0}, {NULL, "", 0}, {"", NULL, 0}, {"1", "", 0}, {"", "0", 0}, {"x", "", TORNADO_ERR_INVALID},
+        {"", "x", TORNADO_ERR_INVALID}, {"", "-1", TORNADO_ERR_INVALID}, {"", "3 ", TORNADO_ERR_INVALID},
+        {"", "4", TORNADO_ERR_INVALID}, /* there is no such descriptor */
+        {"", "99999999999999999999", TORNADO_ERR_INVALID}, {"99999999999999999999", "3", TORNADO_ERR_INVALID},
+    };
+    be_handed_sockets();
+    char *pid = strdup(getenv("LISTEN_PID"));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tornado_sockets sockets;
+        unsetenv("LISTEN_PID");
+        unsetenv("LISTEN_FDS");
+        if (cases[i].pid)
+            setenv("LISTEN_PID", *cases[i].pid ? cases[i].pid : pid, 1);
+        if (cases[i].fds)
+            setenv("LISTEN_FDS", *cases[i].fds ? cases[i].fds : "3", 1);
+        if (tornado_listen_fds(&sockets, NULL) != (cases[i].code == 0))
+            FAIL("case %zu: %s", i, tornado_last_error()->message);
+        CHECK_INT(sockets.count, 0);
+        if (cases[i].code)
+            CHECK_INT(tornado_last_error()->code, cases[i].code);
+        CHECK(!(fcntl(FIRST_FD, F_GETFD) & FD_CLOEXEC)); /* as it was */
+    }
+    free(pid);
+}
+
+TEST(netutil_sockets_of_a_supervisor_must_make_sense)
+{
+    as_nobody(refuse_handed_sockets);
+}
+
+static void refuse_other_sockets(void)
+{
+    tornado_sockets sockets;
+    be_handed_sockets();
+    CHECK(dup2(socket(AF_INET, SOCK_DGRAM, 0), FIRST_FD + 1) == FIRST_FD + 1);
+    CHECK(!tornado_listen_fds(&sockets, NULL));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+    CHECK(strstr(tornado_last_error()->message, "fd 4") != NULL);
+    handed("web", 2, (int[]){0, 2}); /* who does not ask for it is not disturbed */
+    for (int fd = FIRST_FD; fd < FIRST_FD + 17; fd++)
+        CHECK(fd == FIRST_FD || dup2(FIRST_FD, fd) == fd);
+    setenv("LISTEN_FDS", "17", 1);
+    CHECK(!tornado_listen_fds(&sockets, NULL));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_LIMIT);
+}
+
+TEST(netutil_sockets_of_a_supervisor_must_listen_and_be_16_at_most)
+{
+    as_nobody(refuse_other_sockets);
 }
 
 /*----------------------------------------------------------------------------
