@@ -18426,12 +18426,12 @@ static bool tornado__datagram_into(tornado_datagram_socket *s, tornado_future *f
 {
     tornado_address from;
     bool truncated;
-    char *scratch = tornado__loop_scratch(s->loop);
+    tornado__inbuf *scratch = tornado__loop_scratch(s->loop);
     if (!scratch) {
         tornado__future_fail(future, &tornado__error_nomem);
         return true;
     }
-    ssize_t received = tornado__datagram_recv(s->fd, scratch, TORNADO__SCRATCH_SIZE, &from, &truncated);
+    ssize_t received = tornado__datagram_recv(s->fd, scratch->bytes, scratch->cap, &from, &truncated);
     if (received < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
         return false;
     if (received < 0) {
@@ -18444,7 +18444,7 @@ static bool tornado__datagram_into(tornado_datagram_socket *s, tornado_future *f
         tornado__future_fail(future, &tornado__error_nomem);
         return true;
     }
-    char *data = memcpy(datagram + 1, scratch, len);
+    char *data = memcpy(datagram + 1, scratch->bytes, len);
     data[len] = '\0';
     datagram->data.data = data;
     datagram->data.len = len;
@@ -20706,9 +20706,9 @@ static void tornado__dns_readable(tornado__dns_question *question)
     tornado_address from;
     tornado__dns_answer answer;
     bool truncated;
-    char *scratch = tornado__loop_scratch(loop);
+    tornado__inbuf *scratch = tornado__loop_scratch(loop);
     for (int i = 0; i < TORNADO__DNS_WRONG && scratch; i++) {
-        ssize_t got = tornado__datagram_recv(asking->fd, scratch, TORNADO__SCRATCH_SIZE, &from, &truncated);
+        ssize_t got = tornado__datagram_recv(asking->fd, scratch->bytes, scratch->cap, &from, &truncated);
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             return;
         if (got < 0) { /* nobody listens there */
@@ -20716,7 +20716,7 @@ static void tornado__dns_readable(tornado__dns_question *question)
             return;
         }
         tornado__dns_verdict verdict =
-            tornado__dns_parse(scratch, (size_t)got, asking->packet + 2, asking->question_len, false, &answer);
+            tornado__dns_parse(scratch->bytes, (size_t)got, asking->packet + 2, asking->question_len, false, &answer);
         if (tornado__dns_judge(question, verdict, &answer))
             return;
     }
@@ -25504,7 +25504,7 @@ static TORNADO_NORETURN void tornado__raise_unread(void)
     tornado__raise_last();
 }
 
-static const tornado_arguments *tornado__read(const tornado_arguments *arguments)
+static const tornado_arguments *tornado__arguments_read(const tornado_arguments *arguments)
 {
     if (!arguments)
         tornado__raise_unread();
@@ -25513,17 +25513,17 @@ static const tornado_arguments *tornado__read(const tornado_arguments *arguments
 
 TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *self)
 {
-    return tornado__read(tornado_http_request_query_arguments(self->request));
+    return tornado__arguments_read(tornado_http_request_query_arguments(self->request));
 }
 
 TORNADO_API const tornado_arguments *tornado_body_arguments(tornado_handler *self)
 {
-    return tornado__read(tornado_http_request_body_arguments(self->request));
+    return tornado__arguments_read(tornado_http_request_body_arguments(self->request));
 }
 
 TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
 {
-    return tornado__read(tornado_http_request_cookies(self->request));
+    return tornado__arguments_read(tornado_http_request_cookies(self->request));
 }
 
 TORNADO_API const tornado_http_files *tornado_files(tornado_handler *self)
