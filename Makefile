@@ -164,15 +164,23 @@ EXAMPLES := $(patsubst examples/%.c,build/examples/%,$(sort $(wildcard examples/
 
 TEST_SOURCES := tests/harness.c tests/faults.c tests/impl.c $(sort $(wildcard tests/test_*.c))
 
+HASH := \#
+
 define environment
 $(1).objects = $$(TEST_SOURCES:tests/%.c=build/$(1)/%.o)
 
 build/$(1)/tests: $$($(1).objects)
-	@$$($(1).cc) $$($(1).flags) -pthread $$($(1).objects) -o $$@
+	@$$($(1).cc) $$($(1).flags) -pthread $$($(1).objects) -o $$@ $$$$(test ! -s build/$(1)/openssl || echo -lssl -lcrypto)
 
-build/$(1)/%.o: tests/%.c build/$(1)/flags
+build/$(1)/%.o: tests/%.c build/$(1)/flags build/$(1)/openssl
 	@echo "$$($(1).cc) $$< ($(1))"
-	@$$($(1).cc) $$($(1).flags) -pthread -MMD -MP -c $$< -o $$@
+	@$$($(1).cc) $$($(1).flags) $$$$(cat build/$(1)/openssl) -pthread -MMD -MP -c $$< -o $$@
+
+# Whether a program with OpenSSL can be built: then the tests are, too.
+build/$(1)/openssl: Makefile
+	@mkdir -p $$(@D)
+	@echo '$(HASH)include <openssl/ssl.h>\nint main(void) { return !OPENSSL_init_ssl(0, 0); }' | sed 's/\\n/\n/' > $$@.c
+	@if $$($(1).cc) $$($(1).flags) $$@.c -o $$@.probe -lssl -lcrypto 2>/dev/null; then echo -DTORNADO_OPENSSL; fi > $$@
 
 # Changes when the compiler or the flags do.
 build/$(1)/flags: always
@@ -229,7 +237,7 @@ table:
 #-------------------------------------------------------------------------------------------------------------------
 
 STRICT = -O2 -pthread -Wall -Wextra -Wpedantic -Wshadow -Werror
-STRICT_C = implementation user static callbacks manual
+STRICT_C = implementation user static callbacks manual openssl
 
 # compiler/standard/file
 STRICT_BUILDS = g++/c++11/public clang++/c++11/public $(foreach cc,gcc clang, \

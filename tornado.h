@@ -157,7 +157,8 @@
     gen         sleep, several futures as one, timeouts, locks, queues
     executor    work that blocks, on threads
     address     socket addresses
-    iostream    non-blocking sockets and pipes with buffers
+    tls         TLS by OpenSSL
+    iostream    non-blocking sockets, pipes and TLS with buffers
     netutil     listening sockets, datagrams
     process     several processes of one server; subprocesses
     resolver    addresses of names: by the system, by DNS, by a table
@@ -182,6 +183,7 @@
     TORNADO_MAX_COROUTINES   of one loop at once; default 100000
     TORNADO_MAX_HEADERS      header lines of a request; default 256
     TORNADO_NO_COROUTINES    no stacks to switch (see COROUTINES); in each file that includes the header
+    TORNADO_OPENSSL          TLS by OpenSSL 1.1.1 or later, to be linked by -lssl -lcrypto; default: none
     TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
@@ -338,7 +340,8 @@ typedef void (*tornado_callback)(void *arg);
     X(QUEUE_EMPTY, 15, "the queue is empty")                                                                 \
     X(QUEUE_FULL, 16, "the queue is full")                                                                   \
     X(CALLED_PROCESS, 17, "a process did not exit with 0")                                                   \
-    X(RESOLVE, 18, "a name cannot be resolved")
+    X(RESOLVE, 18, "a name cannot be resolved")                                                              \
+    X(SSL, 19, "TLS failed")
 
 typedef enum tornado_error_code {
     TORNADO_OK = 0,
@@ -1652,8 +1655,85 @@ TORNADO_API bool tornado_address_peer(tornado_address *address, int fd);
 TORNADO_API bool tornado_is_valid_ip(const char *ip);
 
 /*============================================================================
+ * section: tls (public)
+ * TLS for streams, by OpenSSL.
+ *
+ * With TORNADO_OPENSSL, and -lssl -lcrypto, a program has what is below (OpenSSL 1.1.1 or later); without, each call
+ * that needs it fails with TORNADO_ERR_UNSUPPORTED and says so. Renegotiation and compression are off, and TLS 1.2
+ * is the oldest version unless older ones are asked for.
+ *============================================================================*/
+
+/* What becomes of the peer's certificate: it is not asked for; it is verified when there is one (only clients may
+   have none); there must be a valid one. */
+enum { TORNADO_CERT_NONE = 1, TORNADO_CERT_OPTIONAL, TORNADO_CERT_REQUIRED };
+
+/* Versions of TLS. */
+enum { TORNADO_TLS_1_0 = 0x301, TORNADO_TLS_1_1 = 0x302, TORNADO_TLS_1_2 = 0x303, TORNADO_TLS_1_3 = 0x304 };
+
+/* Certificates, keys and rules for many streams, read from their files once. Counts references. Of one thread. */
+typedef struct tornado_ssl_context tornado_ssl_context;
+
+/* Strings are copied. */
+typedef struct tornado_ssl_options {
+    bool server_side;
+    const char *server_hostname; /* a client: the name or IP address that the certificate must be for; names are sent,
+                                    too (SNI) */
+    const char *certfile;        /* PEM: the certificate, then those that lead to one the peer trusts */
+    const char *keyfile;         /* PEM: its private key; default: in certfile */
+    const char *password;        /* of the key */
+    int cert_reqs;               /* TORNADO_CERT_...; default: _REQUIRED for a client, _NONE for a server */
+    const char *ca_certs;        /* PEM: whom to trust, a file or a directory (of OpenSSL's kind); default: whom the
+                                    system does, for a client; a server that asks for certificates must say */
+    tornado_switch check_hostname; /* a client: whether the certificate must be for server_hostname; default on */
+    const char *ciphers;         /* of TLS 1.2, as OpenSSL lists them; default: its own */
+    int minimum_version;         /* TORNADO_TLS_...; default TORNADO_TLS_1_2 */
+    int maximum_version;         /* default: the newest */
+    const char *const *alpn_protocols; /* up to a NULL, best first: what is spoken inside, such as "http/1.1" */
+    bool suppress_ragged_eofs;   /* take the end of a connection for the end of what was to come, though the peer has
+                                    not said so: whoever can cut the connection can then cut a message short */
+    double handshake_timeout;    /* seconds; default 60, TORNADO_NONE: none */
+    tornado_ssl_context *context; /* one that was made before; only server_side and server_hostname count besides */
+    void *ssl_ctx;               /* an SSL_CTX of your own, to which a reference is added: certificates, versions and
+                                    protocols are then its matter, and cert_reqs and ca_certs, too */
+} tornado_ssl_options;
+
+/* Reads the files and checks what can be checked. NULL with the reason. */
+TORNADO_API tornado_ssl_context *tornado_ssl_options_to_context(const tornado_ssl_options *options);
+TORNADO_API tornado_ssl_context *tornado_ssl_context_retain(tornado_ssl_context *context);
+TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context);
+
+/* Gives a server another certificate, for clients that ask for one of its names. False with the reason. */
+TORNADO_API bool tornado_ssl_context_add_certificate(tornado_ssl_context *context, const char *certfile,
+                                                     const char *keyfile);
+
+/* Reads all files again, for handshakes from now on. When one cannot be used nothing changes: false, with the reason. */
+TORNADO_API bool tornado_ssl_context_reload(tornado_ssl_context *context);
+
+/* Its SSL_CTX, borrowed until it is reloaded. */
+TORNADO_API void *tornado_ssl_context_handle(const tornado_ssl_context *context);
+
+/* A certificate that a peer has shown, and that was verified if that was asked for. */
+typedef struct tornado_ssl_certificate {
+    const char *subject, *issuer; /* "CN=example.com,O=Example" */
+    const char *common_name;      /* the subject's, or "" */
+    const char *serial;           /* hexadecimal */
+    const char *alt_names;        /* "DNS:example.com, IP Address:127.0.0.1", or "" */
+    int64_t not_before, not_after; /* seconds since 1970 */
+    tornado_bytes der;            /* all of it */
+} tornado_ssl_certificate;
+
+/* What a handshake has led to. */
+typedef struct tornado_ssl_info {
+    const char *version, *cipher;
+    const char *alpn_protocol;    /* or NULL */
+    const char *server_hostname;  /* whom the client has asked for, or NULL */
+    bool session_reused;
+    const tornado_ssl_certificate *certificate; /* the peer's, or NULL */
+} tornado_ssl_info;
+
+/*============================================================================
  * section: iostream (public)
- * Reading from and writing to non-blocking sockets and pipes.
+ * Reading from and writing to non-blocking sockets and pipes, in the clear or by TLS.
  *
  * One read at a time; writes queue. What a read gives lives until the next read on the stream, or until the stream
  * is released. A stream counts references; whoever made it has one.
@@ -1687,6 +1767,8 @@ typedef struct tornado_iostream_options {
     size_t read_chunk_size;        /* bytes to receive at once, at most; default, and the most there can be, 64 KiB */
     const tornado_iostream_backend *backend; /* borrowed as long as the stream is open; default: by what fd is */
     void *backend_state;           /* the stream's from then on */
+    const tornado_ssl_options *ssl_options; /* TLS (Tornado's SSLIOStream): from the start when the socket is connected,
+                                      else when it has been; default: none */
 } tornado_iostream_options;
 
 /* A stream over a socket, connected or about to be, or over an end of a pipe (Tornado's PipeIOStream), which it
@@ -1700,10 +1782,29 @@ TORNADO_API tornado_iostream *tornado_iostream_retain(tornado_iostream *stream);
 /* Gives a reference back; with the last the stream is closed and freed. NULL is allowed. */
 TORNADO_API void tornado_iostream_release(tornado_iostream *stream);
 
-/* Connects. The future's result is the stream (borrowed); TORNADO_ERR_SYSTEM or _CLOSED when it fails, and the
+/* Connects; with TLS that includes the handshake. The future's result is the stream (borrowed); TORNADO_ERR_SYSTEM or
+   _CLOSED when it fails, TORNADO_ERR_SSL when the peer's certificate is refused or TLS fails otherwise, and the
    stream is closed. Writing before it is connected is allowed. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_connect(tornado_iostream *stream,
                                                                       const tornado_address *address);
+
+/* Goes on by TLS, on a stream of a socket, after its last bytes in the clear: TORNADO_ERR_STATE when something is being
+   read, or written, or has been received that was not read (a peer could have put it there to be taken for a part
+   of what comes by TLS). NULL means a client's defaults, with server_hostname missing. Done as connect is. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_start_tls(tornado_iostream *stream,
+                                                                        const tornado_ssl_options *options);
+
+/* Done when the handshake is over, with the stream, or as connect fails; once per stream, and not besides connect or
+   start_tls, which do that. Reading and writing may begin before. TORNADO_ERR_STATE for a stream without TLS. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_wait_for_handshake(tornado_iostream *stream);
+
+/* What the handshake has led to, the peer's certificate among it, which get_ssl_certificate gives alone (NULL: none was
+   shown). Valid until the stream closes. NULL before the handshake is over, and without TLS. */
+TORNADO_API const tornado_ssl_info *tornado_iostream_ssl_info(tornado_iostream *stream);
+TORNADO_API const tornado_ssl_certificate *tornado_iostream_get_ssl_certificate(tornado_iostream *stream);
+
+/* The stream's SSL, to ask OpenSSL for more; NULL without TLS, or when the stream is closed. Borrowed. */
+TORNADO_API void *tornado_iostream_ssl_handle(const tornado_iostream *stream);
 
 /* Reads exactly `count` bytes. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read_bytes(tornado_iostream *stream, size_t count);
@@ -16004,6 +16105,982 @@ static char *tornado__address_host(const tornado_address *address, char out[46])
 }
 
 /*============================================================================
+ * section: tls (private)
+ * OpenSSL, or its absence, behind one set of functions, which know descriptors but no streams.
+ *
+ * OpenSSL reads and writes by a BIO of ours, so that there is no SIGPIPE, and no buffer that an idle connection
+ * keeps. A context has an SSL_CTX for each certificate; the first is that of a new connection, and the client's
+ * server name leads to another. Reloading makes all of them anew: connections keep theirs.
+ *============================================================================*/
+
+/* What a step waits for, besides errno's EAGAIN. */
+enum { TORNADO__TLS_DONE, TORNADO__TLS_WANTS_READ, TORNADO__TLS_WANTS_WRITE, TORNADO__TLS_FAILED };
+
+#ifdef TORNADO_OPENSSL
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+
+#if OPENSSL_VERSION_NUMBER < 0x10101000L
+#error "tornado.h: TORNADO_OPENSSL needs OpenSSL 1.1.1 or later"
+#endif
+
+enum { TORNADO__TLS_SESSIONS = 32, TORNADO__TLS_TIMEOUT = 60 };
+
+/* A certificate, where it came from, and what new connections are made of that show it. */
+typedef struct tornado__tls_site {
+    char *certfile, *keyfile;
+    SSL_CTX *ctx;
+} tornado__tls_site;
+
+/* A client's session with a host, to go on with. */
+typedef struct tornado__tls_session {
+    char *host;
+    SSL_SESSION *session;
+} tornado__tls_session;
+
+struct tornado_ssl_context {
+    unsigned references;
+    bool server_side, check_hostname, foreign, suppress_ragged_eofs; /* foreign: the program's own SSL_CTX */
+    int cert_reqs, minimum_version, maximum_version;
+    int64_t handshake_timeout; /* ns; INT64_MAX: none */
+    char *password, *ca_certs, *ciphers;
+    unsigned char *alpn; /* as it is sent */
+    unsigned alpn_len;
+    tornado__tls_site *sites;
+    size_t sites_count;
+    tornado__tls_session sessions[TORNADO__TLS_SESSIONS];
+    unsigned next_session;
+};
+
+/* One connection. */
+typedef struct tornado__tls {
+    SSL *ssl;
+    tornado_ssl_context *context;
+    char *host;            /* whom a client wants */
+    int fd, sys_errno;     /* sys_errno: of the last call that failed */
+    bool ended;            /* the descriptor's end came */
+    bool open;             /* the handshake is over */
+    bool broken;           /* nothing can follow; the last error told why */
+    tornado_error *refusal; /* of the peer's certificate */
+    struct tornado__tls_facts *facts;
+} tornado__tls;
+
+/* What was told of a connection. */
+typedef struct tornado__tls_facts {
+    tornado_ssl_info info;
+    tornado_ssl_certificate certificate;
+    tornado_arena *arena;
+} tornado__tls_facts;
+
+/* ---- errors ---- */
+
+/* What OpenSSL has to say; leaves its queue empty. */
+static const char *tornado__tls_reason(void)
+{
+    unsigned long error = ERR_peek_error();
+    const char *reason = error ? ERR_reason_error_string(error) : NULL;
+    ERR_clear_error();
+    return reason ? reason : error ? "an unknown error" : "no reason was given";
+}
+
+static bool tornado__tls_bad(const char *what, const char *value)
+{
+    const char *reason = tornado__tls_reason();
+    return tornado__fail(TORNADO_ERR_SSL, 0, "%s%s%.120s: %s", what, *value ? " " : "", value, reason);
+}
+
+/* Why a certificate is refused, so that one knows what to do. `host` is whose it was to be. */
+static void tornado__tls_refuse(tornado_error *error, int verify, const char *host, X509 *certificate)
+{
+    char name[100] = "?", issuer[100] = "?";
+    if (certificate) {
+        X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_commonName, name, sizeof name);
+        X509_NAME_get_text_by_NID(X509_get_issuer_name(certificate), NID_commonName, issuer, sizeof issuer);
+    }
+    switch (verify) {
+    case X509_V_ERR_CERT_HAS_EXPIRED:
+        tornado__error_set(error, TORNADO_ERR_SSL, 0, "the certificate of %.80s has expired", host);
+        break;
+    case X509_V_ERR_CERT_NOT_YET_VALID:
+        tornado__error_set(error, TORNADO_ERR_SSL, 0, "the certificate of %.80s is not valid yet", host);
+        break;
+    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+        tornado__error_set(error, TORNADO_ERR_SSL, 0,
+                           "the certificate of %.80s is self-signed, and is not among those trusted", host);
+        break;
+    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+        tornado__error_set(error, TORNADO_ERR_SSL, 0,
+                           "the certificate of %.80s is by \"%.80s\", whom nobody here trusts", host, issuer);
+        break;
+    case X509_V_ERR_HOSTNAME_MISMATCH:
+    case X509_V_ERR_IP_ADDRESS_MISMATCH:
+        tornado__error_set(error, TORNADO_ERR_SSL, 0, "the certificate is not for %.80s, but for \"%.80s\"", host,
+                           name);
+        break;
+    default:
+        tornado__error_set(error, TORNADO_ERR_SSL, 0, "the certificate of %.80s is refused: %.100s", host,
+                           X509_verify_cert_error_string(verify));
+    }
+    for (char *at = error->message; *at; at++) /* a certificate may say anything */
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            *at = '?';
+}
+
+/* Keeps why a certificate is refused, while it is at hand. */
+static int tornado__tls_verified(int good, X509_STORE_CTX *checking)
+{
+    const SSL *ssl = X509_STORE_CTX_get_ex_data(checking, SSL_get_ex_data_X509_STORE_CTX_idx());
+    tornado__tls *tls = ssl ? SSL_get_app_data(ssl) : NULL;
+    if (!good && tls && !tls->refusal && (tls->refusal = TORNADO_MALLOC(sizeof *tls->refusal)) != NULL)
+        tornado__tls_refuse(tls->refusal, X509_STORE_CTX_get_error(checking), tls->host ? tls->host : "the peer",
+                            X509_STORE_CTX_get0_cert(checking));
+    return good;
+}
+
+/* Why a handshake or a call failed, by OpenSSL's queue. */
+static void tornado__tls_explain(const char *when)
+{
+    unsigned long error = ERR_peek_error();
+    int reason = ERR_GET_REASON(error);
+    const char *text = error ? ERR_reason_error_string(error) : NULL;
+    bool ours = ERR_GET_LIB(error) == ERR_LIB_SSL;
+    if (ours && (reason == SSL_R_HTTP_REQUEST || reason == SSL_R_HTTPS_PROXY_REQUEST))
+        text = "the peer speaks plain HTTP";
+    else if (ours && reason == SSL_R_WRONG_VERSION_NUMBER)
+        text = "what the peer sends is not TLS";
+    else if (ours && (reason == SSL_R_UNSUPPORTED_PROTOCOL || reason == SSL_R_TLSV1_ALERT_PROTOCOL_VERSION))
+        text = "there is no version of TLS that both speak";
+    else if (ours && reason == SSL_R_NO_SHARED_CIPHER)
+        text = "there is no cipher that both have";
+    else if (ours && reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+        text = "the peer has shown no certificate";
+    if (ours && reason >= SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256)
+        tornado__fail(TORNADO_ERR_SSL, 0, "%s: the peer has refused: %s", when,
+                           SSL_alert_desc_string_long(reason - SSL_AD_REASON_OFFSET));
+    else
+        tornado__fail(TORNADO_ERR_SSL, 0, "%s: %s", when, text ? text : "no reason was given");
+}
+
+/* What a call of OpenSSL that did not succeed leads to; TORNADO__TLS_DONE: the peer has said that it is done. */
+static int tornado__tls_result(tornado__tls *tls, int result)
+{
+    const char *when = tls->open ? "TLS" : "TLS handshake";
+    int kind = SSL_get_error(tls->ssl, result);
+    if (kind == SSL_ERROR_WANT_READ)
+        return TORNADO__TLS_WANTS_READ;
+    if (kind == SSL_ERROR_WANT_WRITE)
+        return TORNADO__TLS_WANTS_WRITE;
+    if (kind == SSL_ERROR_ZERO_RETURN && tls->open)
+        return TORNADO__TLS_DONE;
+    long verify = tls->open ? X509_V_OK : SSL_get_verify_result(tls->ssl);
+    tls->broken = true;
+    if (tls->sys_errno)
+        tornado__fail(TORNADO_ERR_SYSTEM, tls->sys_errno, "%s: %s", when,
+                           strerror(tls->sys_errno));
+    else if (!tls->open && tls->refusal)
+        tornado__thread.last = *tls->refusal;
+    else if (verify != X509_V_OK && (SSL_get_verify_mode(tls->ssl) & SSL_VERIFY_PEER))
+        tornado__tls_refuse(&tornado__thread.last, (int)verify, tls->host ? tls->host : "the peer", NULL);
+    else if (tls->ended && tls->open && tls->context->suppress_ragged_eofs)
+        kind = SSL_ERROR_ZERO_RETURN;
+    else if (tls->ended)
+        tornado__fail(TORNADO_ERR_SSL, 0,
+                           tls->open ? "%s: the connection ended, but the peer has not said that it is done"
+                                     : "%s: the peer has closed the connection",
+                           when);
+    else
+        tornado__tls_explain(when);
+    ERR_clear_error();
+    return kind == SSL_ERROR_ZERO_RETURN ? TORNADO__TLS_DONE : TORNADO__TLS_FAILED;
+}
+
+/* ---- reading and writing the descriptor ---- */
+
+static int tornado__tls_bio_read(BIO *bio, char *data, int room)
+{
+    tornado__tls *tls = BIO_get_data(bio);
+    ssize_t got;
+    do
+        got = recv(tls->fd, data, (size_t)room, 0);
+    while (got < 0 && errno == EINTR);
+    BIO_clear_retry_flags(bio);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        BIO_set_retry_read(bio);
+    else if (got < 0)
+        tls->sys_errno = errno;
+    tls->ended |= got == 0;
+    return (int)got;
+}
+
+static int tornado__tls_bio_write(BIO *bio, const char *data, int len)
+{
+    tornado__tls *tls = BIO_get_data(bio);
+    ssize_t sent;
+    do
+        sent = send(tls->fd, data, (size_t)len, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    BIO_clear_retry_flags(bio);
+    if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS))
+        BIO_set_retry_write(bio);
+    else if (sent < 0)
+        tls->sys_errno = errno;
+    return (int)sent;
+}
+
+static long tornado__tls_bio_ctrl(BIO *bio, int command, long number, void *pointer)
+{
+    const tornado__tls *tls = BIO_get_data(bio);
+    (void)number;
+    (void)pointer;
+    return command == BIO_CTRL_FLUSH || (command == BIO_CTRL_EOF && tls && tls->ended);
+}
+
+/* The kind of BIO, which is the process's. */
+static BIO_METHOD *tornado__tls_bio_method(void)
+{
+    static _Atomic(BIO_METHOD *) made;
+    BIO_METHOD *method = atomic_load(&made), *none = NULL;
+    if (method)
+        return method;
+    method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "tornado");
+    if (!method || !BIO_meth_set_read(method, tornado__tls_bio_read) ||
+        !BIO_meth_set_write(method, tornado__tls_bio_write) || !BIO_meth_set_ctrl(method, tornado__tls_bio_ctrl)) {
+        BIO_meth_free(method);
+        return NULL;
+    }
+    if (atomic_compare_exchange_strong(&made, &none, method))
+        return method;
+    BIO_meth_free(method);
+    return none;
+}
+
+/* ---- contexts ---- */
+
+static int tornado__tls_password(char *out, int room, int writing, void *arg)
+{
+    const tornado_ssl_context *context = arg;
+    size_t len = context->password ? strlen(context->password) : 0;
+    (void)writing;
+    if (len > (size_t)room)
+        return 0;
+    if (len)
+        memcpy(out, context->password, len);
+    return (int)len;
+}
+
+/* The certificate for the name that a client has sent. */
+static int tornado__tls_choose_site(SSL *ssl, int *alert, void *arg)
+{
+    const tornado_ssl_context *context = arg;
+    const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
+    (void)alert;
+    for (size_t i = 0; name && i < context->sites_count; i++) {
+        X509 *certificate = SSL_CTX_get0_certificate(context->sites[i].ctx);
+        if (certificate && X509_check_host(certificate, name, 0, 0, NULL) == 1) {
+            if (i > 0)
+                SSL_set_SSL_CTX(ssl, context->sites[i].ctx);
+            return SSL_TLSEXT_ERR_OK;
+        }
+    }
+    return SSL_TLSEXT_ERR_NOACK;
+}
+
+/* The first of our protocols that the client has. Without one in common there is no ALPN, as in Tornado. */
+static int tornado__tls_choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len,
+                                    const unsigned char *in, unsigned in_len, void *arg)
+{
+    const tornado_ssl_context *context = arg;
+    unsigned char *found;
+    (void)ssl;
+    if (SSL_select_next_proto(&found, out_len, context->alpn, context->alpn_len, in, in_len) !=
+        OPENSSL_NPN_NEGOTIATED)
+        return SSL_TLSEXT_ERR_NOACK;
+    *out = found;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+static int tornado__tls_keep_session(SSL *ssl, SSL_SESSION *session);
+
+/* Whom to trust. */
+static bool tornado__tls_load_trust(const tornado_ssl_context *context, SSL_CTX *ctx)
+{
+    struct stat status;
+    const char *path = context->ca_certs;
+    if (context->cert_reqs == TORNADO_CERT_NONE)
+        return true;
+    SSL_CTX_set_verify(ctx,
+                       context->cert_reqs == TORNADO_CERT_REQUIRED
+                           ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+                           : SSL_VERIFY_PEER,
+                       tornado__tls_verified);
+    if (!path)
+        return SSL_CTX_set_default_verify_paths(ctx) == 1 || tornado__tls_bad("the system's trusted certificates", "");
+    if (stat(path, &status) != 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "ca_certs %.100s: %s", path, strerror(errno));
+    bool directory = S_ISDIR(status.st_mode);
+    if (SSL_CTX_load_verify_locations(ctx, directory ? NULL : path, directory ? path : NULL) != 1)
+        return tornado__tls_bad("ca_certs", path);
+    if (context->server_side && !directory)
+        SSL_CTX_set_client_CA_list(ctx, SSL_load_client_CA_file(path));
+    return true;
+}
+
+static bool tornado__tls_load_certificate(SSL_CTX *ctx, const char *certfile, const char *keyfile)
+{
+    if (!certfile)
+        return true;
+    if (access(certfile, R_OK) != 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "certfile %.100s: %s", certfile, strerror(errno));
+    if (access(keyfile, R_OK) != 0)
+        return tornado__fail(TORNADO_ERR_SYSTEM, errno, "keyfile %.100s: %s", keyfile, strerror(errno));
+    if (SSL_CTX_use_certificate_chain_file(ctx, certfile) != 1)
+        return tornado__tls_bad("certfile", certfile);
+    if (SSL_CTX_use_PrivateKey_file(ctx, keyfile, SSL_FILETYPE_PEM) != 1)
+        return tornado__tls_bad("keyfile", keyfile);
+    return true;
+}
+
+/* What connections with one certificate are made of. NULL with the reason. */
+static SSL_CTX *tornado__tls_build(tornado_ssl_context *context, const char *certfile, const char *keyfile)
+{
+    static const unsigned char session_id[] = "tornado";
+    SSL_CTX *ctx = SSL_CTX_new(context->server_side ? TLS_server_method() : TLS_client_method());
+    if (!ctx) {
+        ERR_clear_error();
+        tornado__nomem();
+        return NULL;
+    }
+    SSL_CTX_set_default_passwd_cb(ctx, tornado__tls_password);
+    SSL_CTX_set_default_passwd_cb_userdata(ctx, context);
+    SSL_CTX_set_options(ctx, SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
+    bool done = (SSL_CTX_set_min_proto_version(ctx, context->minimum_version) == 1 &&
+                 SSL_CTX_set_max_proto_version(ctx, context->maximum_version) == 1) ||
+                tornado__tls_bad("minimum_version and maximum_version", "");
+    done = done && (!context->ciphers || SSL_CTX_set_cipher_list(ctx, context->ciphers) == 1 ||
+                    tornado__tls_bad("ciphers", context->ciphers));
+    done = done && tornado__tls_load_trust(context, ctx) && tornado__tls_load_certificate(ctx, certfile, keyfile);
+    if (done && context->server_side) {
+        SSL_CTX_set_session_id_context(ctx, session_id, sizeof session_id - 1);
+        SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF); /* clients keep theirs, in tickets */
+        SSL_CTX_set_tlsext_servername_callback(ctx, tornado__tls_choose_site);
+        SSL_CTX_set_tlsext_servername_arg(ctx, context);
+        if (context->alpn)
+            SSL_CTX_set_alpn_select_cb(ctx, tornado__tls_choose_alpn, context);
+    } else if (done) {
+        SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+        SSL_CTX_sess_set_new_cb(ctx, tornado__tls_keep_session);
+        if (context->alpn && SSL_CTX_set_alpn_protos(ctx, context->alpn, context->alpn_len) != 0)
+            done = tornado__nomem();
+    }
+    if (done)
+        return ctx;
+    SSL_CTX_free(ctx);
+    ERR_clear_error();
+    return NULL;
+}
+
+static bool tornado__tls_copy(char **out, const char *text)
+{
+    size_t len = text ? strlen(text) + 1 : 0;
+    if (!text)
+        return true;
+    *out = TORNADO_MALLOC(len);
+    if (!*out)
+        return tornado__nomem();
+    memcpy(*out, text, len);
+    return true;
+}
+
+static bool tornado__tls_copy_alpn(tornado_ssl_context *context, const char *const *protocols)
+{
+    size_t size = 0;
+    for (const char *const *at = protocols; at && *at; at++) {
+        size_t len = strlen(*at);
+        if (len == 0 || len > 255 || (size += 1 + len) > 65535)
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "alpn_protocols: a name has 1 to 255 bytes");
+    }
+    if (!size)
+        return true;
+    unsigned char *out = context->alpn = TORNADO_MALLOC(size);
+    if (!out)
+        return tornado__nomem();
+    context->alpn_len = (unsigned)size;
+    for (const char *const *at = protocols; *at; at++) {
+        size_t len = strlen(*at);
+        *out++ = (unsigned char)len;
+        memcpy(out, *at, len);
+        out += len;
+    }
+    return true;
+}
+
+static bool tornado__tls_add_site(tornado_ssl_context *context, const char *certfile, const char *keyfile,
+                                  SSL_CTX *foreign)
+{
+    tornado__tls_site *sites =
+        TORNADO_REALLOC(context->sites, (context->sites_count + 1) * sizeof *context->sites);
+    if (!sites)
+        return tornado__nomem();
+    context->sites = sites;
+    tornado__tls_site site = {NULL, NULL, NULL};
+    bool copied = tornado__tls_copy(&site.certfile, certfile) &&
+                  tornado__tls_copy(&site.keyfile, keyfile ? keyfile : certfile);
+    if (copied && foreign && SSL_CTX_up_ref(foreign))
+        site.ctx = foreign;
+    else if (copied)
+        site.ctx = tornado__tls_build(context, site.certfile, site.keyfile);
+    if (site.ctx) {
+        sites[context->sites_count++] = site;
+        return true;
+    }
+    TORNADO_FREE(site.certfile);
+    TORNADO_FREE(site.keyfile);
+    return false;
+}
+
+TORNADO_API tornado_ssl_context *tornado_ssl_options_to_context(const tornado_ssl_options *options)
+{
+    tornado_ssl_context *context;
+    bool server = options->server_side;
+    if (options->context)
+        return tornado_ssl_context_retain(options->context);
+    if (!options->ssl_ctx && server && !options->certfile) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "a TLS server needs a certfile");
+        return NULL;
+    }
+    if (!options->ssl_ctx && server && options->cert_reqs > TORNADO_CERT_NONE && !options->ca_certs) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "ca_certs must say whose client certificates are good");
+        return NULL;
+    }
+    if (!(context = TORNADO_MALLOC(sizeof *context))) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(context, 0, sizeof *context);
+    context->references = 1;
+    context->server_side = server;
+    context->foreign = options->ssl_ctx != NULL;
+    context->suppress_ragged_eofs = options->suppress_ragged_eofs;
+    context->cert_reqs = options->cert_reqs ? options->cert_reqs : server ? TORNADO_CERT_NONE : TORNADO_CERT_REQUIRED;
+    context->check_hostname = options->check_hostname != TORNADO_OFF && context->cert_reqs != TORNADO_CERT_NONE;
+    context->minimum_version = options->minimum_version ? options->minimum_version : TORNADO_TLS_1_2;
+    context->maximum_version = options->maximum_version;
+    double timeout = options->handshake_timeout ? options->handshake_timeout : TORNADO__TLS_TIMEOUT;
+    if (timeout < 0 || !tornado__seconds_to_ns(timeout, &context->handshake_timeout))
+        context->handshake_timeout = INT64_MAX;
+    if (tornado__tls_copy(&context->password, options->password) &&
+        tornado__tls_copy(&context->ca_certs, options->ca_certs) &&
+        tornado__tls_copy(&context->ciphers, options->ciphers) &&
+        tornado__tls_copy_alpn(context, options->alpn_protocols) &&
+        tornado__tls_add_site(context, options->certfile, options->keyfile, options->ssl_ctx))
+        return context;
+    tornado_ssl_context_release(context);
+    return NULL;
+}
+
+TORNADO_API tornado_ssl_context *tornado_ssl_context_retain(tornado_ssl_context *context)
+{
+    context->references++;
+    return context;
+}
+
+TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context)
+{
+    if (!context || --context->references)
+        return;
+    for (size_t i = 0; i < context->sites_count; i++) {
+        SSL_CTX_free(context->sites[i].ctx);
+        TORNADO_FREE(context->sites[i].certfile);
+        TORNADO_FREE(context->sites[i].keyfile);
+    }
+    for (size_t i = 0; i < TORNADO__TLS_SESSIONS; i++) {
+        SSL_SESSION_free(context->sessions[i].session);
+        TORNADO_FREE(context->sessions[i].host);
+    }
+    if (context->password)
+        OPENSSL_cleanse(context->password, strlen(context->password));
+    TORNADO_FREE(context->password);
+    TORNADO_FREE(context->ca_certs);
+    TORNADO_FREE(context->ciphers);
+    TORNADO_FREE(context->alpn);
+    TORNADO_FREE(context->sites);
+    TORNADO_FREE(context);
+}
+
+TORNADO_API bool tornado_ssl_context_add_certificate(tornado_ssl_context *context, const char *certfile,
+                                                     const char *keyfile)
+{
+    if (!context->server_side || context->foreign || !certfile)
+        return tornado__fail(TORNADO_ERR_INVALID, 0,
+                             "tornado_ssl_context_add_certificate: it is for servers, and needs a certfile");
+    return tornado__tls_add_site(context, certfile, keyfile, NULL);
+}
+
+/* Sessions go on over a reload: the keys of tickets stay. */
+static void tornado__tls_keep_ticket_keys(SSL_CTX *to, SSL_CTX *from)
+{
+    unsigned char keys[256];
+    long len = SSL_CTX_get_tlsext_ticket_keys(from, NULL, 0);
+    if (len > 0 && (size_t)len <= sizeof keys && SSL_CTX_get_tlsext_ticket_keys(from, keys, len) == 1)
+        SSL_CTX_set_tlsext_ticket_keys(to, keys, len);
+    OPENSSL_cleanse(keys, sizeof keys);
+}
+
+TORNADO_API bool tornado_ssl_context_reload(tornado_ssl_context *context)
+{
+    size_t count = context->sites_count, made = 0;
+    if (context->foreign)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_ssl_context_reload: the SSL_CTX is not of files");
+    SSL_CTX **fresh = TORNADO_MALLOC(count * sizeof *fresh);
+    if (!fresh)
+        return tornado__nomem();
+    while (made < count && (fresh[made] = tornado__tls_build(context, context->sites[made].certfile,
+                                                             context->sites[made].keyfile)) != NULL)
+        made++;
+    for (size_t i = 0; i < made; i++) {
+        SSL_CTX *old = fresh[i];
+        if (made == count) {
+            old = context->sites[i].ctx;
+            tornado__tls_keep_ticket_keys(fresh[i], old);
+            context->sites[i].ctx = fresh[i];
+        }
+        SSL_CTX_free(old);
+    }
+    TORNADO_FREE(fresh);
+    return made == count;
+}
+
+TORNADO_API void *tornado_ssl_context_handle(const tornado_ssl_context *context)
+{
+    return context->sites[0].ctx;
+}
+
+/* ---- a client's sessions ---- */
+
+static tornado__tls_session *tornado__tls_session_of(tornado_ssl_context *context, const char *host)
+{
+    for (size_t i = 0; i < TORNADO__TLS_SESSIONS; i++)
+        if (context->sessions[i].session && strcmp(context->sessions[i].host, host) == 0)
+            return &context->sessions[i];
+    return NULL;
+}
+
+/* Keeps the newest session with each of the hosts asked last; it was verified for that host. */
+static int tornado__tls_keep_session(SSL *ssl, SSL_SESSION *session)
+{
+    tornado__tls *tls = SSL_get_app_data(ssl);
+    if (!tls || !tls->host)
+        return 0;
+    tornado_ssl_context *context = tls->context;
+    tornado__tls_session *slot = tornado__tls_session_of(context, tls->host);
+    if (!slot) {
+        char *host = NULL;
+        if (!tornado__tls_copy(&host, tls->host))
+            return 0;
+        slot = &context->sessions[context->next_session++ % TORNADO__TLS_SESSIONS];
+        TORNADO_FREE(slot->host);
+        slot->host = host;
+    }
+    SSL_SESSION_free(slot->session);
+    slot->session = session;
+    return 1;
+}
+
+/* ---- connections ---- */
+
+static void tornado__tls_free(tornado__tls *tls)
+{
+    if (tls->ssl)
+        SSL_free(tls->ssl);
+    if (tls->context)
+        tornado_ssl_context_release(tls->context);
+    if (tls->facts)
+        tornado_arena_free(tls->facts->arena);
+    TORNADO_FREE(tls->refusal);
+    TORNADO_FREE(tls->host);
+    memset(tls, 0, sizeof *tls);
+}
+
+/* Whom a client wants to talk to: the certificate is to be for him, and the server is told. */
+static bool tornado__tls_set_host(tornado__tls *tls)
+{
+    const char *host = tls->host;
+    if (tls->context->check_hostname && !host)
+        return tornado__fail(TORNADO_ERR_INVALID, 0,
+                             "server_hostname must say whom the certificate is to be for, or check_hostname be off");
+    if (!host)
+        return true;
+    bool address = tornado_is_valid_ip(host), done = true;
+    X509_VERIFY_PARAM *rules = SSL_get0_param(tls->ssl);
+    if (tls->context->check_hostname) {
+        X509_VERIFY_PARAM_set_hostflags(rules, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+        done = address ? X509_VERIFY_PARAM_set1_ip_asc(rules, host) == 1
+                       : X509_VERIFY_PARAM_set1_host(rules, host, 0) == 1;
+    }
+    if (done && !address)
+        done = SSL_set_tlsext_host_name(tls->ssl, host) == 1;
+    tornado__tls_session *known = tornado__tls_session_of(tls->context, host);
+    if (done && known) {
+        SSL_set_session(tls->ssl, known->session);
+        if (SSL_SESSION_get_protocol_version(known->session) >= TLS1_3_VERSION) { /* is for one connection: RFC 8446 */
+            SSL_SESSION_free(known->session);                                     /* appendix C.4 */
+            known->session = NULL;
+        }
+    }
+    return done || tornado__tls_bad("server_hostname", host);
+}
+
+/* A connection over a descriptor, which stays the caller's; the struct may not move. False with the reason. */
+static bool tornado__tls_open(tornado__tls *tls, const tornado_ssl_options *options, int fd)
+{
+    memset(tls, 0, sizeof *tls);
+    tls->fd = fd;
+    tls->context = tornado_ssl_options_to_context(options);
+    if (!tls->context)
+        return false;
+    BIO_METHOD *method = tornado__tls_bio_method();
+    BIO *bio = method ? BIO_new(method) : NULL;
+    tls->ssl = bio ? SSL_new(tls->context->sites[0].ctx) : NULL;
+    if (!tls->ssl) {
+        BIO_free(bio);
+        ERR_clear_error();
+        tornado__nomem();
+    } else {
+        BIO_set_data(bio, tls);
+        BIO_set_init(bio, 1);
+        SSL_set_bio(tls->ssl, bio, bio);
+        SSL_set_app_data(tls->ssl, tls);
+        SSL_set_mode(tls->ssl,
+                     SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+        SSL_set_options(tls->ssl, SSL_OP_NO_RENEGOTIATION);
+        SSL_set_read_ahead(tls->ssl, 1);
+        if (options->server_side) {
+            SSL_set_accept_state(tls->ssl);
+            return true;
+        }
+        SSL_set_connect_state(tls->ssl);
+        if (tornado__tls_copy(&tls->host, options->server_hostname) && tornado__tls_set_host(tls))
+            return true;
+    }
+    tornado__tls_free(tls);
+    return false;
+}
+
+/* How long a handshake may take. */
+static int64_t tornado__tls_timeout(const tornado__tls *tls)
+{
+    return tls->context->handshake_timeout;
+}
+
+/* Goes on with the handshake. */
+static int tornado__tls_handshake(tornado__tls *tls)
+{
+    ERR_clear_error();
+    int result = SSL_do_handshake(tls->ssl);
+    if (result != 1)
+        return tornado__tls_result(tls, result);
+    tls->open = true;
+    return TORNADO__TLS_DONE;
+}
+
+/* What read does: -1 with EAGAIN, or EPROTO when tornado__tls_error tells more; *other: it waits to write first. */
+static ptrdiff_t tornado__tls_read(tornado__tls *tls, void *data, size_t room, bool *other)
+{
+    ERR_clear_error();
+    *other = false;
+    int result = tls->broken ? -1 : SSL_read(tls->ssl, data, room < INT_MAX ? (int)room : INT_MAX);
+    if (result > 0)
+        return result;
+    int outcome = tls->broken ? TORNADO__TLS_FAILED : tornado__tls_result(tls, result);
+    if (outcome == TORNADO__TLS_DONE)
+        return 0;
+    *other = outcome == TORNADO__TLS_WANTS_WRITE;
+    errno = outcome == TORNADO__TLS_FAILED ? EPROTO : EAGAIN;
+    return -1;
+}
+
+/* The same for write. */
+static ptrdiff_t tornado__tls_write(tornado__tls *tls, const void *data, size_t len, bool *other)
+{
+    ERR_clear_error();
+    *other = false;
+    int result = tls->broken ? -1 : SSL_write(tls->ssl, data, len < INT_MAX ? (int)len : INT_MAX);
+    if (result > 0)
+        return result;
+    int outcome = tls->broken ? TORNADO__TLS_FAILED : tornado__tls_result(tls, result);
+    *other = outcome == TORNADO__TLS_WANTS_READ;
+    if (outcome == TORNADO__TLS_DONE) {
+        tls->broken = true;
+        tornado__fail(TORNADO_ERR_SYSTEM, EPIPE, "TLS: the peer has ended the connection");
+    }
+    errno = outcome == TORNADO__TLS_FAILED || outcome == TORNADO__TLS_DONE ? EPROTO : EAGAIN;
+    return -1;
+}
+
+/* Whether it holds bytes that it has received, and not given. */
+static bool tornado__tls_pending(const tornado__tls *tls)
+{
+    return tls->ssl && !tls->broken && SSL_has_pending(tls->ssl);
+}
+
+/* Looks whether there is something to read: 1; 0 is the end, -1 as with read. */
+static ptrdiff_t tornado__tls_peek(tornado__tls *tls)
+{
+    char byte;
+    ERR_clear_error();
+    int result = tls->broken ? -1 : SSL_peek(tls->ssl, &byte, 1);
+    int outcome = result > 0 || tls->broken ? TORNADO__TLS_FAILED : tornado__tls_result(tls, result);
+    errno = outcome == TORNADO__TLS_FAILED ? EPROTO : EAGAIN;
+    return result > 0 ? 1 : outcome == TORNADO__TLS_DONE ? 0 : -1;
+}
+
+/* Tells the peer that nothing more will come. */
+static void tornado__tls_end(tornado__tls *tls)
+{
+    if (tls->open && !tls->broken) {
+        ERR_clear_error();
+        SSL_shutdown(tls->ssl);
+        ERR_clear_error();
+    }
+}
+
+static const tornado_error *tornado__tls_error(const tornado__tls *tls)
+{
+    return tls->broken ? &tornado__thread.last : NULL;
+}
+
+static void *tornado__tls_handle(const tornado__tls *tls)
+{
+    return tls->ssl;
+}
+
+/* ---- what is told of a connection ---- */
+
+static const char *tornado__tls_name_text(tornado_arena *arena, const X509_NAME *name)
+{
+    char *text = NULL, *copy = NULL;
+    BIO *out = BIO_new(BIO_s_mem());
+    if (out && X509_NAME_print_ex(out, name, 0, XN_FLAG_RFC2253 & ~ASN1_STRFLGS_ESC_MSB) >= 0) {
+        long len = BIO_get_mem_data(out, &text);
+        copy = tornado_arena_memdup(arena, text, len > 0 ? (size_t)len : 0);
+    }
+    BIO_free(out);
+    return copy ? copy : "";
+}
+
+static int64_t tornado__tls_time(const ASN1_TIME *time)
+{
+    int64_t seconds = 0;
+    int days = 0, rest = 0;
+    ASN1_TIME *epoch = ASN1_TIME_set(NULL, 0);
+    if (epoch && ASN1_TIME_diff(&days, &rest, epoch, time))
+        seconds = (int64_t)days * 86400 + rest;
+    ASN1_TIME_free(epoch);
+    return seconds;
+}
+
+static const char *tornado__tls_alt_names(tornado_arena *arena, const X509 *certificate)
+{
+    const char *names = "";
+    int at = X509_get_ext_by_NID(certificate, NID_subject_alt_name, -1);
+    BIO *out = at >= 0 ? BIO_new(BIO_s_mem()) : NULL;
+    char *text = NULL;
+    if (out && X509V3_EXT_print(out, X509_get_ext(certificate, at), 0, 0) == 1) {
+        long len = BIO_get_mem_data(out, &text);
+        char *copy = tornado_arena_memdup(arena, text, len > 0 ? (size_t)len : 0);
+        names = copy ? copy : names;
+    }
+    BIO_free(out);
+    return names;
+}
+
+static bool tornado__tls_describe(tornado__tls_facts *facts, X509 *x509)
+{
+    tornado_ssl_certificate *out = &facts->certificate;
+    char name[256] = "";
+    unsigned char *der = NULL;
+    int len = i2d_X509(x509, &der);
+    X509_NAME_get_text_by_NID(X509_get_subject_name(x509), NID_commonName, name, sizeof name);
+    BIGNUM *number = ASN1_INTEGER_to_BN(X509_get_serialNumber(x509), NULL);
+    char *serial = number ? BN_bn2hex(number) : NULL;
+    out->subject = tornado__tls_name_text(facts->arena, X509_get_subject_name(x509));
+    out->issuer = tornado__tls_name_text(facts->arena, X509_get_issuer_name(x509));
+    out->common_name = tornado_arena_memdup(facts->arena, name, strlen(name));
+    out->serial = tornado_arena_memdup(facts->arena, serial ? serial : "", serial ? strlen(serial) : 0);
+    out->alt_names = tornado__tls_alt_names(facts->arena, x509);
+    out->not_before = tornado__tls_time(X509_get0_notBefore(x509));
+    out->not_after = tornado__tls_time(X509_get0_notAfter(x509));
+    out->der.data = len > 0 ? tornado_arena_memdup(facts->arena, der, (size_t)len) : NULL;
+    out->der.len = out->der.data ? (size_t)len : 0;
+    facts->info.certificate = out;
+    OPENSSL_free(der);
+    OPENSSL_free(serial);
+    BN_free(number);
+    ERR_clear_error();
+    return out->common_name && out->serial && out->der.data;
+}
+
+/* What the handshake has led to, made when it is first asked for; NULL before, and when memory is short. */
+static const tornado_ssl_info *tornado__tls_info(tornado__tls *tls)
+{
+    if (!tls->open)
+        tornado__fail(TORNADO_ERR_STATE, 0, "the TLS handshake is not over");
+    if (tls->facts || !tls->open)
+        return tls->facts ? &tls->facts->info : NULL;
+    tornado_arena *arena = tornado_arena_new();
+    tornado__tls_facts *facts = arena ? tornado_arena_alloc(arena, sizeof *facts) : NULL;
+    X509 *certificate = SSL_get_peer_certificate(tls->ssl);
+    const unsigned char *alpn;
+    unsigned alpn_len;
+    bool done = facts != NULL;
+    if (facts) {
+        memset(facts, 0, sizeof *facts);
+        facts->arena = arena;
+        facts->info.version = SSL_get_version(tls->ssl);
+        facts->info.cipher = SSL_get_cipher_name(tls->ssl);
+        facts->info.session_reused = SSL_session_reused(tls->ssl);
+        SSL_get0_alpn_selected(tls->ssl, &alpn, &alpn_len);
+        if (alpn_len)
+            done = (facts->info.alpn_protocol = tornado_arena_memdup(arena, alpn, alpn_len)) != NULL;
+        const char *name = SSL_get_servername(tls->ssl, TLSEXT_NAMETYPE_host_name);
+        if (name)
+            done &= (facts->info.server_hostname = tornado_arena_memdup(arena, name, strlen(name))) != NULL;
+        if (certificate)
+            done &= tornado__tls_describe(facts, certificate);
+    }
+    X509_free(certificate);
+    if (done) {
+        tls->facts = facts;
+        return &facts->info;
+    }
+    tornado_arena_free(arena);
+    return NULL;
+}
+
+#else /* without OpenSSL: nothing can be opened, and so nothing else happens */
+
+typedef struct tornado__tls {
+    char nothing;
+} tornado__tls;
+
+static bool tornado__tls_missing(void)
+{
+    return tornado__fail(TORNADO_ERR_UNSUPPORTED, 0,
+                         "there is no TLS in this program: build it with -DTORNADO_OPENSSL and -lssl -lcrypto");
+}
+
+TORNADO_API tornado_ssl_context *tornado_ssl_options_to_context(const tornado_ssl_options *options)
+{
+    (void)options;
+    tornado__tls_missing();
+    return NULL;
+}
+
+TORNADO_API tornado_ssl_context *tornado_ssl_context_retain(tornado_ssl_context *context)
+{
+    return context;
+}
+
+TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context)
+{
+    (void)context;
+}
+
+TORNADO_API bool tornado_ssl_context_add_certificate(tornado_ssl_context *context, const char *certfile,
+                                                     const char *keyfile)
+{
+    (void)context, (void)certfile, (void)keyfile;
+    return tornado__tls_missing();
+}
+
+TORNADO_API bool tornado_ssl_context_reload(tornado_ssl_context *context)
+{
+    (void)context;
+    return tornado__tls_missing();
+}
+
+TORNADO_API void *tornado_ssl_context_handle(const tornado_ssl_context *context)
+{
+    (void)context;
+    return NULL;
+}
+
+static void tornado__tls_free(tornado__tls *tls)
+{
+    (void)tls;
+}
+
+static bool tornado__tls_open(tornado__tls *tls, const tornado_ssl_options *options, int fd)
+{
+    (void)tls, (void)options, (void)fd;
+    return tornado__tls_missing();
+}
+
+static int64_t tornado__tls_timeout(const tornado__tls *tls)
+{
+    (void)tls;
+    return 0;
+}
+
+static int tornado__tls_handshake(tornado__tls *tls)
+{
+    (void)tls;
+    return TORNADO__TLS_FAILED;
+}
+
+static ptrdiff_t tornado__tls_read(tornado__tls *tls, void *data, size_t room, bool *other)
+{
+    (void)tls, (void)data, (void)room, (void)other;
+    return -1;
+}
+
+static ptrdiff_t tornado__tls_write(tornado__tls *tls, const void *data, size_t len, bool *other)
+{
+    (void)tls, (void)data, (void)len, (void)other;
+    return -1;
+}
+
+static bool tornado__tls_pending(const tornado__tls *tls)
+{
+    (void)tls;
+    return false;
+}
+
+static ptrdiff_t tornado__tls_peek(tornado__tls *tls)
+{
+    (void)tls;
+    return -1;
+}
+
+static void tornado__tls_end(tornado__tls *tls)
+{
+    (void)tls;
+}
+
+static const tornado_error *tornado__tls_error(const tornado__tls *tls)
+{
+    (void)tls;
+    return NULL;
+}
+
+static void *tornado__tls_handle(const tornado__tls *tls)
+{
+    (void)tls;
+    return NULL;
+}
+
+static const tornado_ssl_info *tornado__tls_info(tornado__tls *tls)
+{
+    (void)tls;
+    return NULL;
+}
+#endif
+
+/*============================================================================
  * section: iostream (private)
  * A small core that moves bytes and hands them to its owner; the reads and writes of the public half are one such
  * owner, an HTTP connection is another.
@@ -16044,25 +17121,24 @@ typedef struct tornado__range {
 
 /* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the
    stream, and must then return anything. `receive` in its place receives by itself, and returns what recv does.
-   `again` has that happen in a turn of its own. `closed` is called once. `sent`, which may be NULL, as bytes leave
-   the queue, `drained`, which may be NULL, after everything queued was sent. `wants_end`: whether to close at the
-   peer's end while paused; NULL: always. `free` frees the memory that the stream is in. */
+   `opened`, which may be NULL, when it is connected, and TLS ready. `closed` is called once. `drained`, which may be
+   NULL, after everything queued was sent. `wants_end`: whether to close at the peer's end while paused; NULL: always.
+   `free` frees the memory that the stream is in. */
 typedef struct tornado__stream_owner {
     size_t (*data)(tornado_iostream *stream, char *data, size_t len);
     ssize_t (*receive)(tornado_iostream *stream);
-    void (*again)(tornado_iostream *stream);
+    void (*opened)(tornado_iostream *stream);
     void (*closed)(tornado_iostream *stream, const tornado_error *cause); /* NULL: no error */
-    void (*sent)(tornado_iostream *stream, size_t sent);
     void (*drained)(tornado_iostream *stream);
     bool (*wants_end)(const tornado_iostream *stream);
     void (*free)(tornado_iostream *stream);
 } tornado__stream_owner;
 
 /* How far a stream has come; before TORNADO__OPEN nothing is read or sent. */
-enum { TORNADO__OPEN, TORNADO__CONNECTING };
+enum { TORNADO__OPEN, TORNADO__CONNECTING, TORNADO__HANDSHAKING };
 
-/* What is special: it has a backend; ranges of files are queued; the owner receives, and is told what was sent. */
-enum { TORNADO__BY_BACKEND = 1, TORNADO__BY_RANGES = 2, TORNADO__BY_OWNER = 4 };
+/* What is special: it has a backend; parts of files are queued; it is in a tornado__user_stream. */
+enum { TORNADO__BY_BACKEND = 1, TORNADO__BY_RANGES = 2, TORNADO__BY_USER = 4 };
 
 struct tornado_iostream {
     tornado_ioloop *loop;
@@ -16074,6 +17150,8 @@ struct tornado_iostream {
     int fd;
     unsigned references;
     unsigned char special, opening;
+    bool keep : 1;         /* the owner looks on at the bytes that it was given and has not used: they may not move */
+    bool ended : 1;        /* closed as the peer had, after all that it sent */
     unsigned char turned;  /* READ: reading waits until it can be written; WRITE: the other way round */
     bool watched;          /* the loop has it */
     bool closed;
@@ -16092,6 +17170,8 @@ static unsigned tornado__iostream_wants(const tornado_iostream *stream)
     unsigned events = 0;
     if (stream->opening == TORNADO__CONNECTING)
         return TORNADO_IOLOOP_WRITE;
+    if (stream->opening == TORNADO__HANDSHAKING)
+        return stream->turned ? TORNADO_IOLOOP_WRITE : TORNADO_IOLOOP_READ;
     if (!(stream->paused && stream->unbuffered_ready)) /* while paused, for the end */
         events |= stream->turned & TORNADO_IOLOOP_READ ? TORNADO_IOLOOP_WRITE : TORNADO_IOLOOP_READ;
     if (stream->out)
@@ -16289,6 +17369,133 @@ static bool tornado__pipe_broken(int fd)
     return poll(&pipe, 1, 0) > 0 && pipe.revents & POLLERR;
 }
 
+/* ---- TLS: a backend ---- */
+
+typedef struct tornado__secure {
+    tornado__tls tls;
+    tornado_iostream *stream;
+    tornado__timer timer; /* of the handshake */
+    tornado__task task;   /* to read what OpenSSL holds */
+    tornado_iostream *held; /* by the task, a reference; the stream may have become another's meanwhile */
+    bool closed;          /* the task frees this */
+} tornado__secure;
+
+static ptrdiff_t tornado__secure_read(void *state, int fd, void *data, size_t room)
+{
+    tornado__secure *secure = state;
+    bool other = false;
+    (void)fd;
+    ptrdiff_t got = tornado__tls_read(&secure->tls, data, room, &other);
+    return other ? TORNADO_IOSTREAM_OTHER_WAY : got;
+}
+
+static ptrdiff_t tornado__secure_write(void *state, int fd, const void *data, size_t len)
+{
+    tornado__secure *secure = state;
+    bool other = false;
+    (void)fd;
+    ptrdiff_t sent = tornado__tls_write(&secure->tls, data, len, &other);
+    return other ? TORNADO_IOSTREAM_OTHER_WAY : sent;
+}
+
+static void tornado__secure_close(void *state, int fd)
+{
+    tornado__secure *secure = state;
+    tornado__timer_clear(secure->stream->loop, &secure->timer);
+    if (fd >= 0) {
+        tornado__tls_end(&secure->tls);
+        close(fd);
+    }
+    tornado__tls_free(&secure->tls);
+    secure->closed = true;
+    if (!secure->held)
+        TORNADO_FREE(secure);
+}
+
+static const tornado_error *tornado__secure_error(void *state, int fd)
+{
+    (void)fd;
+    return tornado__tls_error(&((tornado__secure *)state)->tls);
+}
+
+static bool tornado__secure_pending(void *state, int fd)
+{
+    (void)fd;
+    return tornado__tls_pending(&((tornado__secure *)state)->tls);
+}
+
+static const tornado_iostream_backend tornado__secure_backend = {
+    .read_from_fd = tornado__secure_read, .write_to_fd = tornado__secure_write, .close_fd = tornado__secure_close,
+    .get_fd_error = tornado__secure_error, .pending = tornado__secure_pending};
+
+static ptrdiff_t tornado__secure_peek(tornado_iostream *stream)
+{
+    return tornado__tls_peek(&((tornado__secure *)stream->state)->tls);
+}
+
+static void tornado__secure_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado_iostream *stream = TORNADO__CONTAINER(timer, tornado__secure, timer)->stream;
+    (void)loop;
+    tornado__fail(TORNADO_ERR_TIMEOUT, ETIMEDOUT, "the TLS handshake took too long");
+    tornado__iostream_retain(stream);
+    tornado__iostream_shut(stream, &tornado__thread.last);
+    tornado__iostream_release(stream);
+}
+
+static void tornado__iostream_read_special(tornado_iostream *stream);
+
+static void tornado__secure_run(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__secure *secure = TORNADO__CONTAINER(task, tornado__secure, task);
+    tornado_iostream *stream = secure->stream, *held = secure->held;
+    secure->held = NULL;
+    if (secure->closed)
+        TORNADO_FREE(secure);
+    else if (!loop->closed && !stream->paused && stream == held)
+        tornado__iostream_read_special(stream);
+    tornado__iostream_release(held);
+}
+
+/* Has the stream read in a turn of its own. */
+static void tornado__secure_again(tornado_iostream *stream)
+{
+    tornado__secure *secure = stream->state;
+    if (secure->held)
+        return;
+    secure->held = stream;
+    tornado__iostream_retain(stream);
+    tornado__ioloop_schedule(stream->loop, &secure->task);
+}
+
+/* Makes a stream that is not watched yet, or is a user's, one with TLS. False with the reason. */
+static bool tornado__iostream_secure(tornado_iostream *stream, const tornado_ssl_options *options)
+{
+    tornado__secure *secure = TORNADO_MALLOC(sizeof *secure);
+    if (!secure)
+        return tornado__nomem();
+    memset(secure, 0, sizeof *secure);
+    if (!tornado__tls_open(&secure->tls, options, stream->fd)) {
+        TORNADO_FREE(secure);
+        return false;
+    }
+    secure->stream = stream;
+    secure->timer.fire = tornado__secure_late;
+    secure->task.run = tornado__secure_run;
+    stream->backend = &tornado__secure_backend;
+    stream->state = secure;
+    stream->special |= TORNADO__BY_BACKEND;
+    return true;
+}
+
+/* Ends the sending side: the peer is told that all has been sent. False: that cannot be. */
+static bool tornado__iostream_end_sending(tornado_iostream *stream)
+{
+    if (stream->backend == &tornado__secure_backend)
+        tornado__tls_end(&((tornado__secure *)stream->state)->tls);
+    return shutdown(stream->fd, SHUT_WR) == 0;
+}
+
 /* ---- sending ---- */
 
 /* Appends a chunk with room for `len` bytes. */
@@ -16352,6 +17559,17 @@ static bool tornado__iostream_adopt(tornado_iostream *stream, void *memory, size
     chunk->owned = chunk->start = memory;
     chunk->end = chunk->limit = chunk->start + len;
     return true;
+}
+
+/* How many bytes are to be sent. */
+static uint64_t tornado__iostream_queued(const tornado_iostream *stream)
+{
+    uint64_t queued = 0;
+    for (tornado__chunk *chunk = stream->out; chunk; chunk = chunk->next) {
+        const tornado__range *range = tornado__chunk_range(chunk);
+        queued += range ? (uint64_t)(range->end - range->at) : (uint64_t)(chunk->end - chunk->start);
+    }
+    return queued;
 }
 
 /* Queues a part of a file, by a descriptor of the stream's own. */
@@ -16444,6 +17662,9 @@ static void tornado__inbuf_free(tornado_ioloop *loop, tornado__inbuf *in)
         TORNADO_FREE(in);
 }
 
+static void tornado__user_sent(tornado_iostream *stream, uint64_t sent);
+static void tornado__user_queue_task(tornado_iostream *stream);
+
 /* Where the system cannot send from a file: by way of memory. */
 static ssize_t tornado__iostream_copy_range(tornado_iostream *stream, const tornado__range *range, size_t len)
 {
@@ -16479,8 +17700,8 @@ static ssize_t tornado__iostream_send_range(tornado_iostream *stream, tornado__c
     if (sent <= 0)
         return -1;
     range->at += sent;
-    if (stream->owner->sent)
-        stream->owner->sent(stream, (size_t)sent);
+    if (stream->special & TORNADO__BY_USER)
+        tornado__user_sent(stream, (uint64_t)sent);
     if (range->at < range->end) {
         errno = EAGAIN;
         return -1;
@@ -16497,8 +17718,8 @@ static TORNADO__COLD ssize_t tornado__iostream_send_special(tornado_iostream *st
     ssize_t sent = chunk->next && !stream->backend
                        ? tornado__iostream_send_chunks(stream)
                        : tornado__iostream_send_bytes(stream, chunk->start, (size_t)(chunk->end - chunk->start));
-    if (sent > 0 && stream->owner->sent)
-        stream->owner->sent(stream, (size_t)sent);
+    if (sent > 0 && stream->special & TORNADO__BY_USER)
+        tornado__user_sent(stream, (uint64_t)sent);
     return sent;
 }
 
@@ -16568,6 +17789,7 @@ static void tornado__iostream_feed(tornado_iostream *stream)
     if (!in || in->start == in->end)
         return;
     size_t used = stream->owner->data(stream, in->bytes + in->start, in->end - in->start);
+    stream->keep = false; /* the buffer stays as it is as long as nothing is received */
     in = stream->in; /* the owner may have dropped it */
     if (!in)
         return;
@@ -16622,6 +17844,13 @@ static ssize_t tornado__iostream_receive(tornado_iostream *stream)
     loop->scratch = NULL;
     size_t len = (size_t)received, used = stream->owner->data(stream, scratch->bytes, len);
     if (TORNADO__UNLIKELY(!stream->closed && used < len)) {
+        if (stream->keep) { /* the scratch becomes the stream's */
+            stream->keep = false;
+            scratch->start = used;
+            scratch->end = len;
+            stream->in = scratch;
+            return received;
+        }
         if (tornado__iostream_reserve_in(stream, len - used < 512 ? 512 : len - used)) {
             memcpy(stream->in->bytes + stream->in->end, scratch->bytes + used, len - used);
             stream->in->end += len - used;
@@ -16643,6 +17872,7 @@ nomem:
 /* The peer has closed its side and everything it sent was received. */
 static void tornado__iostream_end(tornado_iostream *stream)
 {
+    stream->ended = true;
     tornado__iostream_shut(stream, NULL);
 }
 
@@ -16668,6 +17898,15 @@ static bool tornado__iostream_pending(const tornado_iostream *stream)
     return stream->backend && stream->backend->pending && stream->backend->pending(stream->state, stream->fd);
 }
 
+/* Has the stream read what its backend holds in a turn of its own. */
+static void tornado__iostream_again(tornado_iostream *stream)
+{
+    if (stream->special & TORNADO__BY_USER)
+        tornado__user_queue_task(stream);
+    else
+        tornado__secure_again(stream);
+}
+
 /* Receives, and again while a backend holds more; what a fast peer sends on and on is for another turn. */
 static void tornado__iostream_read_special(tornado_iostream *stream)
 {
@@ -16683,7 +17922,16 @@ static void tornado__iostream_read_special(tornado_iostream *stream)
         if (stream->paused || !tornado__iostream_pending(stream))
             return;
     }
-    stream->owner->again(stream);
+    tornado__iostream_again(stream);
+}
+
+/* Wants data again. What the backend holds comes in a turn of its own. */
+static bool tornado__iostream_unpause(tornado_iostream *stream)
+{
+    stream->paused = stream->unbuffered_ready = false;
+    if (TORNADO__UNLIKELY(stream->special) && tornado__iostream_pending(stream))
+        tornado__iostream_again(stream);
+    return tornado__iostream_watch_or_shut(stream);
 }
 
 /* The error that the loop has reported, or NULL. */
@@ -16715,8 +17963,14 @@ static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
         tornado__iostream_shut(stream, &tornado__thread.last);
         return;
     }
-    if (wants_end && !tornado__iostream_pending(stream) && ioctl(stream->fd, FIONREAD, &waiting) == 0 &&
-        waiting == 0) {
+    if (wants_end && stream->backend == &tornado__secure_backend) {
+        ptrdiff_t found = tornado__secure_peek(stream);
+        if (found <= 0) {
+            tornado__iostream_received_none(stream, found);
+            return;
+        }
+    } else if (wants_end && !tornado__iostream_pending(stream) && ioctl(stream->fd, FIONREAD, &waiting) == 0 &&
+               waiting == 0) {
         tornado__iostream_end(stream);
         return;
     }
@@ -16749,7 +18003,64 @@ static void tornado__iostream_event(int fd, unsigned events, void *arg)
     tornado__iostream_release(stream);
 }
 
-static void tornado__iostream_connected(tornado_iostream *stream);
+/* It is connected, and TLS is ready. */
+static void tornado__iostream_opened(tornado_iostream *stream)
+{
+    stream->opening = TORNADO__OPEN;
+    stream->turned = 0;
+    if (stream->owner->opened)
+        stream->owner->opened(stream);
+    if (!stream->closed && tornado__iostream_flush(stream) && tornado__iostream_watch_or_shut(stream) &&
+        !stream->paused && tornado__iostream_pending(stream))
+        tornado__iostream_read_special(stream);
+}
+
+/* Goes on with a handshake as far as it goes. */
+static void tornado__iostream_handshake(tornado_iostream *stream)
+{
+    tornado__secure *secure = stream->state;
+    int outcome = tornado__tls_handshake(&secure->tls);
+    if (outcome == TORNADO__TLS_DONE) {
+        tornado__timer_clear(stream->loop, &secure->timer);
+        tornado__iostream_opened(stream);
+    } else if (outcome == TORNADO__TLS_FAILED) {
+        errno = EPROTO;
+        tornado__iostream_broken(stream, "TLS handshake");
+    } else {
+        stream->turned = outcome == TORNADO__TLS_WANTS_WRITE ? TORNADO_IOLOOP_READ : 0;
+        tornado__iostream_watch_or_shut(stream);
+    }
+}
+
+static void tornado__iostream_begin_handshake(tornado_iostream *stream)
+{
+    tornado__secure *secure = stream->state;
+    int64_t timeout = tornado__tls_timeout(&secure->tls);
+    stream->opening = TORNADO__HANDSHAKING;
+    stream->turned = 0;
+    if (timeout != INT64_MAX &&
+        !tornado__timer_set(stream->loop, &secure->timer, tornado__add_ns(tornado__now_ns(), timeout)))
+        tornado__iostream_shut(stream, &tornado__thread.last);
+    else
+        tornado__iostream_handshake(stream);
+}
+
+/* The socket is connected, or failed to be. */
+static void tornado__iostream_connected(tornado_iostream *stream)
+{
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+        error = errno;
+    if (error) {
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "connect: %s", strerror(error));
+        tornado__iostream_shut(stream, &tornado__thread.last);
+    } else if (stream->backend == &tornado__secure_backend) {
+        tornado__iostream_begin_handshake(stream);
+    } else {
+        tornado__iostream_opened(stream);
+    }
+}
 
 /* The same for streams with something special. */
 static void tornado__iostream_special_event(int fd, unsigned events, void *arg)
@@ -16764,6 +18075,8 @@ static void tornado__iostream_special_event(int fd, unsigned events, void *arg)
     stream->turned = 0;
     if (stream->opening == TORNADO__CONNECTING) {
         tornado__iostream_connected(stream);
+    } else if (stream->opening == TORNADO__HANDSHAKING) {
+        tornado__iostream_handshake(stream);
     } else {
         if (reads && !stream->paused)
             tornado__iostream_read_special(stream);
@@ -16833,7 +18146,8 @@ typedef struct tornado__user_stream {
     tornado__read *read;
     tornado__write_wait *writes;
     uint64_t queued;            /* bytes to be sent */
-    tornado_future *opened;     /* of connect */
+    tornado_future *opened;     /* of connect, start_tls and wait_for_handshake */
+    void *borrower;             /* who has the stream meanwhile, as its owner; NULL: nobody */
     tornado_callback close_callback;
     void *close_arg;
     const tornado_error *error; /* why it closed; allocated, or static; NULL: nothing went wrong */
@@ -17125,14 +18439,25 @@ static ssize_t tornado__user_receive(tornado_iostream *stream)
     return received;
 }
 
+/* It is connected, and TLS is ready. */
+static void tornado__user_opened(tornado_iostream *stream)
+{
+    tornado_future *opened = tornado__user_of(stream)->opened;
+    tornado__user_of(stream)->opened = NULL;
+    if (opened) {
+        tornado_future_set_result(opened, stream, NULL);
+        tornado_future_release(opened);
+    }
+}
+
 /* So many bytes are on their way. */
-static void tornado__user_sent(tornado_iostream *stream, size_t sent)
+static void tornado__user_sent(tornado_iostream *stream, uint64_t sent)
 {
     tornado__user_stream *user = tornado__user_of(stream);
-    user->queued -= sent;
+    user->queued -= sent < user->queued ? sent : user->queued; /* a borrower's are not counted */
     while (user->writes && user->writes->left <= sent) {
         tornado__write_wait *wait = user->writes;
-        sent -= (size_t)wait->left;
+        sent -= wait->left;
         user->writes = wait->next;
         if (wait->next)
             wait->next->last = wait->last;
@@ -17216,8 +18541,8 @@ static void tornado__user_free(tornado_iostream *stream)
 }
 
 static const tornado__stream_owner tornado__user_owner = {
-    .receive = tornado__user_receive, .again = tornado__user_queue_task, .closed = tornado__user_closed,
-    .sent = tornado__user_sent, .wants_end = tornado__user_wants_end, .free = tornado__user_free};
+    .receive = tornado__user_receive, .opened = tornado__user_opened, .closed = tornado__user_closed,
+    .wants_end = tornado__user_wants_end, .free = tornado__user_free};
 
 /* What must not happen inside a call of the user: streaming of what is buffered already, and the close callback. */
 static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
@@ -17237,7 +18562,7 @@ static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
         }
         if (stream->closed && user->close_callback && !tornado__user_unread(stream))
             tornado__user_call(tornado__user_call_closed, user);
-        if (!stream->closed && user->read && tornado__iostream_pending(stream))
+        if (!stream->closed && (user->read || user->borrower) && !stream->paused && tornado__iostream_pending(stream))
             tornado__iostream_read_special(stream);
         if (!stream->closed && user->read)
             tornado__iostream_watch_or_shut(stream);
@@ -17280,36 +18605,118 @@ static bool tornado__backend_of(int fd, const tornado_iostream_backend **backend
                          strerror(error));
 }
 
+/* Begins with TLS where the socket is connected. Releases the stream and gives NULL when it cannot. */
+static tornado_iostream *tornado__user_secured(tornado_iostream *stream, const tornado_ssl_options *options)
+{
+    tornado_address peer;
+    if (stream->backend)
+        tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_iostream_new: TLS is for sockets");
+    if (stream->backend || !tornado__iostream_secure(stream, options)) {
+        tornado_error error = *tornado_last_error();
+        tornado__iostream_release(stream);
+        tornado__thread.last = error;
+        return NULL;
+    }
+    if (tornado_address_peer(&peer, stream->fd))
+        tornado__iostream_begin_handshake(stream);
+    return stream;
+}
+
+/* A stream for a user around a descriptor, which has been looked at. NULL when memory is short. */
+static tornado_iostream *tornado__user_stream_new(tornado_ioloop *loop, int fd, const tornado_iostream_options *options,
+                                                  const tornado_iostream_backend *backend, void *state)
+{
+    tornado__user_stream *user = TORNADO_MALLOC(sizeof *user);
+    const tornado__stream_limits *limits = user ? tornado__stream_limits_of(options) : NULL;
+    if (!limits) {
+        TORNADO_FREE(user);
+        tornado__nomem();
+        return NULL;
+    }
+    memset(user, 0, sizeof *user);
+    tornado__iostream_init(&user->stream, loop, fd, &tornado__user_owner);
+    user->stream.special = TORNADO__BY_USER | (backend ? TORNADO__BY_BACKEND : 0);
+    user->stream.backend = backend;
+    user->stream.state = state;
+    user->stream.paused = true;
+    user->task.run = tornado__user_run;
+    user->limits = limits;
+    return &user->stream;
+}
+
+/* Makes somebody else the owner of a user's stream for a time. False (TORNADO_ERR_STATE) when it is closed, being
+   read or lent already. */
+static TORNADO__UNUSED bool tornado__iostream_lend(tornado_iostream *stream, const tornado__stream_owner *owner, void *borrower)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (stream->closed || stream->opening || user->read || user->borrower)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "the stream is %s",
+                             stream->closed    ? "closed"
+                             : stream->opening ? "not connected yet"
+                                               : "in use");
+    tornado__user_restore(stream);
+    stream->owner = owner;
+    user->borrower = borrower;
+    return true;
+}
+
+static TORNADO__UNUSED void *tornado__iostream_borrower(const tornado_iostream *stream)
+{
+    return tornado__user_of(stream)->borrower;
+}
+
+/* Takes it back. What the borrower wrote counts as the user's. */
+static TORNADO__UNUSED void tornado__iostream_give_back(tornado_iostream *stream)
+{
+    tornado__user_of(stream)->queued = tornado__iostream_queued(stream);
+    tornado__user_of(stream)->borrower = NULL;
+    stream->owner = &tornado__user_owner;
+    stream->paused = true;
+}
+
+/* Turns a stream of another owner into a user's: that one is closed then, without a call of its owner, and its
+   descriptor, what it has to send and `len` bytes received are the new one's. NULL when memory is short. */
+static TORNADO__UNUSED tornado_iostream *tornado__iostream_convert(tornado_iostream *from, const char *unread, size_t len)
+{
+    static const tornado_iostream_options defaults;
+    tornado_iostream *stream =
+        tornado__user_stream_new(from->loop, from->fd, &defaults, from->backend, from->state);
+    if (!stream)
+        return NULL;
+    if (len && !tornado__iostream_reserve_in(stream, len)) {
+        stream->closed = true; /* the descriptor stays where it is */
+        tornado__iostream_release(stream);
+        return NULL;
+    }
+    if (len) {
+        memcpy(stream->in->bytes, unread, len);
+        stream->in->end = len;
+    }
+    if (from->watched)
+        tornado_ioloop_remove_handler(from->loop, from->fd);
+    if (from->backend == &tornado__secure_backend)
+        ((tornado__secure *)from->state)->stream = stream;
+    stream->special |= from->special;
+    stream->out = from->out;
+    tornado__user_of(stream)->queued = tornado__iostream_queued(stream);
+    from->backend = NULL;
+    from->out = NULL;
+    from->closed = true;
+    from->watched = false;
+    from->fd = -1;
+    return stream;
+}
+
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
 {
     static const tornado_iostream_options defaults;
     const tornado_iostream_options *o = options ? options : &defaults;
     const tornado_iostream_backend *backend = o->backend;
     void *state = backend ? o->backend_state : NULL;
-    tornado__user_stream *user = NULL;
-    const tornado__stream_limits *limits = NULL;
-    bool usable = backend || tornado__backend_of(fd, &backend);
-    tornado_ioloop *loop = usable ? tornado_ioloop_current() : NULL;
-    if (loop) {
-        user = TORNADO_MALLOC(sizeof *user);
-        limits = tornado__stream_limits_of(o);
-    }
-    if (user && limits) {
-        memset(user, 0, sizeof *user);
-        tornado__iostream_init(&user->stream, loop, fd, &tornado__user_owner);
-        user->stream.special = TORNADO__BY_OWNER | (backend ? TORNADO__BY_BACKEND : 0);
-        user->stream.backend = backend;
-        user->stream.state = state;
-        user->stream.paused = true;
-        user->task.run = tornado__user_run;
-        user->limits = limits;
-        return &user->stream;
-    }
-    if (loop)
-        tornado__nomem();
-    if (limits != &tornado__stream_default_limits)
-        TORNADO_FREE((void *)(uintptr_t)limits);
-    TORNADO_FREE(user);
+    tornado_ioloop *loop = backend || tornado__backend_of(fd, &backend) ? tornado_ioloop_current() : NULL;
+    tornado_iostream *stream = loop ? tornado__user_stream_new(loop, fd, o, backend, state) : NULL;
+    if (stream)
+        return o->ssl_options ? tornado__user_secured(stream, o->ssl_options) : stream;
     if (backend)
         backend->close_fd(state, fd);
     else if (fd >= 0)
@@ -17346,33 +18753,6 @@ TORNADO_API void tornado_iostream_close_with(tornado_iostream *stream, const tor
 
 /* ---- connecting ---- */
 
-static void tornado__user_opened(tornado_iostream *stream)
-{
-    tornado_future *opened = tornado__user_of(stream)->opened;
-    tornado__user_of(stream)->opened = NULL;
-    stream->opening = TORNADO__OPEN;
-    if (opened) {
-        tornado_future_set_result(opened, stream, NULL);
-        tornado_future_release(opened);
-    }
-    if (tornado__iostream_flush(stream))
-        tornado__iostream_watch_or_shut(stream);
-}
-
-static void tornado__iostream_connected(tornado_iostream *stream)
-{
-    int error = 0;
-    socklen_t len = sizeof error;
-    if (getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-        error = errno;
-    if (error) {
-        tornado__fail(TORNADO_ERR_SYSTEM, error, "connect: %s", strerror(error));
-        tornado__iostream_shut(stream, &tornado__thread.last);
-        return;
-    }
-    tornado__user_opened(stream);
-}
-
 TORNADO_API tornado_future *tornado_iostream_connect(tornado_iostream *stream, const tornado_address *address)
 {
     if (stream->closed || stream->opening) {
@@ -17399,6 +18779,79 @@ TORNADO_API tornado_future *tornado_iostream_connect(tornado_iostream *stream, c
     return future;
 }
 
+/* ---- TLS ---- */
+
+static tornado_future *tornado__user_state_error(const char *message)
+{
+    tornado__fail(TORNADO_ERR_STATE, 0, "%s", message);
+    return tornado_future_failed(tornado_last_error());
+}
+
+TORNADO_API tornado_future *tornado_iostream_start_tls(tornado_iostream *stream, const tornado_ssl_options *options)
+{
+    static const tornado_ssl_options defaults;
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (stream->closed) {
+        tornado_error error = tornado__user_closed_error(stream);
+        return tornado_future_failed(&error);
+    }
+    if (stream->opening || stream->backend)
+        return tornado__user_state_error("tornado_iostream_start_tls: it is not a connected socket in the clear");
+    if (user->read || user->borrower || stream->out || tornado__user_unread(stream))
+        return tornado__user_state_error("tornado_iostream_start_tls: something is being read or written, or unread");
+    tornado_future *future = tornado_future_new();
+    if (future->immortal)
+        return future;
+    if (!tornado__iostream_secure(stream, options ? options : &defaults)) {
+        tornado_error error = *tornado_last_error();
+        tornado_future_set_error(future, &error);
+        return future;
+    }
+    user->opened = tornado_future_retain(future);
+    tornado__iostream_retain(stream);
+    tornado__iostream_begin_handshake(stream);
+    tornado__iostream_release(stream);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_iostream_wait_for_handshake(tornado_iostream *stream)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (stream->closed) {
+        tornado_error error = tornado__user_closed_error(stream);
+        return tornado_future_failed(&error);
+    }
+    if (stream->backend != &tornado__secure_backend || user->opened)
+        return tornado__user_state_error(user->opened ? "the handshake is waited for already"
+                                                      : "tornado_iostream_wait_for_handshake: there is no TLS");
+    if (!stream->opening && tornado_iostream_ssl_info(stream))
+        return tornado_future_resolved(stream);
+    tornado_future *future = tornado_future_new();
+    if (!future->immortal)
+        user->opened = tornado_future_retain(future);
+    return future;
+}
+
+TORNADO_API const tornado_ssl_info *tornado_iostream_ssl_info(tornado_iostream *stream)
+{
+    if (!stream->closed && stream->backend == &tornado__secure_backend)
+        return tornado__tls_info(&((tornado__secure *)stream->state)->tls);
+    tornado__fail(TORNADO_ERR_STATE, 0, "tornado_iostream_ssl_info: there is no TLS");
+    return NULL;
+}
+
+TORNADO_API const tornado_ssl_certificate *tornado_iostream_get_ssl_certificate(tornado_iostream *stream)
+{
+    const tornado_ssl_info *info = tornado_iostream_ssl_info(stream);
+    return info ? info->certificate : NULL;
+}
+
+TORNADO_API void *tornado_iostream_ssl_handle(const tornado_iostream *stream)
+{
+    bool secure = !stream->closed && stream->backend == &tornado__secure_backend;
+    return secure ? tornado__tls_handle(&((tornado__secure *)stream->state)->tls) : NULL;
+}
+
 /* ---- the public reads and writes ---- */
 
 /* Why a read cannot start, or NULL. */
@@ -17407,7 +18860,7 @@ static const char *tornado__user_read_refused(const tornado_iostream *stream, co
     bool delimiter = options->until.data || options->until_regex;
     int forms = (options->bytes != 0) + (options->until.data != NULL) + (options->until_regex != NULL) +
                 options->until_close;
-    if (tornado__user_of(stream)->read)
+    if (tornado__user_of(stream)->read || tornado__user_of(stream)->borrower)
         return "Already reading";
     if (forms > 1)
         return "tornado_iostream_read: bytes, until, until_regex and until_close exclude each other";
@@ -17500,7 +18953,7 @@ TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, cons
     const char *refused = tornado__user_read_refused(stream, options);
     tornado__read read;
     if (refused) {
-        tornado__fail(user->read ? TORNADO_ERR_STATE : TORNADO_ERR_INVALID, 0, "%s", refused);
+        tornado__fail(user->read || user->borrower ? TORNADO_ERR_STATE : TORNADO_ERR_INVALID, 0, "%s", refused);
         return tornado_future_failed(tornado_last_error());
     }
     tornado_future *future = tornado_future_new();
@@ -17599,6 +19052,11 @@ static bool tornado__user_may_write(tornado_iostream *stream, uint64_t len, torn
     if (stream->closed) {
         tornado_error error = tornado__user_closed_error(stream);
         *refused = tornado_future_failed(&error);
+        return false;
+    }
+    if (user->borrower) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "a connection has the stream");
+        *refused = tornado_future_failed(tornado_last_error());
         return false;
     }
     if (max >= 0 && len && (len > (uint64_t)max || user->queued > (uint64_t)max - len)) {
@@ -24280,7 +25738,7 @@ static void tornado__http1_linger(tornado__http1 *connection)
     connection->lingering = true;
     connection->scanned = 0;
     connection->stream.paused = connection->stream.unbuffered_ready = false;
-    if (shutdown(connection->stream.fd, SHUT_WR) != 0 || !tornado__iostream_watch(&connection->stream))
+    if (!tornado__iostream_end_sending(&connection->stream) || !tornado__iostream_watch(&connection->stream))
         tornado__iostream_shut(&connection->stream, NULL);
     else
         tornado__http1_set_timer(connection, tornado__add_ns(connection->host->loop->now, TORNADO__LINGER_NS));
@@ -24352,11 +25810,8 @@ static void tornado__http1_resume(tornado__http1 *connection)
     tornado_iostream *stream = &connection->stream;
     if (stream->closed)
         return;
-    if (stream->paused) {
-        stream->paused = stream->unbuffered_ready = false;
-        if (!tornado__iostream_watch_or_shut(stream))
-            return;
-    }
+    if (stream->paused && !tornado__iostream_unpause(stream))
+        return;
     if (stream->in && !connection->closing)
         tornado__iostream_feed(stream);
     else
