@@ -2981,8 +2981,12 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #ifndef TORNADO_NO_THREADS
 #include <pthread.h>
 #endif
-#if defined(__SSE2__)
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
 #include <emmintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#include <arm_neon.h>
 #endif
 #if (defined(__GLIBC__) && !defined(__UCLIBC__)) || defined(__APPLE__)
 #define TORNADO__BACKTRACE 1
@@ -22891,24 +22895,173 @@ static bool tornado__is_token(const char *text, size_t len)
     return len > 0;
 }
 
-/* The first control byte. There must be one, and 16 readable bytes behind it. */
+/* ---- scanning ---- */
+
+/* 16 bytes that are looked at together, where the target has that: what is asked of each gives all bits or none. A mask
+   has TORNADO__LANE_BITS for each byte, of which the lowest tells. */
+#if defined(__SSE2__)
+#define TORNADO__LANES     16
+#define TORNADO__LANE_BITS 1
+#define TORNADO__ALL_LANES UINT64_C(0xffff)
+typedef __m128i tornado__lanes;
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_load(const char *at)
+{
+    return _mm_loadu_si128((const __m128i *)(const void *)at);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_is(tornado__lanes bytes, char c)
+{
+    return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c));
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_within(tornado__lanes bytes, char low, char high)
+{
+    __m128i above = _mm_sub_epi8(bytes, _mm_set1_epi8(low)), most = _mm_set1_epi8((char)(high - low));
+    return _mm_cmpeq_epi8(_mm_max_epu8(above, most), most);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_or(tornado__lanes a, tornado__lanes b)
+{
+    return _mm_or_si128(a, b);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_and(tornado__lanes a, tornado__lanes b)
+{
+    return _mm_and_si128(a, b);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_but(tornado__lanes a, tornado__lanes b)
+{
+    return _mm_andnot_si128(b, a);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_lower(tornado__lanes bytes)
+{
+    return _mm_or_si128(bytes, _mm_set1_epi8(0x20));
+}
+
+static TORNADO__INLINE uint64_t tornado__lanes_mask(tornado__lanes lanes)
+{
+    return (unsigned)_mm_movemask_epi8(lanes);
+}
+#elif defined(__aarch64__) && defined(__ARM_NEON) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define TORNADO__LANES     16
+#define TORNADO__LANE_BITS 4
+#define TORNADO__ALL_LANES UINT64_C(0x1111111111111111)
+typedef uint8x16_t tornado__lanes;
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_load(const char *at)
+{
+    return vld1q_u8((const uint8_t *)at);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_is(tornado__lanes bytes, char c)
+{
+    return vceqq_u8(bytes, vdupq_n_u8((uint8_t)c));
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_within(tornado__lanes bytes, char low, char high)
+{
+    return vcleq_u8(vsubq_u8(bytes, vdupq_n_u8((uint8_t)low)), vdupq_n_u8((uint8_t)(high - low)));
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_or(tornado__lanes a, tornado__lanes b)
+{
+    return vorrq_u8(a, b);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_and(tornado__lanes a, tornado__lanes b)
+{
+    return vandq_u8(a, b);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_but(tornado__lanes a, tornado__lanes b)
+{
+    return vbicq_u8(a, b);
+}
+
+static TORNADO__INLINE tornado__lanes tornado__lanes_lower(tornado__lanes bytes)
+{
+    return vorrq_u8(bytes, vdupq_n_u8(0x20));
+}
+
+static TORNADO__INLINE uint64_t tornado__lanes_mask(tornado__lanes lanes)
+{
+    uint8x8_t halves = vshrn_n_u16(vreinterpretq_u16_u8(lanes), 4);
+    return vget_lane_u64(vreinterpret_u64_u8(halves), 0) & TORNADO__ALL_LANES;
+}
+#endif
+
+#ifdef TORNADO__LANES
+/* The first byte for which a mask, which is not zero, tells. */
+static TORNADO__INLINE unsigned tornado__lanes_first(uint64_t mask)
+{
+    return (unsigned)__builtin_ctzll(mask) / TORNADO__LANE_BITS;
+}
+#endif
+
+/* What scans: each needs a byte that stops it, and 16 readable bytes behind that. */
+
+/* The first control byte. */
 static TORNADO__INLINE char *tornado__find_control(char *at)
 {
-#ifdef __SSE2__
-    const __m128i space = _mm_set1_epi8(0x1f), tab = _mm_set1_epi8('\t'), del = _mm_set1_epi8(0x7f);
-    for (;; at += 16) {
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)at);
-        __m128i low = _mm_cmpeq_epi8(_mm_max_epu8(bytes, space), space);
-        __m128i found = _mm_or_si128(_mm_andnot_si128(_mm_cmpeq_epi8(bytes, tab), low), _mm_cmpeq_epi8(bytes, del));
-        unsigned mask = (unsigned)_mm_movemask_epi8(found);
+#ifdef TORNADO__LANES
+    for (;; at += TORNADO__LANES) {
+        tornado__lanes bytes = tornado__lanes_load(at);
+        tornado__lanes low = tornado__lanes_but(tornado__lanes_within(bytes, 0, 0x1f), tornado__lanes_is(bytes, '\t'));
+        uint64_t mask = tornado__lanes_mask(tornado__lanes_or(low, tornado__lanes_is(bytes, 0x7f)));
         if (mask)
-            return at + __builtin_ctz(mask);
+            return at + tornado__lanes_first(mask);
     }
 #else
     while (!tornado__is(*at, TORNADO__CONTROL))
         at++;
     return at;
 #endif
+}
+
+/* The first byte that is no part of a request's target, or is `stop`: "?", or " " for none. */
+static TORNADO__INLINE char *tornado__skip_target(char *at, char stop)
+{
+#ifdef TORNADO__LANES
+    for (;; at += TORNADO__LANES) {
+        tornado__lanes bytes = tornado__lanes_load(at);
+        tornado__lanes low = tornado__lanes_or(tornado__lanes_within(bytes, 0, ' '), tornado__lanes_is(bytes, 0x7f));
+        tornado__lanes marks = tornado__lanes_or(tornado__lanes_is(bytes, '#'), tornado__lanes_is(bytes, stop));
+        uint64_t mask = tornado__lanes_mask(tornado__lanes_or(low, marks));
+        if (mask)
+            return at + tornado__lanes_first(mask);
+    }
+#else
+    while (tornado__is(*at, stop == '?' ? TORNADO__PATH : TORNADO__TARGET))
+        at++;
+    return at;
+#endif
+}
+
+/* The first byte that is no part of a token. Names of headers are letters, digits and "-", mostly; for what else there
+   may be the table is asked. */
+static TORNADO__INLINE char *tornado__skip_name(char *at)
+{
+#ifdef TORNADO__LANES
+    for (;; at += TORNADO__LANES) {
+        tornado__lanes bytes = tornado__lanes_load(at);
+        tornado__lanes letters = tornado__lanes_within(tornado__lanes_lower(bytes), 'a', 'z');
+        tornado__lanes digits = tornado__lanes_within(bytes, '0', '9'), dashes = tornado__lanes_is(bytes, '-');
+        tornado__lanes usual = tornado__lanes_or(letters, tornado__lanes_or(digits, dashes));
+        uint64_t mask = tornado__lanes_mask(usual) ^ TORNADO__ALL_LANES;
+        if (mask) {
+            at += tornado__lanes_first(mask);
+            break;
+        }
+    }
+    if (TORNADO__LIKELY(*at == ':'))
+        return at;
+#endif
+    while (tornado__is(*at, TORNADO__TOKEN))
+        at++;
+    return at;
 }
 
 static TORNADO__INLINE char tornado__lower(char c)
@@ -24920,16 +25073,27 @@ TORNADO_API double tornado_http_request_time(const tornado_http_request *request
 static TORNADO__INLINE size_t tornado__find_blank_line(const char *data, size_t from, size_t len)
 {
     size_t at = from < 2 ? 2 : from;
-#ifdef __SSE2__
-    for (const __m128i newline = _mm_set1_epi8('\n'); len >= 18 && at < len; at += 16) {
-        if (at > len - 16)
-            at = len - 16; /* the last look overlaps the one before */
-        __m128i here = _mm_loadu_si128((const __m128i *)(const void *)(data + at));
-        __m128i before = _mm_loadu_si128((const __m128i *)(const void *)(data + at - 2));
-        unsigned mask = (unsigned)_mm_movemask_epi8(
-            _mm_and_si128(_mm_cmpeq_epi8(here, newline), _mm_cmpeq_epi8(before, newline)));
+#ifdef __AVX2__
+    for (const __m256i newline = _mm256_set1_epi8('\n'); len >= 34 && at <= len - 32; at += 32) {
+        __m256i here = _mm256_loadu_si256((const __m256i *)(const void *)(data + at));
+        __m256i before = _mm256_loadu_si256((const __m256i *)(const void *)(data + at - 2));
+        unsigned mask = (unsigned)_mm256_movemask_epi8(
+            _mm256_and_si256(_mm256_cmpeq_epi8(here, newline), _mm256_cmpeq_epi8(before, newline)));
         for (; mask; mask &= mask - 1) {
             size_t place = at + (unsigned)__builtin_ctz(mask);
+            if (data[place - 1] == '\r')
+                return place + 1;
+        }
+    }
+#endif
+#ifdef TORNADO__LANES
+    for (; len >= TORNADO__LANES + 2 && at < len; at += TORNADO__LANES) {
+        if (at > len - TORNADO__LANES)
+            at = len - TORNADO__LANES; /* the last look overlaps the one before */
+        tornado__lanes here = tornado__lanes_is(tornado__lanes_load(data + at), '\n');
+        tornado__lanes before = tornado__lanes_is(tornado__lanes_load(data + at - 2), '\n');
+        for (uint64_t mask = tornado__lanes_mask(tornado__lanes_and(here, before)); mask; mask &= mask - 1) {
+            size_t place = at + tornado__lanes_first(mask);
             if (data[place - 1] == '\r')
                 return place + 1;
         }
@@ -25045,12 +25209,10 @@ static TORNADO__INLINE int tornado__parse_request_line(tornado__message *message
     message->head = method_len == 4 && memcmp(method, "HEAD", 4) == 0;
     *at++ = '\0';
     char *target = at, *query = NULL;
-    while (tornado__is(*at, TORNADO__PATH))
+    if (memcmp(at, "/ ", 2) == 0) /* a site's first page */
         at++;
-    if (*at == '?')
-        query = at;
-    while (tornado__is(*at, TORNADO__TARGET))
-        at++;
+    else if (*(at = tornado__skip_target(at, '?')) == '?')
+        at = tornado__skip_target(query = at, ' ');
     if (at == target || *at != ' ')
         return 400;
     char *end = at;
@@ -25177,8 +25339,7 @@ static int tornado__parse_headers(tornado__message *message, char *at, const cha
         }
         tornado_http_header *header = &items[headers->count++];
         header->name = at;
-        while (tornado__is(*at, TORNADO__TOKEN))
-            at++;
+        at = tornado__skip_name(at);
         header->name_len = (uint32_t)(at - header->name);
         if (*at != ':' || header->name_len == 0)
             return 400; /* also a folded line, and white space before the colon */

@@ -16,6 +16,7 @@ bare epoll loop parses nothing: it is the floor.
   size          of a small program with tornado.h in it, and the time to compile it
   regex         patterns beside other engines: CPU time of one match, and of each further byte of text
   json          a document of 600 KB read and written beside other engines: megabytes of it for a second of CPU time
+  parse         a browser's request and a chunked body beside another parser: CPU time of one
   core          coroutines, timers, callbacks of another thread, memory of those that wait, beside other event loops
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
@@ -755,6 +756,35 @@ def json_table():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Parsing: parse.c measures all.
+# ----------------------------------------------------------------------------------------------------------------------
+
+parse_figures = {}  # case: {engine: nanoseconds}
+
+
+def measure_parse(_, options):
+    progress("parse")
+    try:
+        compile_c("parse", f"-I{ROOT}", "-DBENCH_HTTP_PARSER", "-lhttp_parser")
+    except Failure as problem:
+        note(f"not measured: http-parser (apt-get install libhttp-parser-dev): {problem}")
+        compile_c("parse", f"-I{ROOT}")
+    try:
+        lines = subprocess.run([built("parse"), "0.02" if options.quick else "0.2"], stdout=subprocess.PIPE,
+                               universal_newlines=True, check=True, timeout=600,
+                               preexec_fn=on_core(options.server_core)).stdout.splitlines()
+    except subprocess.SubprocessError as problem:
+        raise Failure(problem)
+    for line in lines:
+        case, engine, figure = line.split("\t")
+        parse_figures.setdefault(case, {})[engine] = float(figure)
+
+
+def parse_table():
+    return beside_peers("parse", parse_figures, lambda _, ours, peer: peer / ours)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # The core: core.c measures all.
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -802,6 +832,7 @@ STEPS = {
     "size": measure_size,
     "regex": measure_regex,
     "json": measure_json,
+    "parse": measure_parse,
     "core": measure_core,
 }
 
@@ -953,6 +984,9 @@ def report(servers, options):
     if json_figures:
         print("A JSON document of 600 KB: MB/s of CPU time.\n")
         print("\n".join(line.rstrip() for line in json_table()) + "\n")
+    if parse_figures:
+        print("Parsing: CPU time; of a head with its checks and strings, of a body with its pieces handed on.\n")
+        print("\n".join(line.rstrip() for line in parse_table()) + "\n")
     if core_figures:
         print("The core: CPU time, where two threads work time by the clock; memory of each of 100,000 coroutines "
               "(10,000 whose own\nstack was deep: 32 KiB), of 1,000 requests; inside: the library's own timers, "
@@ -965,7 +999,8 @@ def report(servers, options):
         with open(options.json, "w") as file:
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
-                       "regex": regex_figures, "json": json_figures, "core": core_figures,
+                       "regex": regex_figures, "json": json_figures, "parse": parse_figures,
+                       "core": core_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 
