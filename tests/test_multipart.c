@@ -51,7 +51,7 @@ static const char *parsed(const char *data, const tornado_arguments_options *opt
 #define FIELD(parameters, value) PART("Content-Disposition: form-data; " parameters, value)
 #define END                      "--1234--\r\n"
 
-TEST(multipart_forms_are_read)
+TEST(multipart_forms_are_read_in_any_shape)
 {
     static const char *const rows[][2] = {
         {END, ""},
@@ -290,6 +290,7 @@ static void upload(tornado_handler *self)
     CHECK(tornado_files(self) == tornado_http_request_files(self->request));
     CHECK(first == tornado_http_files_find(tornado_files(self), "f", NULL));
     CHECK(tornado_get_file(self, "g") == NULL);
+    CHECK_STR(tornado_arguments_get(tornado_query_arguments(self), "f")->value.data, "query");
     if (first)
         CHECK(first->body.data >= self->request->body.data &&
               first->body.data + first->body.len <= self->request->body.data + self->request->body.len);
@@ -363,6 +364,9 @@ static void tell_input(tornado_http_request *request)
     body = tornado_http_request_body_arguments(request);
     cookies = tornado_http_request_cookies(request);
     CHECK(all && query && body && cookies && tornado_http_request_arguments(request) == all);
+    CHECK_STR(request->version, "HTTP/1.1");
+    CHECK_STR(request->remote_ip, "127.0.0.1");
+    CHECK_STR(request->protocol, "http");
     size_t len = (size_t)snprintf(text, sizeof text, "%zu %zu %zu %s ", query->count, body->count, cookies->count,
                                   tornado_arguments_get(cookies, "c")->value.data);
     len += (size_t)snprintf(text + len, sizeof text - len, "%s", shown(all, tornado_http_request_files(request)));
