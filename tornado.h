@@ -132,7 +132,7 @@
 
    Each is one file, to build on: examples/hello.c, json.c, books.c (a JSON API), form.c (a form that redirects),
    upload.c (files), wait_twice.c, long_poll.c, workers.c (threads, subprocesses, a process for each core), echo.c (a
-   TCP server), spider.c (queues), own_loop.c (beside another loop).
+   TCP server), spider.c (queues), own_loop.c (beside another loop), gzip.c (compressed streams).
 
    MAP
 
@@ -861,7 +861,7 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
 
 /* What stands around the compressed data. */
 typedef enum tornado_zip_format {
-    TORNADO_ZIP_DEFAULT, /* reading: gzip or zlib, as it begins */
+    TORNADO_ZIP_DEFAULT, /* reading: gzip or zlib, as it begins; writing: gzip */
     TORNADO_ZIP_GZIP,    /* reading: one or more members, one behind the other */
     TORNADO_ZIP_ZLIB,
     TORNADO_ZIP_RAW      /* nothing: DEFLATE alone */
@@ -912,6 +912,44 @@ TORNADO_API bool tornado_decompressor_flush(tornado_decompressor *decompressor);
 
 /* Begins again with a new stream, keeping the memory; also after a failure. */
 TORNADO_API void tornado_decompressor_reset(tornado_decompressor *decompressor);
+
+/* How data are compressed. All zero is the default. */
+typedef struct tornado_compressor_options {
+    tornado_zip_format format; /* default: gzip; its header has no time, so the same data give the same bytes */
+    int level;                 /* 1, fast, to 9, small; TORNADO_NONE: not compressed at all; default 6 */
+    int window_bits;           /* 9 to 15: how far back repetitions are looked for, 2^window_bits; default 15 */
+    int mem_level;             /* 1 to 9: memory for finding and collecting them; default 8 */
+} tornado_compressor_options;
+
+/* Compresses all of the data and appends the result; the options may be NULL. False with TORNADO_ERR_INVALID for the
+   options, or TORNADO_ERR_NOMEM. */
+TORNADO_API bool tornado_compress(tornado_buffer *out, tornado_bytes data, const tornado_compressor_options *options);
+
+/* What tornado_compressor_flush is to do. */
+typedef enum tornado_zip_flush {
+    TORNADO_ZIP_FINISH, /* the end of the stream */
+    TORNADO_ZIP_SYNC,   /* all that was given so far can be read; ends with 00 00 ff ff, RFC 7692 section 7.2.1 */
+    TORNADO_ZIP_FULL    /* the same, and nothing that follows refers to what was before */
+} tornado_zip_flush;
+
+/* Compresses a stream. Takes 4 << window_bits and 896 << mem_level bytes of memory, and 10 KiB: 362 KiB by default. */
+typedef struct tornado_compressor tornado_compressor;
+
+/* A new one, that the caller frees; the options are copied and may be NULL. NULL with TORNADO_ERR_INVALID or
+   TORNADO_ERR_NOMEM. */
+TORNADO_API tornado_compressor *tornado_compressor_new(const tornado_compressor_options *options);
+TORNADO_API void tornado_compressor_free(tornado_compressor *compressor);
+
+/* Takes a part of the data and appends what is ready. False with TORNADO_ERR_NOMEM, and for all that follows, as a
+   part of the stream is lost; TORNADO_ERR_STATE behind the end of the stream. */
+TORNADO_API bool tornado_compressor_compress(tornado_compressor *compressor, tornado_buffer *out, tornado_bytes data);
+
+/* Appends what is still held back. False as above. */
+TORNADO_API bool tornado_compressor_flush(tornado_compressor *compressor, tornado_buffer *out,
+                                          tornado_zip_flush flush);
+
+/* Begins a new stream that does not refer to the last one, keeping the memory: at once, whatever its size. */
+TORNADO_API void tornado_compressor_reset(tornado_compressor *compressor);
 
 /*============================================================================
  * section: context (public)
@@ -2726,12 +2764,34 @@ struct tornado_handler_class {
     const char *(*decode_argument)(tornado_handler *self, tornado_bytes value, const char *name);
 };
 
+/* What changes answers on their way out; a chunk is what was written since the last flush. Both functions return what
+   is to be sent in place of it, which has to live until the next call, and may raise. `state` is memory for this
+   request, all bits zero at first. */
+typedef struct tornado_output_transform {
+    size_t state_size;
+    /* Before the headers are sent: it may change them and the status, by the handler's functions. `finishing`: there
+       is no other chunk. Called once more when the answer becomes an error page instead. */
+    tornado_bytes (*transform_first_chunk)(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing);
+    tornado_bytes (*transform_chunk)(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing);
+    void (*release)(void *state); /* when the request is over; NULL: nothing is to be done */
+} tornado_output_transform;
+
+/* GZipContentEncoding: compresses text for those who accept gzip. Types: text, JavaScript, JSON, XML, SVG and the
+   like; of at least 1,024 bytes, or flushed before the end; without a Content-Encoding, and no part of a range.
+   "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. Takes memory of a compressor while the answer
+   is sent. A program that does not name it does not link the compressor. */
+TORNADO_API const tornado_output_transform tornado_gzip_transform;
+#define TORNADO_GZIP (&tornado_gzip_transform)
+
 /* Zero is the default of each. */
 typedef struct tornado_settings {
     bool debug;                                 /* sets serve_traceback where that is not set */
     tornado_switch serve_traceback;             /* error pages tell what was raised; default off */
     const tornado_handler_class *default_handler_class; /* for paths without a rule; default: a 404 */
     void *default_handler_data;
+    const tornado_output_transform *compress_response; /* TORNADO_GZIP: text is compressed */
+    const tornado_output_transform *gzip; /* the old name of compress_response */
+    const tornado_output_transform *const *transforms; /* in place of compress_response; a list that ends with NULL */
     const char *default_host; /* requests whose host no add_handlers names are also tried as if they named this one */
     void (*log_function)(tornado_handler *self);/* instead of the access log's line */
 } tornado_settings;
@@ -2766,6 +2826,11 @@ TORNADO_API void tornado_application_free(tornado_application *application);
    */
 TORNADO_API bool tornado_application_add_handlers(tornado_application *application, const char *host_pattern,
                                                   const tornado_rule *rules);
+
+/* Adds a transform behind those that there are, for requests that come from now on. The struct is not copied. False
+   with TORNADO_ERR_NOMEM. */
+TORNADO_API bool tornado_application_add_transform(tornado_application *application,
+                                                   const tornado_output_transform *transform);
 
 /* The URL of the rule of that name, with its groups replaced by `count` arguments; in the arena. NULL with
    TORNADO_ERR_INVALID when there is none, its pattern has more in it than plain groups, or the number is another.
@@ -2803,6 +2868,10 @@ TORNADO_API int tornado_get_status(const tornado_handler *self);
 TORNADO_API void tornado_set_header(tornado_handler *self, const char *name, const char *value);
 TORNADO_API void tornado_add_header(tornado_handler *self, const char *name, const char *value);
 TORNADO_API void tornado_clear_header(tornado_handler *self, const char *name);
+
+/* A header as it was set; also the Content-Type that is there by itself. NULL when there is none. Valid until the
+   header is set again. */
+TORNADO_API const char *tornado_response_header(const tornado_handler *self, const char *name);
 
 /* Sets a cookie, in place of one of that name that was set before; NULL options take all defaults. Cookies stay
    when an error discards headers. clear_cookie has the client drop one, which has to have the same domain and path;
@@ -9551,7 +9620,7 @@ static uint32_t tornado__adler32(uint32_t adler, const void *data, size_t len)
      bits 8-11   how many of them are the code's
      bits 12-15  what it is, if no length or distance
      bits 16-30  the literal; a length's or distance's first value; where its second table begins
-   In a second table codes are shorter by the bits that lead there. That one's index has as many bits as bits 8-11 say. */
+   In a second table codes are shorter by the bits that lead there; bits 8-11 then say how many bits index it. */
 #define TORNADO__INFLATE_LITERAL UINT32_C(0x80000000)
 enum {
     TORNADO__INFLATE_OTHER = 0x8000, /* one of the two below, or no code at all */
@@ -10470,6 +10539,852 @@ TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
     tornado_decompressor *z = tornado__decompressor_new(options, TORNADO__INFLATE_LIMIT);
     bool ok = z && tornado__decompress_into(z, out, data);
     tornado_decompressor_free(z);
+    return ok;
+}
+
+/*----------------------------------------------------------------------------
+ * Compressing. Input goes into a buffer:
+ *
+ *       floor                     at                 end         size
+ *       | what is looked through  | not compressed   | room      |
+ *
+ * It is moved down when it is full. Where four bytes stood last is found by a hash in `heads`, and where before that
+ * in `chain`, a ring with a place for each byte of the window. Three bytes are looked for too, but only where they
+ * stood last. Of places, 0 is none. A new stream does not clear these tables, it moves the floor.
+ *
+ * Literals and matches are collected as symbols. They become a block when there is no room for more, or when the
+ * newest part of them differs so much from the rest that codes of its own pay; the rest is a block then. What a block
+ * becomes, stored, or coded by codes of its own or by the fixed ones, depends on what is shortest.
+ *----------------------------------------------------------------------------*/
+
+enum {
+    TORNADO__DEFLATE_AHEAD = 264,        /* bytes that the choice of a match may depend on */
+    TORNADO__DEFLATE_PAD = 8,            /* behind the buffer, to be read but not to matter */
+    TORNADO__DEFLATE_NEAR = 4096,        /* a match of three bytes from further away is longer than its literals */
+    TORNADO__DEFLATE_SPLIT = 8,          /* parts of a block between which it may be split */
+    TORNADO__DEFLATE_STORED = 65535      /* bytes of a stored block at most */
+};
+
+/* How hard to try: candidates that are looked at, lengths that are good enough to stop looking, and to take a match
+   without looking for a better one a byte later. */
+static const struct {
+    uint16_t depth, nice, lazy;
+} tornado__deflate_levels[10] = {{0, 0, 0},    {4, 16, 0},     {8, 32, 0},      {16, 32, 0},     {16, 32, 8},
+                                 {24, 64, 16}, {64, 128, 32}, {128, 192, 64}, {512, 258, 128}, {2048, 258, 258}};
+
+/* Symbols of a block and how often each occurs. */
+typedef struct tornado__deflate_counts {
+    uint32_t near[TORNADO__ZIP_LITERALS], far[TORNADO__ZIP_DISTANCES];
+} tornado__deflate_counts;
+
+/* Codes of a block: their bits as they are written, and above them, from bit 24, how many; for each length of a match
+   with what stands behind the code. */
+typedef struct tornado__deflate_codes {
+    uint32_t near[TORNADO__ZIP_LITERALS], far[TORNADO__ZIP_DISTANCES];
+    uint32_t match[TORNADO__ZIP_MATCH_MAX + 1];
+    uint8_t near_lengths[TORNADO__ZIP_LITERALS], far_lengths[TORNADO__ZIP_DISTANCES];
+} tornado__deflate_codes;
+
+struct tornado_compressor {
+    tornado_zip_format format;
+    int level, window_bits;
+    unsigned hash_bits;
+    size_t window, size;
+    unsigned char *data;           /* the buffer; all other memory follows it */
+    uint16_t *heads, *near_heads, *chain;
+    size_t shift;                  /* what places were lowered by, for the ring */
+    size_t at, end, floor;         /* places in the buffer */
+    size_t hashed;                 /* up to there places are in the tables */
+    size_t held, held_distance;    /* a match of the byte before `at`, for which a better one is looked for; or 0 */
+    uint32_t *symbols;             /* distance << 16 | length, or a literal */
+    size_t symbols_count, symbols_max;
+    size_t covered, part_count, part_covered; /* the input up to there are symbols; where the newest part begins */
+    size_t block;                  /* where the block begins; 0: no longer in the buffer */
+    tornado__deflate_counts counts, part; /* of the block without its newest part, and of that */
+    uint64_t cost;                 /* the bits that the best code for `counts` would take */
+    uint64_t bits;                 /* output that is less than a byte, or being made */
+    unsigned count;
+    tornado_buffer *out;           /* during a call */
+    uint32_t sum, total;
+    bool begun, finished, failed;
+    uint8_t length_symbols[TORNADO__ZIP_MATCH_MAX + 1]; /* less 257 */
+    tornado__deflate_codes codes;
+};
+
+/* The symbol of a distance: two for each power of two. */
+static TORNADO__INLINE unsigned tornado__deflate_far(size_t distance)
+{
+    unsigned from0 = (unsigned)distance - 1;
+    if (from0 < 4)
+        return from0;
+    unsigned power = 31 - (unsigned)__builtin_clz(from0);
+    return 2 * power + (from0 >> (power - 1) & 1);
+}
+
+/*----------------------------------------------------------------------------
+ * Codes.
+ *----------------------------------------------------------------------------*/
+
+/* Sorts numbers by their bits 16 and up, of which there are 16 at most. */
+static void tornado__deflate_sort(uint32_t *keys, unsigned count)
+{
+    uint32_t other[TORNADO__ZIP_LITERALS];
+    for (unsigned shift = 16; shift < 32; shift += 8) {
+        uint32_t *from = shift == 16 ? keys : other, *to = shift == 16 ? other : keys;
+        unsigned places[257] = {0};
+        for (unsigned i = 0; i < count; i++)
+            places[(from[i] >> shift & 0xff) + 1]++;
+        for (unsigned i = 1; i < 256; i++)
+            places[i] += places[i - 1];
+        for (unsigned i = 0; i < count; i++)
+            to[places[from[i] >> shift & 0xff]++] = from[i];
+    }
+}
+
+/* Lengths of the best code, of `most` bits at most, for symbols by how often they occur. The code always has two
+   symbols at least, as some readers refuse one. Two symbols of least weight become one, again and again: those that
+   were made so come in the order of their weight, so two queues do. */
+static void tornado__deflate_lengths(const uint32_t *weights, unsigned count, unsigned most, uint8_t *lengths)
+{
+    uint32_t sorted[TORNADO__ZIP_LITERALS], made[TORNADO__ZIP_LITERALS];
+    uint16_t parent[TORNADO__ZIP_LITERALS];
+    unsigned of_length[17] = {0}, used = 0;
+    memset(lengths, 0, count);
+    for (unsigned i = 0; i < count; i++)
+        if (weights[i])
+            sorted[used++] = weights[i] << 16 | i;
+    for (unsigned i = 0; used < 2; i++)
+        if (!weights[i])
+            sorted[used++] = i;
+    tornado__deflate_sort(sorted, used);
+    for (unsigned next = 0, leaf = 0, node = 0; next < used - 1; next++) {
+        made[next] = 0;
+        for (int k = 0; k < 2; k++) {
+            if (leaf < used && (node == next || sorted[leaf] >> 16 <= made[node])) {
+                made[next] += sorted[leaf++] >> 16;
+            } else {
+                made[next] += made[node];
+                parent[node++] = (uint16_t)next;
+            }
+        }
+    }
+    /* Each node but the root takes the place of a leaf as deep as it is, or where that is too deep of the deepest. */
+    uint16_t *depth = parent;
+    depth[used - 2] = 0;
+    of_length[1] = 2;
+    for (unsigned node = used - 2; node-- > 0;) {
+        unsigned deep = depth[node] = (uint16_t)(depth[parent[node]] + 1);
+        deep = deep < most ? deep : most - 1;
+        while (of_length[deep] == 0)
+            deep--;
+        of_length[deep]--;
+        of_length[deep + 1] += 2;
+    }
+    for (unsigned i = 0, len = most; len > 0; len--)
+        for (unsigned k = 0; k < of_length[len]; k++)
+            lengths[sorted[i++] & 0xffff] = (uint8_t)len;
+}
+
+/* The codes for lengths, RFC 1951, 3.2.2, with the first bit lowest. */
+static void tornado__deflate_assign(const uint8_t *lengths, unsigned count, uint32_t *codes)
+{
+    unsigned of_length[16] = {0}, next[17] = {0};
+    for (unsigned i = 0; i < count; i++)
+        of_length[lengths[i]]++;
+    of_length[0] = 0;
+    for (unsigned len = 1; len < 16; len++)
+        next[len] = (next[len - 1] + of_length[len - 1]) << 1;
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t code = next[lengths[i]]++, reversed = 0;
+        for (unsigned k = 0; k < lengths[i]; k++)
+            reversed |= (code >> k & 1) << (lengths[i] - 1 - k);
+        codes[i] = reversed | (uint32_t)lengths[i] << 24;
+    }
+}
+
+/* Assigns both codes by their lengths. */
+static void tornado__deflate_codes_make(tornado_compressor *z)
+{
+    tornado__deflate_codes *c = &z->codes;
+    tornado__deflate_assign(c->near_lengths, TORNADO__ZIP_LITERALS, c->near);
+    tornado__deflate_assign(c->far_lengths, TORNADO__ZIP_DISTANCES, c->far);
+    for (unsigned len = TORNADO__ZIP_MATCH_MIN; len <= TORNADO__ZIP_MATCH_MAX; len++) {
+        unsigned symbol = z->length_symbols[len];
+        uint32_t code = c->near[257 + symbol], width = code >> 24;
+        uint32_t behind = (len - tornado__zip_length_base[symbol]) << width;
+        c->match[len] = (code & 0xffffff) | behind | (width + tornado__zip_length_extra[symbol]) << 24;
+    }
+}
+
+/*----------------------------------------------------------------------------
+ * Blocks.
+ *----------------------------------------------------------------------------*/
+
+/* Room for so many bits, and whole words of them; afterwards nothing that writes them fails. */
+static bool tornado__deflate_room(tornado_compressor *z, uint64_t bits)
+{
+    if (!z->failed && (bits / 8 >= SIZE_MAX / 4 || !tornado__buffer_reserve(z->out, (size_t)(bits / 8) + 32)))
+        z->failed = true;
+    return !z->failed;
+}
+
+/* Appends up to 48 bits. */
+static TORNADO__INLINE void tornado__deflate_put(tornado_compressor *z, uint64_t bits, unsigned count)
+{
+    z->bits |= bits << z->count;
+    z->count += count;
+    tornado__store_le64(z->out->data + z->out->len, z->bits);
+    z->out->len += z->count / 8;
+    z->bits >>= z->count & 56;
+    z->count %= 8;
+}
+
+/* Fills the last byte with zeros. */
+static void tornado__deflate_align(tornado_compressor *z)
+{
+    tornado__deflate_put(z, 0, (8 - z->count) % 8);
+}
+
+/* What a dynamic block begins with: the lengths of its codes, with runs of them as one. */
+typedef struct tornado__deflate_head {
+    unsigned near_count, far_count, order_count, items_count;
+    uint16_t items[TORNADO__ZIP_LITERALS + TORNADO__ZIP_DISTANCES]; /* a symbol, and above it from bit 5 the rest */
+    uint32_t weights[19], codes[19];
+    uint8_t lengths[19];
+    uint64_t bits; /* of it all */
+} tornado__deflate_head;
+
+static void tornado__deflate_item(tornado__deflate_head *head, unsigned symbol, unsigned rest)
+{
+    head->items[head->items_count++] = (uint16_t)(symbol | rest << 5);
+    head->weights[symbol]++;
+}
+
+/* Runs: 16 repeats the one before 3 to 6 times, 17 and 18 are 3 to 10 and 11 to 138 zeros. */
+static void tornado__deflate_runs(tornado__deflate_head *head, const uint8_t *lengths, unsigned count)
+{
+    for (unsigned i = 0, run; i < count; i += run) {
+        unsigned length = lengths[i], left;
+        for (run = 1; i + run < count && lengths[i + run] == length; run++)
+            ;
+        left = run;
+        if (length > 0) {
+            tornado__deflate_item(head, length, 0);
+            left--;
+        }
+        while (left >= 3) {
+            unsigned most = length > 0 ? 6 : left <= 10 ? 10 : 138, part = left < most ? left : most;
+            if (length > 0 && left > 6 && left < 9) /* no rest of 1 or 2 */
+                part = left - 3;
+            tornado__deflate_item(head, length > 0 ? 16 : part <= 10 ? 17 : 18, part - (length || part <= 10 ? 3 : 11));
+            left -= part;
+        }
+        while (left-- > 0)
+            tornado__deflate_item(head, length, 0);
+    }
+}
+
+static const uint8_t tornado__deflate_item_bits[19] = {[16] = 2, [17] = 3, [18] = 7};
+
+/* Codes for the counts, and how a block begins that has them. */
+static void tornado__deflate_head_make(tornado_compressor *z, tornado__deflate_head *head)
+{
+    uint8_t all[TORNADO__ZIP_LITERALS + TORNADO__ZIP_DISTANCES];
+    tornado__deflate_codes *c = &z->codes;
+    tornado__deflate_lengths(z->counts.near, 286, 15, c->near_lengths);
+    tornado__deflate_lengths(z->counts.far, 30, 15, c->far_lengths);
+    memset(c->near_lengths + 286, 0, 2);
+    memset(c->far_lengths + 30, 0, 2);
+    for (head->near_count = 286; head->near_count > 257 && !c->near_lengths[head->near_count - 1];)
+        head->near_count--;
+    for (head->far_count = 30; head->far_count > 1 && !c->far_lengths[head->far_count - 1];)
+        head->far_count--;
+    memcpy(all, c->near_lengths, head->near_count);
+    memcpy(all + head->near_count, c->far_lengths, head->far_count);
+    head->items_count = 0;
+    memset(head->weights, 0, sizeof head->weights);
+    tornado__deflate_runs(head, all, head->near_count + head->far_count);
+    tornado__deflate_lengths(head->weights, 19, 7, head->lengths);
+    tornado__deflate_assign(head->lengths, 19, head->codes);
+    for (head->order_count = 19; head->order_count > 4; head->order_count--)
+        if (head->lengths[tornado__zip_order[head->order_count - 1]])
+            break;
+    head->bits = 3 + 5 + 5 + 4 + 3 * head->order_count;
+    for (unsigned i = 0; i < 19; i++)
+        head->bits += head->weights[i] * (uint64_t)(head->lengths[i] + tornado__deflate_item_bits[i]);
+}
+
+static void tornado__deflate_head_put(tornado_compressor *z, const tornado__deflate_head *head)
+{
+    tornado__deflate_put(z, head->near_count - 257, 5);
+    tornado__deflate_put(z, head->far_count - 1, 5);
+    tornado__deflate_put(z, head->order_count - 4, 4);
+    for (unsigned i = 0; i < head->order_count; i++)
+        tornado__deflate_put(z, head->lengths[tornado__zip_order[i]], 3);
+    for (unsigned i = 0; i < head->items_count; i++) {
+        unsigned symbol = head->items[i] & 31;
+        tornado__deflate_put(z, head->codes[symbol] & 0xffffff, head->codes[symbol] >> 24);
+        tornado__deflate_put(z, head->items[i] >> 5, tornado__deflate_item_bits[symbol]);
+    }
+}
+
+static unsigned tornado__deflate_fixed_length(unsigned symbol)
+{
+    return symbol < 144 ? 8 : symbol < 256 ? 9 : symbol < 280 ? 7 : 8;
+}
+
+/* The bits of a block's symbols: with codes of its own, and with the fixed ones. */
+static void tornado__deflate_measure(const tornado_compressor *z, uint64_t *own, uint64_t *fixed)
+{
+    const tornado__deflate_counts *counts = &z->counts;
+    *own = *fixed = 0;
+    for (unsigned i = 0; i < 286; i++) {
+        uint64_t behind = i > TORNADO__ZIP_END ? tornado__zip_length_extra[i - 257] : 0;
+        *own += counts->near[i] * (z->codes.near_lengths[i] + behind);
+        *fixed += counts->near[i] * (tornado__deflate_fixed_length(i) + behind);
+    }
+    for (unsigned i = 0; i < 30; i++) {
+        *own += counts->far[i] * (uint64_t)(z->codes.far_lengths[i] + tornado__zip_distance_extra[i]);
+        *fixed += counts->far[i] * (uint64_t)(5 + tornado__zip_distance_extra[i]);
+    }
+}
+
+/* Symbols, and the end of the block. Not through the struct: that would store and load what can stay in registers. */
+static void tornado__deflate_symbols(tornado_compressor *z, size_t count)
+{
+    const tornado__deflate_codes *c = &z->codes;
+    char *to = z->out->data + z->out->len;
+    uint64_t bits = z->bits;
+    unsigned filled = z->count;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t symbol = z->symbols[i], distance = symbol >> 16, code;
+        if (distance == 0) {
+            code = c->near[symbol];
+            bits |= (uint64_t)(code & 0xffffff) << filled;
+            filled += code >> 24;
+        } else {
+            unsigned far = tornado__deflate_far(distance);
+            code = c->match[symbol & 0xffff];
+            bits |= (uint64_t)(code & 0xffffff) << filled;
+            filled += code >> 24;
+            code = c->far[far];
+            bits |= (uint64_t)(code & 0xffffff) << filled;
+            filled += code >> 24;
+            bits |= (uint64_t)(distance - tornado__zip_distance_base[far]) << filled;
+            filled += tornado__zip_distance_extra[far];
+        }
+        tornado__store_le64(to, bits);
+        to += filled / 8;
+        bits >>= filled & 56;
+        filled %= 8;
+    }
+    z->out->len = (size_t)(to - z->out->data);
+    z->bits = bits;
+    z->count = filled;
+    tornado__deflate_put(z, c->near[TORNADO__ZIP_END] & 0xffffff, c->near[TORNADO__ZIP_END] >> 24);
+}
+
+/* Stored blocks, the last of them perhaps the stream's last. */
+static void tornado__deflate_stored(tornado_compressor *z, const unsigned char *data, size_t len, bool last)
+{
+    do {
+        size_t part = len < TORNADO__DEFLATE_STORED ? len : TORNADO__DEFLATE_STORED;
+        if (!tornado__deflate_room(z, 8 * part + 64))
+            return;
+        tornado__deflate_put(z, last && part == len, 3);
+        tornado__deflate_align(z);
+        tornado__deflate_put(z, part | (uint64_t)(~part & 0xffff) << 16, 32);
+        tornado_buffer_append(z->out, data, part);
+        data += part;
+        len -= part;
+    } while (len > 0);
+}
+
+/* Makes a block of the first `count` symbols, whose counts are in z->counts and which cover the input up to `upto`. */
+static void tornado__deflate_block(tornado_compressor *z, size_t count, size_t upto, bool last)
+{
+    tornado__deflate_head head;
+    uint64_t own, fixed, stored = UINT64_MAX;
+    z->counts.near[TORNADO__ZIP_END]++;
+    tornado__deflate_head_make(z, &head);
+    tornado__deflate_measure(z, &own, &fixed);
+    own += head.bits;
+    fixed += 3;
+    if (z->block) {
+        size_t len = upto - z->block;
+        stored = 8 * (uint64_t)len + (len / TORNADO__DEFLATE_STORED + 1) * (3 + 7 + 32);
+    }
+    if (stored <= own && stored <= fixed) {
+        tornado__deflate_stored(z, z->data + z->block, upto - z->block, last);
+    } else if (tornado__deflate_room(z, (own < fixed ? own : fixed) + 64)) {
+        tornado__deflate_put(z, (unsigned)last | (own < fixed ? 4u : 2u), 3);
+        if (own < fixed) {
+            tornado__deflate_head_put(z, &head);
+        } else {
+            for (unsigned i = 0; i < TORNADO__ZIP_LITERALS; i++)
+                z->codes.near_lengths[i] = (uint8_t)tornado__deflate_fixed_length(i);
+            memset(z->codes.far_lengths, 5, sizeof z->codes.far_lengths);
+        }
+        tornado__deflate_codes_make(z);
+        tornado__deflate_symbols(z, count);
+    }
+    z->block = upto;
+    memset(&z->counts, 0, sizeof z->counts);
+}
+
+/* 256 times the logarithm to the base of 2, within a bit's hundredth; between powers a parabola does. */
+static TORNADO__INLINE uint32_t tornado__deflate_log(uint32_t n)
+{
+    unsigned power = 31 - (unsigned)__builtin_clz(n);
+    uint32_t x = (uint32_t)((uint64_t)n << 8 >> power) - 256;
+    return power * 256 + x + (x * (256 - x) * 90 >> 16);
+}
+
+/* The bits that the best code for some symbols would take, nearly; `b` may be NULL. */
+static uint64_t tornado__deflate_entropy(const uint32_t *a, const uint32_t *b, unsigned count)
+{
+    uint64_t bits = 0;
+    uint32_t all = 0;
+    for (unsigned i = 0; i < count; i++) {
+        uint32_t times = a[i] + (b ? b[i] : 0);
+        all += times;
+        if (times)
+            bits -= (uint64_t)times * tornado__deflate_log(times);
+    }
+    return all ? (bits + (uint64_t)all * tornado__deflate_log(all)) / 256 : 0;
+}
+
+static uint64_t tornado__deflate_cost(const tornado__deflate_counts *a, const tornado__deflate_counts *b)
+{
+    return tornado__deflate_entropy(a->near, b ? b->near : NULL, TORNADO__ZIP_LITERALS) +
+           tornado__deflate_entropy(a->far, b ? b->far : NULL, TORNADO__ZIP_DISTANCES);
+}
+
+/* Puts the newest part to what stands before it. */
+static void tornado__deflate_join(tornado_compressor *z)
+{
+    for (unsigned i = 0; i < TORNADO__ZIP_LITERALS; i++)
+        z->counts.near[i] += z->part.near[i];
+    for (unsigned i = 0; i < TORNADO__ZIP_DISTANCES; i++)
+        z->counts.far[i] += z->part.far[i];
+    memset(&z->part, 0, sizeof z->part);
+    z->part_count = z->symbols_count;
+    z->part_covered = z->covered;
+}
+
+/* Everything that was collected becomes a block. */
+static void tornado__deflate_end_block(tornado_compressor *z, bool last)
+{
+    tornado__deflate_join(z);
+    tornado__deflate_block(z, z->symbols_count, z->covered, last);
+    z->symbols_count = z->part_count = 0;
+}
+
+/* A part is full: what stands before it becomes a block if both are shorter with codes of their own, although these
+   take about 64 bytes. */
+static void tornado__deflate_end_part(tornado_compressor *z)
+{
+    enum { HEAD = 64 * 8 };
+    uint64_t both = tornado__deflate_cost(&z->counts, &z->part);
+    if (z->part_count > 0) {
+        uint64_t part = tornado__deflate_cost(&z->part, NULL);
+        if (z->cost + part + HEAD < both) {
+            tornado__deflate_block(z, z->part_count, z->part_covered, false);
+            z->symbols_count -= z->part_count;
+            memmove(z->symbols, z->symbols + z->part_count, z->symbols_count * sizeof *z->symbols);
+            both = part;
+        }
+    }
+    z->cost = both;
+    tornado__deflate_join(z);
+    if (z->symbols_count == z->symbols_max)
+        tornado__deflate_end_block(z, false);
+}
+
+/*----------------------------------------------------------------------------
+ * Matches.
+ *----------------------------------------------------------------------------*/
+
+static TORNADO__INLINE void tornado__deflate_add(tornado_compressor *z, uint32_t symbol, size_t covers)
+{
+    z->symbols[z->symbols_count++] = symbol;
+    z->covered += covers;
+    if (TORNADO__UNLIKELY(z->symbols_count - z->part_count == z->symbols_max / TORNADO__DEFLATE_SPLIT))
+        tornado__deflate_end_part(z);
+}
+
+static TORNADO__INLINE void tornado__deflate_add_literal(tornado_compressor *z, unsigned char byte)
+{
+    z->part.near[byte]++;
+    tornado__deflate_add(z, byte, 1);
+}
+
+static TORNADO__INLINE void tornado__deflate_add_match(tornado_compressor *z, size_t length, size_t distance)
+{
+    z->part.near[257 + z->length_symbols[length]]++;
+    z->part.far[tornado__deflate_far(distance)]++;
+    tornado__deflate_add(z, (uint32_t)(distance << 16 | length), length);
+}
+
+static TORNADO__INLINE uint32_t tornado__deflate_hash(uint32_t bytes, unsigned bits)
+{
+    return bytes * UINT32_C(0x9e3779b1) >> (32 - bits);
+}
+
+/* Three of four bytes. */
+static TORNADO__INLINE uint32_t tornado__deflate_three(uint32_t bytes)
+{
+    return bytes & 0xffffff;
+}
+
+/* Enters a place into the tables. Where the same four bytes, or three, may have stood last becomes *last, *near. */
+static TORNADO__INLINE void tornado__deflate_enter(tornado_compressor *z, size_t at, size_t *last, size_t *near)
+{
+    uint32_t bytes = tornado__load_le32(z->data + at);
+    uint16_t *head = &z->heads[tornado__deflate_hash(bytes, z->hash_bits)];
+    uint16_t *near_head = &z->near_heads[tornado__deflate_hash(tornado__deflate_three(bytes), z->hash_bits - 3)];
+    *last = *head;
+    *near = *near_head;
+    z->chain[(at + z->shift) & (z->window - 1)] = *head;
+    *head = *near_head = (uint16_t)at;
+}
+
+/* Enters the places before `upto` that were not, as far as their four bytes are there. */
+static TORNADO__INLINE void tornado__deflate_catch_up(tornado_compressor *z, size_t upto)
+{
+    size_t last, near;
+    for (; z->hashed < upto && z->hashed + 4 <= z->end; z->hashed++)
+        tornado__deflate_enter(z, z->hashed, &last, &near);
+}
+
+/* How many bytes are the same at two places, at most `most`. */
+static TORNADO__INLINE size_t tornado__deflate_same(const unsigned char *a, const unsigned char *b, size_t most)
+{
+    for (size_t len = 0; len < most; len += 8) {
+        uint64_t differ = tornado__load_le64(a + len) ^ tornado__load_le64(b + len);
+        if (differ) {
+            len += (size_t)__builtin_ctzll(differ) / 8;
+            return len < most ? len : most;
+        }
+    }
+    return most;
+}
+
+/* The longest match at z->at, which enters it into the tables: longer than `best`, else 0. */
+static TORNADO__INLINE size_t tornado__deflate_find(tornado_compressor *z, size_t best, unsigned depth,
+                                                    size_t *distance)
+{
+    const unsigned char *data = z->data, *here = data + z->at;
+    const uint16_t *chain = z->chain;
+    size_t most = z->end - z->at, found = 0, last, near, nice = tornado__deflate_levels[z->level].nice;
+    size_t at = z->at, mask = z->window - 1, shift = z->shift;
+    if (most < 4)
+        return 0;
+    most = most < TORNADO__ZIP_MATCH_MAX ? most : TORNADO__ZIP_MATCH_MAX;
+    nice = nice < most ? nice : most;
+    tornado__deflate_catch_up(z, at);
+    tornado__deflate_enter(z, at, &last, &near);
+    z->hashed = at + 1;
+    __builtin_prefetch(&z->heads[tornado__deflate_hash(tornado__load_le32(here + 1), z->hash_bits)]);
+    size_t least = at > mask ? at - mask : 1; /* the place before has lost its own in the ring */
+    least = least > z->floor ? least : z->floor;
+    uint32_t bytes = tornado__load_le32(here);
+    /* One branch instead of three that nobody could predict. */
+    if ((best < 3) & (near >= least) & (at - near <= TORNADO__DEFLATE_NEAR) &
+        (tornado__deflate_three(tornado__load_le32(data + near)) == tornado__deflate_three(bytes))) {
+        found = best = 3;
+        *distance = at - near;
+    }
+    best = best < 3 ? 3 : best;
+    if (best >= most)
+        return found;
+    uint32_t ending = tornado__load_le32(here + best - 3);
+    for (; last >= least && depth > 0; depth--) {
+        const unsigned char *there = data + last;
+        if (tornado__load_le32(there + best - 3) == ending && tornado__load_le32(there) == bytes) {
+            size_t len = tornado__deflate_same(here, there, most);
+            if (len > best) {
+                found = best = len;
+                *distance = at - last;
+                if (len >= nice)
+                    break;
+                ending = tornado__load_le32(here + best - 3);
+            }
+        }
+        last = chain[(last + shift) & mask];
+    }
+    return found;
+}
+
+/* Whether a match is worth more than one that begins a byte earlier: for the literal between, and for each power of
+   two that it is nearer. */
+static TORNADO__INLINE bool tornado__deflate_better(size_t length, size_t distance, size_t than, size_t than_distance)
+{
+    int nearer = __builtin_clz((unsigned)distance) - __builtin_clz((unsigned)than_distance);
+    return 4 * ((int)length - (int)than) + nearer > 2;
+}
+
+/* Turns input into symbols, but for what must wait for more of it. */
+static void tornado__deflate_scan(tornado_compressor *z, bool all)
+{
+    size_t ahead = all ? 1 : TORNADO__DEFLATE_AHEAD, distance = 0;
+    unsigned depth = tornado__deflate_levels[z->level].depth, lazy = tornado__deflate_levels[z->level].lazy;
+    while (z->end - z->at >= ahead) {
+        size_t held = z->held;
+        size_t length = tornado__deflate_find(z, held ? held - 1 : 0, held ? depth / 2 : depth, &distance);
+        if (held && !(length && tornado__deflate_better(length, distance, held, z->held_distance))) {
+            z->at += held - 1;
+            z->held = 0;
+            tornado__deflate_add_match(z, held, z->held_distance);
+            tornado__deflate_catch_up(z, z->at);
+            continue;
+        }
+        if (held)
+            tornado__deflate_add_literal(z, z->data[z->at - 1]);
+        z->held = 0;
+        if (length == 0) {
+            tornado__deflate_add_literal(z, z->data[z->at++]);
+        } else if (length >= lazy) {
+            z->at += length;
+            tornado__deflate_add_match(z, length, distance);
+            tornado__deflate_catch_up(z, z->at);
+        } else {
+            z->held = length;
+            z->held_distance = distance;
+            z->at++;
+        }
+    }
+}
+
+/*----------------------------------------------------------------------------
+ * Compressors.
+ *----------------------------------------------------------------------------*/
+
+static void tornado__deflate_lower(uint16_t *places, size_t count, size_t by)
+{
+    size_t i = 0;
+#ifdef __SSE2__
+    for (; count - i >= 8; i += 8) {
+        __m128i *eight = (__m128i *)(void *)(places + i);
+        _mm_storeu_si128(eight, _mm_subs_epu16(_mm_loadu_si128(eight), _mm_set1_epi16((short)by)));
+    }
+#endif
+    for (; i < count; i++)
+        places[i] = places[i] > by ? (uint16_t)(places[i] - by) : 0;
+}
+
+/* Moves what is in the buffer down, but for what no match can reach any more. The block stays in it as long as that
+   makes room, too, so that it can be stored. */
+static void tornado__deflate_slide(tornado_compressor *z)
+{
+    size_t at = z->held ? z->at - 1 : z->at, by = at > z->window ? at - z->window - 1 : 0;
+    if (z->block && z->block - 1 < by) {
+        if (z->block > z->size / 4)
+            by = z->block - 1;
+        else
+            z->block = 0;
+    }
+    memmove(z->data, z->data + by, z->end - by);
+    tornado__deflate_lower(z->heads, (size_t)1 << z->hash_bits, by);
+    tornado__deflate_lower(z->near_heads, (size_t)1 << (z->hash_bits - 3), by);
+    tornado__deflate_lower(z->chain, z->window, by);
+    z->shift += by;
+    z->at -= by;
+    z->end -= by;
+    z->floor = z->floor > by ? z->floor - by : 1;
+    z->hashed = z->hashed > by ? z->hashed - by : 1;
+    z->covered -= by;
+    z->part_covered = z->part_covered > by ? z->part_covered - by : 0;
+    z->block = z->block ? z->block - by : 0;
+}
+
+static void tornado__deflate_begin(tornado_compressor *z)
+{
+    bool gzip = z->format == TORNADO_ZIP_GZIP;
+    z->begun = true;
+    z->sum = !gzip;
+    z->total = 0;
+    if (z->format == TORNADO_ZIP_RAW || !tornado__deflate_room(z, 80))
+        return;
+    if (gzip) { /* no flags, no time; how hard it was tried; of no known system */
+        tornado__deflate_put(z, 0x00088b1f, 32);
+        tornado__deflate_put(z, 0, 32);
+        tornado__deflate_put(z, 0xff00u | (z->level == 9 ? 2 : z->level == 1 ? 4 : 0), 16);
+    } else {
+        unsigned method = (unsigned)(z->window_bits - 8) << 4 | 8;
+        unsigned effort = z->level < 2 ? 0 : z->level < 6 ? 1 : z->level == 6 ? 2 : 3;
+        unsigned rest = (method << 8 | effort << 6) % 31;
+        tornado__deflate_put(z, method | (effort << 6 | (31 - rest) % 31) << 8, 16);
+    }
+}
+
+/* Makes blocks of all input. */
+static void tornado__deflate_all(tornado_compressor *z, bool last)
+{
+    if (z->level > 0) {
+        tornado__deflate_scan(z, true);
+        if (z->symbols_count > 0)
+            tornado__deflate_end_block(z, last);
+        else if (last && tornado__deflate_room(z, 16))
+            tornado__deflate_put(z, 3, 10); /* fixed codes, and the end */
+    } else {
+        if (z->end > 1 || last)
+            tornado__deflate_stored(z, z->data + 1, z->end - 1, last);
+        z->end = 1;
+    }
+}
+
+static void tornado__deflate_trailer(tornado_compressor *z)
+{
+    if (!tornado__deflate_room(z, 80))
+        return;
+    tornado__deflate_align(z);
+    uint32_t sum = z->sum;
+    if (z->format == TORNADO_ZIP_ZLIB) { /* the highest byte first */
+        sum = sum << 24 | (sum & 0xff00) << 8 | (sum >> 8 & 0xff00) | sum >> 24;
+        tornado__deflate_put(z, sum, 32);
+    } else if (z->format == TORNADO_ZIP_GZIP) {
+        tornado__deflate_put(z, sum, 32);
+        tornado__deflate_put(z, z->total, 32);
+    }
+}
+
+/* Whether there is something to be done; begins the stream. */
+static bool tornado__deflate_ready(tornado_compressor *z, tornado_buffer *out)
+{
+    if (z->failed)
+        return tornado__nomem();
+    if (z->finished)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "the stream is at its end: reset the compressor");
+    z->out = out;
+    if (!z->begun)
+        tornado__deflate_begin(z);
+    return true;
+}
+
+/* The outcome of a call. */
+static bool tornado__deflate_outcome(tornado_compressor *z)
+{
+    if (!z->failed && z->out->data)
+        z->out->data[z->out->len] = '\0'; /* words were written there */
+    z->out = NULL;
+    return !z->failed || tornado__nomem();
+}
+
+TORNADO_API bool tornado_compressor_compress(tornado_compressor *z, tornado_buffer *out, tornado_bytes data)
+{
+    if (!tornado__deflate_ready(z, out))
+        return false;
+    if (z->format == TORNADO_ZIP_GZIP)
+        z->sum = tornado__crc32(z->sum, data.data, data.len);
+    else if (z->format == TORNADO_ZIP_ZLIB)
+        z->sum = tornado__adler32(z->sum, data.data, data.len);
+    z->total += (uint32_t)data.len;
+    while (data.len > 0 && !z->failed) {
+        if (z->end == z->size && z->level > 0)
+            tornado__deflate_slide(z);
+        else if (z->end == z->size)
+            tornado__deflate_all(z, false);
+        size_t room = z->size - z->end, part = data.len < room ? data.len : room;
+        memcpy(z->data + z->end, data.data, part);
+        z->end += part;
+        memset(z->data + z->end, 0, TORNADO__DEFLATE_PAD);
+        if (z->level > 0)
+            tornado__deflate_scan(z, false);
+        data.data += part;
+        data.len -= part;
+    }
+    return tornado__deflate_outcome(z);
+}
+
+TORNADO_API bool tornado_compressor_flush(tornado_compressor *z, tornado_buffer *out, tornado_zip_flush flush)
+{
+    if (!tornado__deflate_ready(z, out))
+        return false;
+    tornado__deflate_all(z, flush == TORNADO_ZIP_FINISH);
+    if (flush == TORNADO_ZIP_FINISH) {
+        tornado__deflate_trailer(z);
+        z->finished = true;
+    } else {
+        tornado__deflate_stored(z, z->data, 0, false);
+        if (flush == TORNADO_ZIP_FULL)
+            z->floor = z->at;
+    }
+    return tornado__deflate_outcome(z);
+}
+
+TORNADO_API void tornado_compressor_reset(tornado_compressor *z)
+{
+    if (z->level == 0)
+        z->end = 1;
+    z->at = z->floor = z->hashed = z->covered = z->part_covered = z->block = z->end;
+    z->held = z->symbols_count = z->part_count = 0;
+    memset(&z->counts, 0, sizeof z->counts);
+    memset(&z->part, 0, sizeof z->part);
+    z->bits = z->count = 0;
+    z->begun = z->finished = z->failed = false;
+}
+
+TORNADO_API tornado_compressor *tornado_compressor_new(const tornado_compressor_options *options)
+{
+    static const tornado_compressor_options defaults;
+    const tornado_compressor_options *o = options ? options : &defaults;
+    int level = o->level == TORNADO_NONE ? 0 : o->level ? o->level : 6, mem_level = o->mem_level ? o->mem_level : 8;
+    int window_bits = o->window_bits ? o->window_bits : 15;
+    if ((unsigned)o->format > TORNADO_ZIP_RAW || level < 0 || level > 9 || window_bits < 9 || window_bits > 15 ||
+        mem_level < 1 || mem_level > 9) {
+        tornado__fail(TORNADO_ERR_INVALID, 0,
+                      "a compressor's options: format %d, level %d, window_bits %d, mem_level %d", (int)o->format,
+                      o->level, o->window_bits, o->mem_level);
+        return NULL;
+    }
+    unsigned hash_bits = (unsigned)mem_level + 8;
+    size_t window = (size_t)1 << window_bits, symbols = (size_t)1 << (mem_level + 6);
+    size_t size = window + (window > symbols + 512 ? window : symbols + 512);
+    size = size < 65536 ? size : 65536;
+    size_t heads = (size_t)1 << hash_bits, near_heads = heads / 8;
+    if (level == 0)
+        size = TORNADO__DEFLATE_STORED + 1;
+    size_t tables = level == 0 ? 0 : symbols * sizeof(uint32_t) + (heads + near_heads + window) * sizeof(uint16_t);
+    tornado_compressor *z = TORNADO_MALLOC(sizeof *z + tables + size + TORNADO__DEFLATE_PAD);
+    if (!z) {
+        tornado__nomem();
+        return NULL;
+    }
+    z->format = o->format == TORNADO_ZIP_DEFAULT ? TORNADO_ZIP_GZIP : o->format;
+    z->level = level;
+    z->window_bits = window_bits;
+    z->hash_bits = hash_bits;
+    z->window = window;
+    z->size = size;
+    z->shift = 0;
+    z->symbols_max = symbols;
+    z->symbols = (uint32_t *)(void *)(z + 1);
+    z->heads = (uint16_t *)(void *)(z->symbols + (level ? symbols : 0));
+    z->near_heads = z->heads + heads;
+    z->chain = z->near_heads + near_heads;
+    z->data = (unsigned char *)(z + 1) + tables;
+    memset(z + 1, 0, tables);
+    for (unsigned symbol = 0, len = TORNADO__ZIP_MATCH_MIN; len <= TORNADO__ZIP_MATCH_MAX; len++) {
+        if (symbol < 28 && len == tornado__zip_length_base[symbol + 1])
+            symbol++;
+        z->length_symbols[len] = (uint8_t)symbol;
+    }
+    z->end = 1; /* place 0 is none */
+    tornado_compressor_reset(z);
+    return z;
+}
+
+TORNADO_API void tornado_compressor_free(tornado_compressor *z)
+{
+    TORNADO_FREE(z);
+}
+
+TORNADO_API bool tornado_compress(tornado_buffer *out, tornado_bytes data, const tornado_compressor_options *options)
+{
+    tornado_compressor *z = tornado_compressor_new(options);
+    bool ok = z && tornado_compressor_compress(z, out, data) && tornado_compressor_flush(z, out, TORNADO_ZIP_FINISH);
+    tornado_compressor_free(z);
     return ok;
 }
 
@@ -26700,6 +27615,7 @@ static char *tornado__route_reverse(const tornado__route *route, tornado_arena *
 
 #define TORNADO__FIRST_BODY 256  /* room that a handler starts with */
 #define TORNADO__SMALL_BODY 8192 /* copied behind the headers; larger ones change hands */
+#define TORNADO__SEND_MORE  256  /* beside the default headers to send: there are cookies, or transforms */
 
 enum {
     TORNADO__GET,
@@ -26733,6 +27649,8 @@ struct tornado_application {
     tornado__route fallback; /* for paths without a rule */
     struct tornado__flat_class *classes;
     struct tornado__app_server *servers;
+    unsigned defaults; /* a response's at first */
+    struct tornado__transform *transforms;
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
@@ -26747,13 +27665,22 @@ typedef struct tornado__app_server {
     tornado_httpserver *server;
 } tornado__app_server;
 
+/* One of the application, and one of a response, whose state follows it. */
+typedef struct tornado__transform {
+    struct tornado__transform *next;
+    const tornado_output_transform *functions;
+} tornado__transform;
+
+#define TORNADO__TRANSFORM_STATE ((sizeof(tornado__transform) + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1))
+
 typedef struct tornado__response {
     tornado_handler *self;
     tornado__message *message;
     int status;
     const char *reason; /* NULL: the standard's */
     unsigned defaults;
-    bool finished, sending_error, body_allocated, with_length;
+    bool finished, sending_error, body_allocated, with_length, transforming;
+    bool to_free;      /* the body was allocated, or there are transforms */
     bool asynchronous; /* holds the message until it is finished */
     char method; /* TORNADO__GET...; TORNADO__METHODS: none of them */
     tornado_http_header *headers;
@@ -26763,6 +27690,7 @@ typedef struct tornado__response {
     char *body;
     size_t body_len, body_capacity;
     tornado_arguments *set_cookies;  /* names, and the headers' values; NULL: none were set */
+    struct tornado__transform *transforms; /* with their states, once something is sent */
     const tornado_regex *path;       /* the rule's; NULL: it has no groups */
     const tornado_bytes *path_sent;  /* its groups, as they were sent */
     const char **path_args;          /* decoded */
@@ -26805,6 +27733,7 @@ static TORNADO__COLD char *tornado__body_grow(tornado__response *response, size_
     if (!response->body_allocated && response->body_len)
         memcpy(body, response->body, response->body_len);
     response->body_allocated = response->body_allocated || capacity > 1024;
+    response->to_free = true;
     response->body = body;
     response->body_capacity = capacity;
     return body + response->body_len;
@@ -27045,7 +27974,8 @@ TORNADO_API void tornado_clear(tornado_handler *self)
     response->headers_count = 0;
     response->with_length = false;
     response->etag = NULL;
-    response->defaults = TORNADO__SEND_ALL;
+    response->defaults = TORNADO__SEND_ALL | (response->defaults & TORNADO__SEND_MORE);
+    response->transforming = false;
     self->cls->set_default_headers(self);
 }
 
@@ -27267,6 +28197,7 @@ TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, con
         set->items[known - set->items].value = tornado_bytes_of(header);
     else if (!header || !tornado_arguments_add(self->arena, set, name, header))
         tornado__raise_last();
+    self->response->defaults |= TORNADO__SEND_MORE;
 }
 
 TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options)
@@ -27295,14 +28226,31 @@ TORNADO_API const char *tornado_get_header(tornado_handler *self, const char *na
     return value;
 }
 
-static const char *tornado__response_etag(const tornado__response *response)
+static const char *tornado__response_find(const tornado__response *response, const char *name, size_t len)
 {
-    if (response->etag)
-        return response->etag;
     for (size_t i = 0; i < response->headers_count; i++)
-        if (TORNADO__IS_WORD(response->headers[i].name, response->headers[i].name_len, "etag"))
+        if (tornado__same_name(response->headers[i].name, response->headers[i].name_len, name, len))
             return response->headers[i].value;
     return NULL;
+}
+
+TORNADO_API const char *tornado_response_header(const tornado_handler *self, const char *name)
+{
+    const tornado__response *response = self->response;
+    size_t len = strlen(name);
+    const char *value = tornado__response_find(response, name, len);
+    if (!value && TORNADO__IS_WORD(name, len, "etag"))
+        return response->etag;
+    if (!value && TORNADO__IS_WORD(name, len, "content-type") && response->defaults & TORNADO__SEND_TYPE)
+        return response->defaults & TORNADO__SEND_JSON ? "application/json; charset=UTF-8" : "text/html; charset=UTF-8";
+    if (!value && TORNADO__IS_WORD(name, len, "content-length") && response->with_length)
+        return tornado_arena_printf(self->arena, "%lld", (long long)response->content_length);
+    return value;
+}
+
+static const char *tornado__response_etag(const tornado__response *response)
+{
+    return response->etag ? response->etag : tornado__response_find(response, "Etag", 4);
 }
 
 TORNADO_API bool tornado_check_etag_header(tornado_handler *self)
@@ -27331,7 +28279,7 @@ static void tornado__response_send_failed(tornado__response *response)
 }
 
 /* The headers with a line for each cookie that was set. */
-static TORNADO__COLD tornado_http_headers tornado__with_cookies(const tornado__response *response)
+static tornado_http_headers tornado__with_cookies(const tornado__response *response)
 {
     const tornado_arguments *set = response->set_cookies;
     size_t count = response->headers_count;
@@ -27343,14 +28291,76 @@ static TORNADO__COLD tornado_http_headers tornado__with_cookies(const tornado__r
     return (tornado_http_headers){.items = items, .count = count};
 }
 
+/* Gives a response the states of the application's transforms. */
+static void tornado__transforms_make(tornado__response *response)
+{
+    tornado__transform *made = NULL, **end = &made;
+    for (const tornado__transform *at = response->self->application->transforms; at; at = at->next) {
+        *end = tornado_alloc(response->self, TORNADO__TRANSFORM_STATE + at->functions->state_size);
+        (*end)->functions = at->functions;
+        end = &(*end)->next;
+    }
+    response->transforms = made;
+    response->to_free = true;
+}
+
+/* Puts in the body's place what a transform made of it: other memory, or a part of the same. */
+static void tornado__response_replace(tornado__response *response, tornado_bytes chunk)
+{
+    uintptr_t from = (uintptr_t)response->body, at = (uintptr_t)chunk.data;
+    if (chunk.len > 0 && at >= from && at - from <= response->body_len) {
+        memmove(response->body, chunk.data, chunk.len);
+    } else {
+        tornado__body_drop(response);
+        if (chunk.len > 0)
+            response->body = (char *)(uintptr_t)chunk.data;
+    }
+    response->body_len = chunk.len;
+}
+
+/* Has transforms change what is sent next, and the headers before the first. */
+static void tornado__response_transform(tornado__response *response, int64_t *length)
+{
+    bool first = !response->message->started, finishing = *length >= 0;
+    if (response->transforming)
+        tornado_raise(TORNADO_ERR_STATE, "a transform cannot send anything itself");
+    if (!response->transforms)
+        tornado__transforms_make(response);
+    response->transforming = true;
+    for (tornado__transform *at = response->transforms; at; at = at->next) {
+        tornado_bytes chunk = {response->body, response->body_len};
+        chunk = (first ? at->functions->transform_first_chunk : at->functions->transform_chunk)(
+            response->self, (char *)at + TORNADO__TRANSFORM_STATE, chunk, finishing);
+        tornado__response_replace(response, chunk);
+    }
+    response->transforming = false;
+    if (!response->message->connection) /* it left while one of them waited */
+        tornado_raise(TORNADO_ERR_CLOSED, "Stream is closed");
+    if (finishing)
+        *length = (int64_t)response->body_len;
+}
+
+/* What an answer needs that has cookies, or transforms. */
+static TORNADO__COLD tornado_http_headers tornado__response_more(tornado__response *response, int64_t *length)
+{
+    if (response->self->application->transforms)
+        tornado__response_transform(response, length);
+    if (response->set_cookies && !response->message->started)
+        return tornado__with_cookies(response);
+    return (tornado_http_headers){.items = response->headers, .count = response->headers_count};
+}
+
 /* Sends the headers, and what there is of the body. `length` is the body's, or -1. */
 static void tornado__response_send(tornado__response *response, int64_t length)
 {
     tornado__message *message = response->message;
+    tornado_http_headers headers = {.items = response->headers, .count = response->headers_count};
+    if (TORNADO__UNLIKELY(response->defaults & TORNADO__SEND_MORE))
+        headers = tornado__response_more(response, &length);
     tornado__answer answer = {.status = response->status,
                               .reason = response->reason,
                               .defaults = response->defaults,
-                              .headers = {.items = response->headers, .count = response->headers_count},
+                              .headers = headers,
                               .etag = response->etag,
                               .etag_len = !response->etag                         ? 0
                                           : response->etag == response->etag_text ? 34
@@ -27358,8 +28368,6 @@ static void tornado__response_send(tornado__response *response, int64_t length)
                               .content_length = response->with_length ? response->content_length : length};
     bool inline_body = response->body_len <= TORNADO__SMALL_BODY, ok = true;
     tornado__chunk *chunk = NULL;
-    if (TORNADO__UNLIKELY(response->set_cookies && !message->started))
-        answer.headers = tornado__with_cookies(response);
     if (!message->started &&
         !(chunk = tornado__http1_start(message, &answer, inline_body ? response->body_len : 0)))
         tornado__response_send_failed(response);
@@ -27828,6 +28836,130 @@ static void tornado__redirect_get(tornado_handler *self)
 TORNADO__DATA const tornado_handler_class tornado_redirect_handler = {
     .name = "RedirectHandler", .get = tornado__redirect_get, .head = tornado__redirect_get};
 
+/* ---- the transform that compresses ---- */
+
+#define TORNADO__GZIP_LEAST 1024 /* bytes of an answer that is not sent in parts */
+
+typedef struct tornado__gzip_state {
+    tornado_compressor *compressor;
+    tornado_buffer out;
+    bool gzipping;
+} tornado__gzip_state;
+
+/* Whether a weight is none: RFC 9110 section 12.4.2. */
+static bool tornado__weight_zero(const char *parameters, size_t len)
+{
+    for (const char *at = parameters, *end = parameters + len; at < end; at++) {
+        if (*at != ';')
+            continue;
+        do
+            at++;
+        while (at < end && (*at == ' ' || *at == '\t'));
+        if (end - at > 2 && (*at | 0x20) == 'q' && at[1] == '=') {
+            for (at += 2; at < end && (*at == '0' || *at == '.'); at++)
+                ;
+            return at == end || *at == ' ' || *at == '\t' || *at == ';';
+        }
+    }
+    return false;
+}
+
+/* Whether Accept-Encoding names gzip, and not with a weight of zero: RFC 9110 section 12.5.3. */
+static bool tornado__accepts_gzip(const char *list)
+{
+    const char *element;
+    size_t len;
+    while (list && tornado__next_element(&list, &element, &len)) {
+        size_t name_len = 0;
+        while (name_len < len && element[name_len] != ';' && element[name_len] != ' ' && element[name_len] != '\t')
+            name_len++;
+        if (TORNADO__IS_WORD(element, name_len, "gzip"))
+            return !tornado__weight_zero(element + name_len, len - name_len);
+    }
+    return false;
+}
+
+static bool tornado__type_compressible(const char *type)
+{
+    static const char *const types[] = {"application/javascript", "application/x-javascript", "application/xml",
+                                        "application/atom+xml",   "application/json",         "application/xhtml+xml",
+                                        "image/svg+xml"};
+    size_t len = type ? strcspn(type, "; \t") : 0;
+    if (len > 5 && strncasecmp(type, "text/", 5) == 0)
+        return true;
+    for (size_t i = 0; i < TORNADO__COUNT(types); i++)
+        if (len == strlen(types[i]) && strncasecmp(type, types[i], len) == 0)
+            return true;
+    return false;
+}
+
+static tornado_bytes tornado__gzip_chunk(tornado_handler *self, void *arg, tornado_bytes chunk, bool finishing)
+{
+    tornado__gzip_state *state = arg;
+    (void)self;
+    if (!state->gzipping)
+        return chunk;
+    state->out.len = 0;
+    if (!tornado_compressor_compress(state->compressor, &state->out, chunk) ||
+        !tornado_compressor_flush(state->compressor, &state->out, finishing ? TORNADO_ZIP_FINISH : TORNADO_ZIP_SYNC))
+        tornado__raise_last();
+    return (tornado_bytes){state->out.data, state->out.len};
+}
+
+static void tornado__gzip_release(void *arg)
+{
+    tornado__gzip_state *state = arg;
+    tornado_compressor_free(state->compressor);
+    tornado_buffer_free(&state->out);
+    state->compressor = NULL;
+}
+
+/* A compressor with no larger window than the chunk needs, if there is no other. */
+static tornado_compressor *tornado__gzip_compressor(size_t len, bool finishing)
+{
+    tornado_compressor_options options = {.window_bits = 15, .mem_level = 8};
+    while (finishing && options.window_bits > 10 && len <= (size_t)1 << (options.window_bits - 1))
+        options.window_bits--;
+    if (options.window_bits < 15)
+        options.mem_level = options.window_bits - 7;
+    return tornado_compressor_new(&options);
+}
+
+static tornado_bytes tornado__gzip_first_chunk(tornado_handler *self, void *arg, tornado_bytes chunk, bool finishing)
+{
+    tornado__gzip_state *state = arg;
+    tornado__response *response = self->response;
+    const char *vary = tornado_response_header(self, "Vary"), *etag = tornado_response_header(self, "Etag");
+    tornado__gzip_release(state); /* of an answer that became an error page */
+    if (!vary || (!strstr(vary, "Accept-Encoding") && strcmp(vary, "*") != 0))
+        tornado_add_header(self, "Vary", "Accept-Encoding");
+    state->gzipping = tornado__accepts_gzip(tornado_get_header(self, "Accept-Encoding")) &&
+                      tornado__type_compressible(tornado_response_header(self, "Content-Type")) &&
+                      (!finishing || chunk.len >= TORNADO__GZIP_LEAST) && response->status != 206 &&
+                      !tornado__status_bodiless(response->status) &&
+                      !tornado_response_header(self, "Content-Encoding") &&
+                      !tornado_response_header(self, "Content-Range");
+    if (!state->gzipping)
+        return chunk;
+    if (!(state->compressor = tornado__gzip_compressor(chunk.len, finishing)))
+        tornado__raise_last();
+    tornado_set_header(self, "Content-Encoding", "gzip");
+    if (etag && etag[0] == '"') /* it was of other bytes: RFC 9110 section 8.8.1 */
+        tornado_set_header(self, "Etag", tornado_format(self, "W/%s", etag));
+    chunk = tornado__gzip_chunk(self, state, chunk, finishing);
+    if (response->with_length) {
+        response->with_length = finishing;
+        response->content_length = (int64_t)chunk.len;
+    }
+    return chunk;
+}
+
+TORNADO__DATA const tornado_output_transform tornado_gzip_transform = {
+    .state_size = sizeof(tornado__gzip_state),
+    .transform_first_chunk = tornado__gzip_first_chunk,
+    .transform_chunk = tornado__gzip_chunk,
+    .release = tornado__gzip_release};
+
 /* ---- a request's life ---- */
 
 static TORNADO__INLINE char tornado__method_of(uint64_t word)
@@ -28050,7 +29182,7 @@ static void tornado__application_finish(tornado_http_request *request)
     response->self = self;
     response->message = message;
     response->status = 200;
-    response->defaults = TORNADO__SEND_ALL;
+    response->defaults = application->defaults;
     response->body = memory + size;
     response->body_capacity = TORNADO__FIRST_BODY;
     response->method = tornado__method_of(message->method_word);
@@ -28102,14 +29234,24 @@ static TORNADO__COLD void tornado__application_delete(tornado_application *appli
     tornado_arena_free(application->arena);
 }
 
+/* What is not in the arena. */
+static void tornado__response_free(tornado__response *response)
+{
+    if (response->body_allocated)
+        TORNADO_FREE(response->body);
+    for (tornado__transform *at = response->transforms; at; at = at->next)
+        if (at->functions->release)
+            at->functions->release((char *)at + TORNADO__TRANSFORM_STATE);
+}
+
 static void tornado__application_release(tornado_http_request *request)
 {
     tornado__response *response = request->context;
     if (!response)
         return;
     tornado_application *application = response->self->application;
-    if (response->body_allocated)
-        TORNADO_FREE(response->body);
+    if (TORNADO__UNLIKELY(response->to_free))
+        tornado__response_free(response);
     if (TORNADO__UNLIKELY(--application->references == 0))
         tornado__application_delete(application);
 }
@@ -28258,6 +29400,35 @@ TORNADO_API bool tornado_application_add_handlers(tornado_application *applicati
     return false;
 }
 
+TORNADO_API bool tornado_application_add_transform(tornado_application *application,
+                                                   const tornado_output_transform *transform)
+{
+    tornado__transform **end = &application->transforms;
+    tornado__transform *added = tornado_arena_alloc(application->arena, sizeof *added);
+    if (!added)
+        return false;
+    while (*end)
+        end = &(*end)->next;
+    *added = (tornado__transform){NULL, transform};
+    *end = added;
+    application->defaults |= TORNADO__SEND_MORE;
+    return true;
+}
+
+static bool tornado__application_set_transforms(tornado_application *application)
+{
+    tornado_settings *settings = &application->settings;
+    const tornado_output_transform *gzip = settings->compress_response ? settings->compress_response : settings->gzip;
+    application->defaults = TORNADO__SEND_ALL;
+    if (!settings->transforms)
+        return !gzip || tornado_application_add_transform(application, gzip);
+    for (const tornado_output_transform *const *at = settings->transforms; *at; at++)
+        if (!tornado_application_add_transform(application, *at))
+            return false;
+    settings->transforms = NULL; /* the list is the caller's */
+    return true;
+}
+
 static bool tornado__application_copy_settings(tornado_application *application)
 {
     tornado_settings *settings = &application->settings;
@@ -28276,7 +29447,8 @@ static bool tornado__application_fill(tornado_application *application, const to
     application->fallback.handler =
         tornado__class_flatten(application, fallback ? fallback : &tornado__not_found_class);
     application->fallback.data = application->settings.default_handler_data;
-    if (!application->fallback.handler || !tornado__application_copy_settings(application))
+    if (!application->fallback.handler || !tornado__application_copy_settings(application) ||
+        !tornado__application_set_transforms(application))
         return false;
     int end = 0;
     return tornado__application_add_rules(application, rules, NULL, &end) &&

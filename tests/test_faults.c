@@ -521,6 +521,33 @@ SCENARIO(json_api)
     served((tornado_rule[]){{.path = "/json", .handler = &json_class}, {0}}, NULL, NULL, json_talk);
 }
 
+static void text_get(tornado_handler *self)
+{
+    for (int i = 0; i < 200; i++)
+        tornado_writef(self, "line %d\n", i);
+    if (self->data)
+        tornado_await(tornado_flush(self));
+    tornado_write(self, "the end\n");
+}
+
+static const tornado_handler_class text_class = {.get = text_get};
+
+static void compressed_talk(site *s, client *c)
+{
+    if (!DO(tornado_application_add_transform(s->app, TORNADO_GZIP)))
+        return;
+    asks(c, "GET /text HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n", 200, NULL);
+    asks(c, "GET /parts HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n", 200, NULL);
+}
+
+SCENARIO(compressed_answers)
+{
+    served((tornado_rule[]){{.path = "/text", .handler = &text_class},
+                            {.path = "/parts", .handler = &text_class, .data = (void *)&text_class},
+                            {0}},
+           NULL, NULL, compressed_talk);
+}
+
 static void leave_get(tornado_handler *self)
 {
     tornado_redirect(self, "/number/7", false);
@@ -1498,6 +1525,17 @@ SCENARIO(values)
         CHECK_INT(out.len, 10 * 10 + 90 * 11 + 2 * 99 + 2);
     tornado_buffer_free(&out);
     tornado_arena_free(arena);
+}
+
+SCENARIO(compressed_data)
+{
+    static const char text[] = "compressed data, compressed again: compressed data";
+    tornado_buffer packed = {0}, plain = {0};
+    if (DO(tornado_compress(&packed, (tornado_bytes){text, sizeof text - 1}, NULL)) &&
+        DO(tornado_decompress(&plain, (tornado_bytes){packed.data, packed.len}, NULL)))
+        CHECK_MEM(plain.data, plain.len, text, sizeof text - 1);
+    tornado_buffer_free(&packed);
+    tornado_buffer_free(&plain);
 }
 
 SCENARIO(patterns)

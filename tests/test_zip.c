@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
+#include <unistd.h>
 
 #include "guard.h"
 
@@ -381,7 +381,8 @@ TEST(zip_window_bits_bound_how_far_back_a_match_reaches)
         packed.len = 305;
         tornado_buffer_append(&packed, beyond ? "\x03\x06\x00\x00" : "\x03\xfa\x1f\x00", 4);
         for (int bits = 8; bits <= 9; bits++) {
-            tornado_decompressor_options options = {.format = TORNADO_ZIP_RAW, .window_bits = bits, .limit = TORNADO_NONE};
+            tornado_decompressor_options options = {
+                .format = TORNADO_ZIP_RAW, .window_bits = bits, .limit = TORNADO_NONE};
             out.len = 0;
             bool ok = tornado_decompress(&out, (tornado_bytes){packed.data, packed.len}, &options);
             CHECK(ok == (bits == 9 || !beyond));
@@ -408,7 +409,8 @@ TEST(zip_refuses_zlib_with_a_larger_window_than_allowed)
 TEST(zip_options_that_make_no_sense_are_refused)
 {
     static const tornado_decompressor_options bad[] = {
-        {.format = (tornado_zip_format)4}, {.window_bits = 7}, {.window_bits = 16}, {.window_bits = -15}, {.limit = -2}};
+        {.format = (tornado_zip_format)4}, {.window_bits = 7}, {.window_bits = 16}, {.window_bits = -15},
+        {.limit = -2}};
     tornado_buffer out = {NULL, 0, 0, false};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         CHECK(!tornado_decompressor_new(&bad[i]));
@@ -469,7 +471,9 @@ static bool next_record(const test_output *output, size_t *at, record *r)
 
 static tornado_zip_format format_of(const char *name)
 {
-    return strcmp(name, "gzip") == 0 ? TORNADO_ZIP_GZIP : strcmp(name, "zlib") == 0 ? TORNADO_ZIP_ZLIB : TORNADO_ZIP_RAW;
+    return strcmp(name, "gzip") == 0   ? TORNADO_ZIP_GZIP
+           : strcmp(name, "zlib") == 0 ? TORNADO_ZIP_ZLIB
+                                       : TORNADO_ZIP_RAW;
 }
 
 static const test_output *python_vectors(void)
@@ -501,4 +505,328 @@ TEST_LIMIT(zip_reads_what_python_wrote_in_any_parts, 60)
         }
     }
     tornado_buffer_free(&out);
+}
+
+/*----------------------------------------------------------------------------
+ * Compressing.
+ *----------------------------------------------------------------------------*/
+
+static uint32_t chance;
+
+static unsigned next_random(unsigned limit)
+{
+    chance = chance * 1664525 + 1013904223;
+    return (chance >> 8) % limit;
+}
+
+/* Data of several kinds, `len` bytes of them. */
+enum { EMPTY, ZEROS, TEXT, NOISE, BYTES_OF_FEW, PERIODS, MIXED, KINDS };
+
+static void make(tornado_buffer *out, int kind, size_t len)
+{
+    static const char *const words[] = {"the ", "request ", "of ", "<div class=\"story\">",
+                                        "and ", "server",   "\n", "0123"};
+    out->len = 0;
+    chance = (uint32_t)kind + 1;
+    while (kind != EMPTY && out->len < len) {
+        int now = kind == MIXED ? (int)(out->len / 7000) % MIXED : kind;
+        char byte = (char)next_random(256);
+        if (now == TEXT)
+            tornado_buffer_puts(out, words[next_random(8)]);
+        else if (now == PERIODS)
+            tornado_buffer_append(out, out->len < 300 ? &byte : out->data + out->len - 1 - next_random(4) * 66, 1);
+        else
+            tornado_buffer_append(out, now == ZEROS ? "" : now == BYTES_OF_FEW ? (byte &= 3, &byte) : &byte, 1);
+    }
+    if (out->len > len)
+        out->len = len;
+}
+
+/* What we make of it comes back by our own decompressor. */
+static void check_round_trip(tornado_bytes plain, tornado_bytes packed, tornado_zip_format format, int window_bits)
+{
+    tornado_decompressor_options options = {.format = format, .window_bits = window_bits};
+    tornado_buffer back = {NULL, 0, 0, false};
+    if (!tornado_decompress(&back, packed, &options))
+        FAIL("%s", tornado_last_error()->message);
+    CHECK_MEM(back.data, back.len, plain.data, plain.len);
+    tornado_buffer_free(&back);
+}
+
+static tornado_bytes bytes_of(const tornado_buffer *buffer)
+{
+    return (tornado_bytes){buffer->data, buffer->len};
+}
+
+TEST_LIMIT(zip_what_is_compressed_comes_back_whatever_the_options, 60)
+{
+    tornado_buffer plain = {NULL, 0, 0, false}, out = {NULL, 0, 0, false};
+    for (int kind = 0; kind < KINDS; kind++) {
+        make(&plain, kind, kind % 2 ? 41000 : 80000);
+        for (int level = TORNADO_NONE; level <= 9; level++)
+            for (int window_bits = 9; window_bits <= 15; window_bits += 2)
+                for (int mem_level = 1; mem_level <= 9; mem_level += 4) {
+                    tornado_zip_format format = (tornado_zip_format)((level + kind + mem_level) & 3);
+                    tornado_compressor_options options = {format, level, window_bits, mem_level};
+                    out.len = 0;
+                    CHECK(tornado_compress(&out, bytes_of(&plain), &options));
+                    check_round_trip(bytes_of(&plain), bytes_of(&out), options.format, window_bits);
+                    if (kind == TEXT && level > 0)
+                        CHECK(out.len < plain.len / 2);
+                    CHECK(out.len <= plain.len + plain.len / (mem_level == 1 ? 20 : 500) + 200);
+                }
+    }
+    tornado_buffer_free(&plain);
+    tornado_buffer_free(&out);
+}
+
+TEST(zip_output_does_not_depend_on_how_the_input_comes)
+{
+    static const size_t steps[] = {1, 7, 300, 65536};
+    tornado_buffer plain = {NULL, 0, 0, false}, whole = {NULL, 0, 0, false}, parts = {NULL, 0, 0, false};
+    make(&plain, MIXED, 150000);
+    for (int level = 1; level <= 9; level += 4) {
+        tornado_compressor_options options = {.level = level};
+        tornado_compressor *compressor = tornado_compressor_new(&options);
+        whole.len = 0;
+        CHECK(tornado_compress(&whole, bytes_of(&plain), &options));
+        for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+            parts.len = 0;
+            for (size_t at = 0; at < plain.len; at += steps[i]) {
+                size_t len = plain.len - at < steps[i] ? plain.len - at : steps[i];
+                CHECK(tornado_compressor_compress(compressor, &parts, (tornado_bytes){plain.data + at, len}));
+            }
+            CHECK(tornado_compressor_flush(compressor, &parts, TORNADO_ZIP_FINISH));
+            CHECK_MEM(parts.data, parts.len, whole.data, whole.len);
+            tornado_compressor_reset(compressor);
+        }
+        tornado_compressor_free(compressor);
+    }
+    tornado_buffer_free(&plain);
+    tornado_buffer_free(&whole);
+    tornado_buffer_free(&parts);
+}
+
+/* Messages as a WebSocket compresses them: each can be read when it was flushed. */
+TEST(zip_flush_makes_all_readable_that_was_given)
+{
+    static const tornado_zip_flush flushes[] = {TORNADO_ZIP_SYNC, TORNADO_ZIP_FULL};
+    static const tornado_decompressor_options raw = {.format = TORNADO_ZIP_RAW};
+    for (int way = 0; way < 2; way++)
+        for (int level = TORNADO_NONE; level <= 9; level += 2) {
+            tornado_compressor_options options = {.format = TORNADO_ZIP_RAW, .level = level};
+            tornado_compressor *compressor = tornado_compressor_new(&options);
+            tornado_decompressor *decompressor = tornado_decompressor_new(&raw);
+            tornado_buffer plain = {NULL, 0, 0, false}, out = {NULL, 0, 0, false}, back = {NULL, 0, 0, false};
+            for (size_t message = 0; message < 60; message++) {
+                make(&plain, (int)(message % KINDS), message * message % 700 + message % 5);
+                out.len = back.len = 0;
+                CHECK(tornado_compressor_compress(compressor, &out, bytes_of(&plain)));
+                CHECK(tornado_compressor_flush(compressor, &out, flushes[way]));
+                CHECK(out.len >= 5);
+                CHECK_MEM(out.data + out.len - 4, 4, "\0\0\xff\xff", 4);
+                CHECK(tornado_decompressor_decompress(decompressor, &back, bytes_of(&out), 0));
+                CHECK_MEM(back.data, back.len, plain.data, plain.len);
+                if (flushes[way] == TORNADO_ZIP_FULL) /* nothing refers to what was before */
+                    tornado_decompressor_reset(decompressor);
+            }
+            tornado_compressor_free(compressor);
+            tornado_decompressor_free(decompressor);
+            tornado_buffer_free(&plain);
+            tornado_buffer_free(&out);
+            tornado_buffer_free(&back);
+        }
+}
+
+TEST(zip_flush_sync_lets_what_follows_refer_to_what_was_before)
+{
+    static const tornado_compressor_options raw = {.format = TORNADO_ZIP_RAW};
+    static const char message[] = "{\"type\": \"message\", \"text\": \"the same as before, or nearly so\"}";
+    size_t lens[3];
+    for (int way = 0; way < 3; way++) {
+        tornado_compressor *compressor = tornado_compressor_new(&raw);
+        tornado_buffer out = {NULL, 0, 0, false};
+        for (int i = 0; i < 2; i++) {
+            out.len = 0;
+            CHECK(tornado_compressor_compress(compressor, &out, BYTES(message)));
+            CHECK(tornado_compressor_flush(compressor, &out, way == 1 ? TORNADO_ZIP_FULL : TORNADO_ZIP_SYNC));
+            if (way == 2)
+                tornado_compressor_reset(compressor);
+        }
+        lens[way] = out.len;
+        tornado_compressor_free(compressor);
+        tornado_buffer_free(&out);
+    }
+    CHECK(lens[0] < 16 && lens[1] > 50 && lens[2] > 50);
+}
+
+TEST(zip_reset_gives_the_same_bytes_as_a_new_compressor)
+{
+    tornado_buffer plain = {NULL, 0, 0, false}, first = {NULL, 0, 0, false}, again = {NULL, 0, 0, false};
+    tornado_compressor *compressor = tornado_compressor_new(NULL);
+    make(&plain, TEXT, 3000);
+    for (int i = 0; i < 100; i++) {
+        tornado_buffer *out = i ? &again : &first;
+        out->len = 0;
+        CHECK(tornado_compressor_compress(compressor, out, bytes_of(&plain)));
+        if (i % 3 != 1) { /* else it is left in the middle */
+            CHECK(tornado_compressor_flush(compressor, out, TORNADO_ZIP_FINISH));
+            CHECK_MEM(out->data, out->len, first.data, first.len);
+        }
+        tornado_compressor_reset(compressor);
+    }
+    tornado_compressor_free(compressor);
+    tornado_buffer_free(&plain);
+    tornado_buffer_free(&first);
+    tornado_buffer_free(&again);
+}
+
+TEST(zip_header_of_gzip_has_no_time_and_says_how_hard_was_tried)
+{
+    static const struct {
+        int level;
+        const char *head;
+    } rows[] = {{1, "1f8b08000000000004ff"}, {0, "1f8b08000000000000ff"}, {9, "1f8b08000000000002ff"}};
+    tornado_buffer out = {NULL, 0, 0, false};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        tornado_compressor_options options = {.level = rows[i].level};
+        tornado_bytes head = from_hex(rows[i].head);
+        out.len = 0;
+        CHECK(tornado_compress(&out, BYTES("x"), &options));
+        CHECK_MEM(out.data, 10, head.data, head.len);
+    }
+    tornado_buffer_free(&out);
+}
+
+TEST(zip_behind_the_end_of_a_stream_nothing_may_come)
+{
+    tornado_compressor *compressor = tornado_compressor_new(NULL);
+    tornado_buffer out = {NULL, 0, 0, false};
+    CHECK(tornado_compressor_flush(compressor, &out, TORNADO_ZIP_FINISH));
+    CHECK_INT(out.len, 20);
+    CHECK(!tornado_compressor_compress(compressor, &out, BYTES("x")));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+    CHECK(!tornado_compressor_flush(compressor, &out, TORNADO_ZIP_FINISH));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+    CHECK_INT(out.len, 20);
+    tornado_compressor_free(compressor);
+    tornado_compressor_free(NULL);
+    tornado_buffer_free(&out);
+}
+
+TEST(zip_compressor_options_that_make_no_sense_are_refused)
+{
+    static const tornado_compressor_options bad[] = {{.format = (tornado_zip_format)4}, {.level = 10}, {.level = -2},
+                                                     {.window_bits = 8},  {.window_bits = 16}, {.mem_level = 10},
+                                                     {.mem_level = -1}};
+    tornado_buffer out = {NULL, 0, 0, false};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        CHECK(!tornado_compressor_new(&bad[i]));
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+        CHECK(!tornado_compress(&out, BYTES("x"), &bad[i]));
+    }
+}
+
+TEST(zip_compressing_with_short_memory_is_an_error)
+{
+    tornado_buffer plain = {NULL, 0, 0, false};
+    make(&plain, MIXED, 100000);
+    for (int level = TORNADO_NONE; level <= 6; level += 7)
+        for (long n = 1;; n++) {
+            tornado_compressor_options options = {.level = level};
+            tornado_buffer out = {NULL, 0, 0, false};
+            test_fail_alloc(n);
+            long before = test_allocs();
+            tornado_compressor *compressor = tornado_compressor_new(&options);
+            bool ok = compressor && tornado_compressor_compress(compressor, &out, bytes_of(&plain));
+            ok = compressor && tornado_compressor_flush(compressor, &out, TORNADO_ZIP_FINISH) && ok;
+            bool failed = test_allocs() - before >= n;
+            test_fail_alloc(0);
+            CHECK(ok == !failed);
+            if (failed)
+                CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
+            tornado_compressor_free(compressor);
+            tornado_buffer_free(&out);
+            if (!failed)
+                break;
+        }
+    tornado_buffer_free(&plain);
+}
+
+/*----------------------------------------------------------------------------
+ * What we write, read by others.
+ *----------------------------------------------------------------------------*/
+
+static void write_file(const char *path, tornado_bytes data)
+{
+    FILE *file = fopen(path, "wb");
+    CHECK(file && (data.len == 0 || fwrite(data.data, 1, data.len, file) == data.len) && fclose(file) == 0);
+}
+
+TEST_LIMIT(zip_python_reads_what_we_write, 60)
+{
+    TEST_NEED("python3");
+    char plain_path[] = "/tmp/tornado-zip-XXXXXX", packed_path[64];
+    tornado_buffer plain = {NULL, 0, 0, false}, packed = {NULL, 0, 0, false};
+    int fd = mkstemp(plain_path);
+    CHECK(fd >= 0 && close(fd) == 0);
+    snprintf(packed_path, sizeof packed_path, "%s.packed", plain_path);
+    for (int kind = 0; kind < KINDS; kind++) { /* for each level a line of lengths, then the streams in a row */
+        make(&plain, kind, 30000);
+        packed.len = 0;
+        for (int level = TORNADO_NONE; level <= 9; level++) {
+            tornado_compressor_options options = {
+                .format = (tornado_zip_format)(1 + (level + 1) % 3),
+                .level = level,
+                .window_bits = 9 + (level + 1) % 7};
+            tornado_buffer one = {NULL, 0, 0, false};
+            CHECK(tornado_compress(&one, bytes_of(&plain), &options));
+            tornado_buffer_printf(&packed, "%d %d %zu\n", (int)options.format, options.window_bits, one.len);
+            tornado_buffer_append(&packed, one.data, one.len);
+            tornado_buffer_free(&one);
+        }
+        write_file(plain_path, bytes_of(&plain));
+        write_file(packed_path, bytes_of(&packed));
+        const test_output *output =
+            test_run("python3 - %s %s <<'END'\nimport sys, zlib\nplain = open(sys.argv[1], 'rb').read()\n"
+                     "file = open(sys.argv[2], 'rb')\nfor line in file:\n"
+                     "    form, bits, size = map(int, line.split())\n"
+                     "    bits = {1: bits + 16, 2: bits, 3: -bits}[form]\n"
+                     "    reader = zlib.decompressobj(bits)\n"
+                     "    assert reader.decompress(file.read(size)) == plain, line\n"
+                     "    assert reader.eof and not reader.unused_data, line\nprint('fine')\nEND",
+                     plain_path, packed_path);
+        remove(plain_path);
+        remove(packed_path);
+        CHECK_STR(output->text, "fine\n");
+    }
+    tornado_buffer_free(&plain);
+    tornado_buffer_free(&packed);
+}
+
+static const char *gzip_example(void)
+{
+    static char path[512];
+    const char *directory = getenv("TEST_EXAMPLES");
+    snprintf(path, sizeof path, "%s/gzip", directory ? directory : "build/examples");
+    if (access(path, X_OK) != 0)
+        SKIP("%s is not there: make examples", path);
+    return path;
+}
+
+TEST_LIMIT(zip_example_and_gzip_read_each_other, 30)
+{
+    TEST_NEED("gzip");
+    const char *ours = gzip_example();
+    const test_output *output;
+    CHECK_INT(test_run("%s < tornado.h | gzip -t", ours)->status, 0);
+    CHECK_INT(test_run("%s -9 < tornado.h | gzip -d | cmp - tornado.h", ours)->status, 0);
+    CHECK_INT(test_run("gzip < tornado.h | %s -d | cmp - tornado.h", ours)->status, 0);
+    CHECK_INT(test_run("(%s -1 < Makefile; gzip -9 < tornado.h) | %s -d > /dev/null", ours, ours)->status, 0);
+    output = test_run("%s < Makefile | head -c 100 | %s -d 2>&1 > /dev/null", ours, ours);
+    CHECK_STR(output->text, "gzip: the compressed data end early, at byte 100\n");
+    output = test_run("echo text | %s -d 2>&1", ours);
+    CHECK_STR(output->text, "gzip: this is not gzip, at byte 1\n");
+    CHECK_INT(output->status, 1);
+    CHECK_INT(test_run("%s -x < /dev/null 2>/dev/null", ours)->status, 2);
 }
