@@ -492,7 +492,11 @@ examples: $(EXAMPLES)
 
 $(EXAMPLES): build/examples/%: examples/%.c tornado.h
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -o $@ $< -I.
+	$(CC) $(CFLAGS) $(if $(SSL_EXAMPLE),$$(cat $(SSL_EXAMPLE))) -o $@ $< -I. $(if $(SSL_EXAMPLE),$$(test ! -s $(SSL_EXAMPLE) || echo -lssl -lcrypto))
+
+# With TLS where that can be had; else it says what is missing.
+build/examples/https: SSL_EXAMPLE = build/plain/openssl
+build/examples/https: build/plain/openssl
 
 comma = ,
 .PHONY: size

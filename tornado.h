@@ -2247,10 +2247,10 @@ typedef void (*tornado_stream_handler)(tornado_iostream *stream, void *arg);
 typedef struct tornado_tcpserver_options {
     const char *name;                /* for log lines; borrowed; default "tcpserver" */
     int max_connections;             /* at once; more are closed at once; default TORNADO_NONE */
-    tornado_iostream_options stream;
+    tornado_iostream_options stream; /* with ssl_options: a server with TLS, server_side is understood */
 } tornado_tcpserver_options;
 
-/* A server on the current loop. NULL when memory is short. */
+/* A server on the current loop. NULL when memory is short, or the ssl_options cannot be used, with the reason. */
 TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler handle_stream, void *arg,
                                                      const tornado_tcpserver_options *options);
 
@@ -2655,9 +2655,12 @@ typedef struct tornado_httpserver_options {
     tornado_bind_options bind;     /* for listen: address, unix socket, ... */
     tornado_http1_params http;
     int max_connections;           /* at once; more are closed at once; default TORNADO_NONE */
+    const tornado_ssl_options *ssl_options; /* HTTPS: the certificate and key at least; server_side is understood. To
+                                      read the files again give a context, and have it reloaded. Default: none */
 } tornado_httpserver_options;
 
-/* A server on the current loop. The delegate is copied, its functions get `arg`. NULL when memory is short. */
+/* A server on the current loop. The delegate is copied, its functions get `arg`. NULL when memory is short, or the
+   ssl_options cannot be used, with the reason. */
 TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delegate *delegate, void *arg,
                                                        const tornado_httpserver_options *options);
 
@@ -18152,6 +18155,8 @@ static TORNADO__COLD void tornado__backend_close(tornado_iostream *stream)
     tornado_error last = tornado__thread.last;
     bool gone = stream->watched && stream->loop->fds_closed;
     stream->backend->close_fd(stream->state, gone ? -1 : stream->fd);
+    stream->backend = NULL;
+    stream->state = NULL;
     tornado__thread.last = last;
 }
 
@@ -19769,6 +19774,14 @@ TORNADO_API void *tornado_iostream_ssl_handle(const tornado_iostream *stream)
 {
     bool secure = !stream->closed && stream->backend == &tornado__secure_backend;
     return secure ? tornado__tls_handle(&((tornado__secure *)stream->state)->tls) : NULL;
+}
+
+/* The context of a server's options. NULL with the reason. */
+static tornado_ssl_context *tornado__server_ssl_context(const tornado_ssl_options *options)
+{
+    tornado_ssl_options own = *options;
+    own.server_side = true;
+    return tornado_ssl_options_to_context(&own);
 }
 
 /* ---- the public reads and writes ---- */
@@ -23589,6 +23602,7 @@ struct tornado_tcpserver {
     void *arg;
     const char *name;
     tornado_iostream_options stream;
+    tornado_ssl_options ssl; /* what stream has, with a context of the server's own, if any */
     size_t connections;
     int max_connections;
     int64_t told;
@@ -23610,6 +23624,7 @@ static void *tornado__tcp_main(void *arg)
 static void tornado__tcpserver_delete(tornado_tcpserver *server)
 {
     tornado_ioloop *loop = server->loop;
+    tornado_ssl_context_release(server->ssl.context);
     TORNADO_FREE(server);
     tornado__ioloop_let_go(loop);
 }
@@ -23619,7 +23634,10 @@ static void tornado__tcp_done(tornado__coroutine *co)
     tornado__tcp_connection *connection = co->owner;
     tornado_tcpserver *server = connection->server;
     const tornado_error *error = &co->execution.raised;
-    if (co->failed && error->code != TORNADO_ERR_CLOSED && error->code != TORNADO_ERR_CANCELLED)
+    if (co->failed && error->code == TORNADO_ERR_SSL) /* strangers cause these at will */
+        tornado__log_error(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING, error, "TLS failed on a connection of %s",
+                           server->name);
+    else if (co->failed && error->code != TORNADO_ERR_CLOSED && error->code != TORNADO_ERR_CANCELLED)
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Error in connection callback of %s",
                            server->name);
     tornado_iostream_release(connection->stream);
@@ -23686,6 +23704,14 @@ TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler hand
         return NULL;
     }
     memset(server, 0, sizeof *server);
+    if (options && options->stream.ssl_options) {
+        server->ssl.server_side = true;
+        server->ssl.context = tornado__server_ssl_context(options->stream.ssl_options);
+        if (!server->ssl.context) {
+            TORNADO_FREE(server);
+            return NULL;
+        }
+    }
     server->loop = loop;
     tornado__ioloop_hold(loop);
     server->handle_stream = handle_stream;
@@ -23693,6 +23719,7 @@ TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler hand
     server->name = options && options->name ? options->name : "tcpserver";
     if (options) {
         server->stream = options->stream;
+        server->stream.ssl_options = server->ssl.context ? &server->ssl : NULL;
         server->max_connections = options->max_connections;
     }
     server->service.stop = tornado__tcp_stop_service;
@@ -25882,6 +25909,7 @@ typedef struct tornado__http1_host {
     size_t count;
     unsigned references; /* the server's, and one of each message: a handler may outlive its server */
     void (*free)(struct tornado__http1_host *host);
+    tornado_ssl_context *ssl; /* of HTTPS, or NULL */
     size_t known_host_len;
     char known_host[64]; /* the last valid Host: most requests have the same, and comparing is cheap */
     int64_t stamp_until; /* loop time at which the stamp gets old */
@@ -26309,7 +26337,7 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
     else
         memcpy(ip, connection->ip.allocated, 46);
     message->request.remote_ip = ip;
-    message->request.protocol = "http";
+    message->request.protocol = connection->host->ssl ? "https" : "http";
     message->request.body.data = "";
     *status = tornado__parse_request_line(message, copy, &next);
     if (!*status)
@@ -26986,10 +27014,14 @@ static void tornado__http1_serve(tornado__http1_host *host, int fd, const tornad
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     bool memory = !connection->ip_allocated || connection->ip.allocated;
+    tornado_ssl_options ssl = {.server_side = true, .context = host->ssl};
     if (!memory ||
         !tornado__timer_set(host->loop, &connection->timer, tornado__add_ns(host->loop->now, host->idle_timeout)) ||
-        !tornado__iostream_watch(&connection->stream))
+        (host->ssl ? !tornado__iostream_secure(&connection->stream, &ssl)
+                   : !tornado__iostream_watch(&connection->stream)))
         tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+    else if (host->ssl)
+        tornado__iostream_begin_handshake(&connection->stream);
 }
 
 /* ---- the public way to answer ---- */
@@ -27099,6 +27131,7 @@ static void tornado__httpserver_accept(int fd, const tornado_address *address, v
 static void tornado__httpserver_delete(tornado__http1_host *host)
 {
     tornado_ioloop *loop = host->loop;
+    tornado_ssl_context_release(host->ssl);
     TORNADO_FREE(TORNADO__CONTAINER(host, tornado_httpserver, host));
     tornado__ioloop_let_go(loop);
 }
@@ -27143,6 +27176,10 @@ TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delega
     }
     memset(server, 0, sizeof *server);
     tornado__http1_host *host = &server->host;
+    if (o->ssl_options && !(host->ssl = tornado__server_ssl_context(o->ssl_options))) {
+        TORNADO_FREE(server);
+        return NULL;
+    }
     host->loop = loop;
     tornado__ioloop_hold(loop);
     host->delegate = *delegate;
