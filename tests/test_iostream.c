@@ -1108,12 +1108,19 @@ static bool odd_pending(void *state, int fd)
     return ((odd_backend *)state)->ahead_len > 0;
 }
 
-static const tornado_iostream_backend odd_class = {odd_read, odd_write, odd_close, odd_error, odd_pending};
+static tornado_iostream_options odd_options(odd_backend *odd)
+{
+    static const tornado_iostream_backend odd_class = {.read_from_fd = odd_read, .write_to_fd = odd_write,
+                                                       .close_fd = odd_close, .get_fd_error = odd_error,
+                                                       .pending = odd_pending};
+    memset(odd, 0, sizeof *odd);
+    return (tornado_iostream_options){.backend = &odd_class, .backend_state = odd};
+}
 
 static pair odd_pair(odd_backend *odd)
 {
-    memset(odd, 0, sizeof *odd);
-    return pair_new_with(&(tornado_iostream_options){.backend = &odd_class, .backend_state = odd});
+    tornado_iostream_options options = odd_options(odd);
+    return pair_new_with(&options);
 }
 
 TEST_EACH_POLLER(iostream_reads_and_writes_by_a_backend_of_the_programs)
@@ -1180,12 +1187,13 @@ TEST(iostream_backend_is_closed_when_there_is_no_memory_for_a_stream)
 {
     for (long n = 1; n <= 2; n++) {
         int ends[2];
-        odd_backend odd = {.closed = 0};
+        odd_backend odd;
+        tornado_iostream_options options = odd_options(&odd);
+        options.max_buffer_size = 5;
         tornado_ioloop_current();
         tcp_pair(ends);
         test_fail_alloc(n);
-        CHECK(!tornado_iostream_new(ends[0], &(tornado_iostream_options){
-                                                 .backend = &odd_class, .backend_state = &odd, .max_buffer_size = 5}));
+        CHECK(!tornado_iostream_new(ends[0], &options));
         test_fail_alloc(0);
         CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
         CHECK_INT(odd.closed, 1);

@@ -526,6 +526,8 @@ TEST(tls_by_an_ssl_ctx_of_the_programs)
     tornado_ssl_context *context = tornado_ssl_options_to_context(&server);
     SSL_CTX_free(own);
     CHECK(tornado_ssl_context_handle(context) == own);
+    CHECK(tornado_ssl_context_retain(context) == context);
+    tornado_ssl_context_release(context);
     CHECK(!tornado_ssl_context_reload(context) && !tornado_ssl_context_add_certificate(context, "a", "b"));
     pair p = pair_with((tornado_ssl_options){.server_side = true, .context = context}, client_options("localhost"));
     say(p.client, p.server, "hello\n");
