@@ -3060,6 +3060,10 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #elif defined(__aarch64__) && defined(__ARM_NEON) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #include <arm_neon.h>
 #endif
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <wmmintrin.h>
+#define TORNADO__CLMUL __attribute__((target("pclmul,sse2"))) /* of functions that multiply without carries */
+#endif
 #if (defined(__GLIBC__) && !defined(__UCLIBC__)) || defined(__APPLE__)
 #define TORNADO__BACKTRACE 1
 #include <execinfo.h>
@@ -5240,11 +5244,10 @@ static TORNADO__INLINE uint32_t tornado__crc_far(uint64_t word)
            row[4][word >> 32 & 0xff] ^ row[5][word >> 40 & 0xff] ^ row[6][word >> 48 & 0xff] ^ row[7][word >> 56];
 }
 
-/* The CRC-32 of what has the CRC-32 `crc` so far (0: of nothing), and `data` behind it. */
-static uint32_t tornado__crc32(uint32_t crc, const void *data, size_t len)
+/* The remainder of `crc` and what follows it, by the table. */
+static uint32_t tornado__crc_plain(uint32_t crc, const unsigned char *at, size_t len)
 {
-    const unsigned char *at = data, *end = at + len;
-    crc = ~crc;
+    const unsigned char *end = at + len;
     if (len >= 64) {
         uint32_t a = crc, b = 0, c = 0, d = 0;
         for (; end - at >= 64; at += 32) {
@@ -5261,7 +5264,63 @@ static uint32_t tornado__crc32(uint32_t crc, const void *data, size_t len)
     }
     for (; at < end; at++)
         crc = crc >> 8 ^ tornado__crc_table[0][(crc ^ *at) & 0xff];
-    return ~crc;
+    return crc;
+}
+
+/* Sixteen bytes at a time by multiplication without carries, where the processor has it, which it has to be asked:
+   compilers for x86-64 do not count on it. Bytes leave the same remainder when they are multiplied by the power of x
+   that stands for what is behind them, and that may itself be reduced: so blocks are folded onto blocks further on,
+   four side by side, and the table does the last. Less than four blocks are not worth it: then nothing is done. Returns
+   how many bytes were. */
+#ifdef TORNADO__CLMUL
+TORNADO__CLMUL static inline __m128i tornado__crc_fold(__m128i block, __m128i powers, __m128i onto)
+{
+    return _mm_xor_si128(onto, _mm_xor_si128(_mm_clmulepi64_si128(block, powers, 0x00),
+                                             _mm_clmulepi64_si128(block, powers, 0x11)));
+}
+
+TORNADO__CLMUL static size_t tornado__crc_blocks(uint32_t *crc, const unsigned char *data, size_t len)
+{
+    /* Powers of x, bits reversed: 512 + 32 and 512 - 32; 128 + 32 and 128 - 32. */
+    const __m128i by_four = _mm_set_epi64x(0x1c6e41596, 0x154442bd4);
+    const __m128i by_one = _mm_set_epi64x(0x0ccaa009e, 0x1751997d0);
+    const unsigned char *at = data, *end = data + len / 16 * 16;
+    unsigned char rest[16];
+    __m128i lane[4];
+    if (len < 128 || !__builtin_cpu_supports("pclmul"))
+        return 0;
+    for (int i = 0; i < 4; i++, at += 16)
+        lane[i] = _mm_loadu_si128((const __m128i *)(const void *)at);
+    lane[0] = _mm_xor_si128(lane[0], _mm_cvtsi32_si128((int)*crc));
+    while (end - at >= 64)
+        for (int i = 0; i < 4; i++, at += 16)
+            lane[i] = tornado__crc_fold(lane[i], by_four, _mm_loadu_si128((const __m128i *)(const void *)at));
+    for (int i = 1; i < 4; i++)
+        lane[0] = tornado__crc_fold(lane[0], by_one, lane[i]);
+    for (; at < end; at += 16)
+        lane[0] = tornado__crc_fold(lane[0], by_one, _mm_loadu_si128((const __m128i *)(const void *)at));
+    _mm_storeu_si128((__m128i *)(void *)rest, lane[0]);
+    *crc = tornado__crc_plain(0, rest, sizeof rest);
+    return (size_t)(end - data);
+}
+#else
+static size_t tornado__crc_blocks(uint32_t *crc, const unsigned char *data, size_t len)
+{
+    (void)crc;
+    (void)data;
+    (void)len;
+    return 0;
+}
+#endif
+
+/* The CRC-32 of what has the CRC-32 `crc` so far (0: of nothing), and `data` behind it. */
+static uint32_t tornado__crc32(uint32_t crc, const void *data, size_t len)
+{
+    if (len == 0)
+        return crc;
+    crc = ~crc;
+    size_t done = tornado__crc_blocks(&crc, data, len);
+    return ~tornado__crc_plain(crc, (const unsigned char *)data + done, len - done);
 }
 
 /*============================================================================

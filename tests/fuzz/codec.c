@@ -1,5 +1,5 @@
-/* Bytes as text: hexadecimal and UTF-8, against decoders that are slow and plain; and that the hash for ETags
-   depends on nothing but the bytes. */
+/* Bytes as text: hexadecimal and UTF-8, against decoders that are slow and plain; CRC-32, bit by bit; and that the
+   hash for ETags depends on nothing but the bytes. */
 #include "fuzz.h"
 
 static void check_hex(const char *bytes, size_t size)
@@ -81,6 +81,19 @@ static void check_hash(const char *bytes, size_t size)
     free(moved);
 }
 
+static void check_crc(const char *bytes, size_t size)
+{
+    uint32_t crc = UINT32_MAX;
+    for (size_t i = 0; i < size; i++) {
+        crc ^= (unsigned char)bytes[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (crc & 1 ? UINT32_C(0xedb88320) : 0);
+    }
+    MUST(tornado__crc32(0, bytes, size) == ~crc);
+    MUST(~tornado__crc_plain(UINT32_MAX, (const unsigned char *)bytes, size) == ~crc);
+    MUST(tornado__crc32(tornado__crc32(0, bytes, size / 3), bytes + size / 3, size - size / 3) == ~crc);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *bytes = fuzz_copy(data, size);
@@ -88,6 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_utf8(bytes, size);
     check_code_point(data, size);
     check_hash(bytes, size);
+    check_crc(bytes, size);
     free(bytes);
     return 0;
 }

@@ -16,6 +16,8 @@ bare epoll loop parses nothing: it is the floor.
   size          of a small program with tornado.h in it, and the time to compile it
   regex         patterns beside other engines: CPU time of one match, and of each further byte of text
   json          a document of 600 KB read and written beside other engines: megabytes of it for a second of CPU time
+  zip           HTML, JSON and noise compressed and decompressed, about 1 MB each, beside other engines: megabytes of
+                it for a second of CPU time, and how small it becomes
   parse         a browser's request and a chunked body beside another parser: CPU time of one
   core          coroutines, timers, callbacks of another thread, memory of those that wait, beside other event loops
 
@@ -756,6 +758,38 @@ def json_table():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# DEFLATE: zip.c measures all.
+# ----------------------------------------------------------------------------------------------------------------------
+
+zip_figures = {}  # case: {engine: megabytes per second, or a ratio}
+
+
+def measure_zip(_, options):
+    progress("zip")
+    flags = []
+    for peer, more in (("zlib1g", ["-DBENCH_ZLIB", "-lz"]), ("libdeflate", ["-DBENCH_LIBDEFLATE", "-ldeflate"])):
+        try:
+            compile_c("zip", f"-I{ROOT}", *flags, *more)
+            flags += more
+        except Failure as problem:
+            note(f"not measured: {peer} (apt-get install {peer}-dev): {problem}")
+    compile_c("zip", f"-I{ROOT}", *flags)
+    try:
+        lines = subprocess.run([built("zip"), "0.01" if options.quick else "0.05"], stdout=subprocess.PIPE, check=True,
+                               universal_newlines=True, preexec_fn=on_core(options.server_core),
+                               timeout=600).stdout.splitlines()
+    except subprocess.SubprocessError as problem:
+        raise Failure(problem)
+    for line in lines:
+        case, engine, figure = line.split("\t")
+        zip_figures.setdefault(case, {})[engine] = float(figure)
+
+
+def zip_table():
+    return beside_peers("zip", zip_figures, lambda _, ours, peer: ours / peer)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Parsing: parse.c measures all.
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -832,6 +866,7 @@ STEPS = {
     "size": measure_size,
     "regex": measure_regex,
     "json": measure_json,
+    "zip": measure_zip,
     "parse": measure_parse,
     "core": measure_core,
 }
@@ -984,6 +1019,10 @@ def report(servers, options):
     if json_figures:
         print("A JSON document of 600 KB: MB/s of CPU time.\n")
         print("\n".join(line.rstrip() for line in json_table()) + "\n")
+    if zip_figures:
+        print("About 1 MB of HTML, of JSON and of noise at level 6, in parts of 64 KiB but for what is whole: MB/s of "
+              "CPU time; how\nmany times smaller it becomes.\n")
+        print("\n".join(line.rstrip() for line in zip_table()) + "\n")
     if parse_figures:
         print("Parsing: CPU time; of a head with its checks and strings, of a body with its pieces handed on.\n")
         print("\n".join(line.rstrip() for line in parse_table()) + "\n")
@@ -999,7 +1038,7 @@ def report(servers, options):
         with open(options.json, "w") as file:
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
-                       "regex": regex_figures, "json": json_figures, "parse": parse_figures,
+                       "regex": regex_figures, "json": json_figures, "zip": zip_figures, "parse": parse_figures,
                        "core": core_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
