@@ -11427,6 +11427,7 @@ TORNADO_API tornado_compressor *tornado_compressor_new(const tornado_compressor_
     z->chain = z->near_heads + near_heads;
     z->data = (unsigned char *)(z + 1) + tables;
     memset(z + 1, 0, tables);
+    z->data[0] = 0; /* place 0, which is none, is looked at all the same */
     for (unsigned symbol = 0, len = TORNADO__ZIP_MATCH_MIN; len <= TORNADO__ZIP_MATCH_MAX; len++) {
         if (symbol < 28 && len == tornado__zip_length_base[symbol + 1])
             symbol++;
