@@ -395,14 +395,18 @@ fuzz-coverage:
 #                                      busy loops
 #   make soak-traffic SOAK_TIME=60     mixed traffic of SOAK_CONNECTIONS clients; the picture is build/soak.svg
 #   make soak-short                    less than a minute of it
+#   make soak-sanitized                a few times with sanitizers
 #-------------------------------------------------------------------------------------------------------------------
 
 SOAK_TIME = 3600
 SOAK_CONNECTIONS = 5000
 SOAK_REPEAT = 200
-SOAK_TESTS = timer _time _late sleep periodic timeout idle grace shutdown slow deadline
+SOAK_JOBS = 8
+# Timing, order, fairness, cancelling, other threads, restarts of processes.
+SOAK_TESTS = timer _time _late sleep periodic timeout idle grace shutdown slow deadline \
+    order fair cancel thread restart
 
-.PHONY: soak soak-short soak-tests soak-traffic
+.PHONY: soak soak-short soak-tests soak-sanitized soak-traffic
 soak: soak-tests soak-traffic
 
 soak-short:
@@ -419,12 +423,18 @@ soak-tests:
 	(while :; do :; done) & one=$$!; \
 	(while :; do :; done) & two=$$!; \
 	failed=0; for poller in plain poll select; do \
-	    TEST_TIME_SCALE=4 build/$$poller/tests --repeat $(SOAK_REPEAT) $(SOAK_TESTS) || failed=1; \
+	    TEST_TIME_SCALE=4 build/$$poller/tests -j $(SOAK_JOBS) --repeat $(SOAK_REPEAT) $(SOAK_TESTS) || failed=1; \
 	done; exit $$failed
 
 build/soak-server: tools/soak/server.c tornado.h
 	@mkdir -p $(@D)
 	@$(CC) -O2 -g $(WARN) $< -o $@
+
+# For make check: fewer times, but with both sanitizers.
+soak-sanitized:
+	+@$(SUBMAKE) build/asan/tests build/asan/probe
+	@echo "== $@: what depends on time, 5 times; $(asan.is)"
+	@$(asan.run) build/asan/tests -j $(SOAK_JOBS) --repeat 5 $(SOAK_TESTS)
 
 soak-traffic: build/soak-server
 	@echo "== $@: $(SOAK_CONNECTIONS) connections of mixed traffic for $(SOAK_TIME) seconds"
@@ -526,7 +536,7 @@ bench:
 # What `make check` always does, and of what takes its turns: so many of each row as its first word says, begun at a
 # place that the commit decides, so that a commit always has the same ones; `make check ROTATION=7` has others. What
 # takes longer (the processors under QEMU 5 to 20 minutes each) is for `make check-all`.
-CHECKS = map manual symbols warnings callbacks examples test-asan fuzz-replay fuzz-short
+CHECKS = map manual symbols warnings callbacks examples test-asan soak-sanitized fuzz-replay fuzz-short
 TURNS_native = 1 gcc clang asan-clang ucontext c11 gnu17 O0 O3 poll select
 TURNS_other = 1 test-valgrind analyse
 
