@@ -44,7 +44,7 @@ run: build/examples/hello
 # An environment is there when an empty program can be built and run in it.
 #-------------------------------------------------------------------------------------------------------------------
 
-ENVIRONMENTS = plain gcc clang asan asan-clang valgrind ucontext c11 gnu17 O0 O3 poll select kqueue \
+ENVIRONMENTS = plain gcc clang asan asan-clang tsan valgrind ucontext c11 gnu17 O0 O3 poll select kqueue \
     musl musl-static i386 armel armhf arm64 riscv64 s390x
 
 WARN = -Wall -Wextra
@@ -72,6 +72,13 @@ asan-clang.is = clang, the sanitizers, and uses of a stack frame after its retur
 asan-clang.cc = clang
 asan-clang.flags = $(SANITIZE) $(WARN)
 asan-clang.run = TEST_TIME_SCALE=4 ASAN_OPTIONS=detect_stack_use_after_return=1:$(call leaks,asan-clang)
+
+# The tests that have several threads.
+tsan.is = $(CC), ThreadSanitizer
+tsan.cc = $(CC)
+tsan.flags = -O1 -g -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan $(WARN)
+tsan.run = TEST_TIME_SCALE=10 TSAN_OPTIONS=halt_on_error=1:die_after_fork=0
+tsan.args = thread executor resolver log_ ioloop_ embedding signal
 
 valgrind.is = valgrind
 valgrind.cc = $(CC)
@@ -423,7 +430,7 @@ soak-tests:
 	(while :; do :; done) & one=$$!; \
 	(while :; do :; done) & two=$$!; \
 	failed=0; for poller in plain poll select; do \
-	    TEST_TIME_SCALE=4 build/$$poller/tests -j $(SOAK_JOBS) --repeat $(SOAK_REPEAT) $(SOAK_TESTS) || failed=1; \
+	    TEST_TIME_SCALE=20 build/$$poller/tests -j $(SOAK_JOBS) --repeat $(SOAK_REPEAT) $(SOAK_TESTS) || failed=1; \
 	done; exit $$failed
 
 build/soak-server: tools/soak/server.c tornado.h

@@ -63,8 +63,8 @@ double test_scaled(double seconds)
 
 static struct {
     atomic_uintptr_t key;
-    size_t size;
-    int line;
+    atomic_size_t size;
+    atomic_int line;
 } sites[SITES];
 
 static atomic_long allocs, live, countdown, failures; /* failures: so many in a row, once countdown is at 1 */
@@ -80,8 +80,8 @@ static void site_replace(uintptr_t from, uintptr_t to, size_t size, int line)
     for (size_t i = first; i < first + SITE_WINDOW; i++) {
         uintptr_t expected = from;
         if (atomic_compare_exchange_strong(&sites[i].key, &expected, to)) {
-            sites[i].size = size;
-            sites[i].line = line;
+            atomic_store_explicit(&sites[i].size, size, memory_order_relaxed);
+            atomic_store_explicit(&sites[i].line, line, memory_order_relaxed);
             return;
         }
     }

@@ -1726,17 +1726,29 @@ TEST_EACH_POLLER(ioloop_run_sync_cancels_what_takes_longer_than_its_timeout)
     CHECK_STR(traced(), "");
 }
 
+/* Stops the loop some turns after its last coroutine has ended. */
+static void stop_when_alone(void *turns_alone)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    int *turns_left = turns_alone;
+    if (tornado_ioloop_coroutines(loop) == 0 && --*turns_left == 0)
+        tornado_ioloop_stop(loop);
+    else
+        CHECK(tornado_ioloop_add_callback(loop, stop_when_alone, turns_alone));
+}
+
 TEST_EACH_POLLER(ioloop_run_sync_fails_when_the_loop_is_stopped_meanwhile)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
-    int number = 1;
+    int number = 1, turns_left = 5;
     CHECK(tornado_ioloop_add_callback(loop, stop_loop, NULL));
     check_failed(tornado_ioloop_run_sync(loop, double_it, &number), TORNADO_ERR_STATE);
     tornado_ioloop_stop(loop);
     check_failed(tornado_ioloop_run_sync(loop, double_it, &number), TORNADO_ERR_STATE);
     CHECK_INT(number, 1);
-    CHECK(tornado_ioloop_call_later(loop, 0.05, stop_loop, NULL));
+    CHECK(tornado_ioloop_add_callback(loop, stop_when_alone, &turns_left));
     run_loop(); /* they go on, and their ends do not stop it */
+    CHECK_INT(turns_left, 0);
     CHECK_INT(number, 4);
     CHECK(tornado_ioloop_run_sync(loop, double_it, &number));
     CHECK_INT(number, 8);
