@@ -157,14 +157,14 @@ TEST(httpserver_dribbling_a_head_does_not_help)
 
 TEST(httpserver_head_timeout_counts_for_each_request_alone)
 {
-    site s = SITE(.http.header_timeout = 0.4);
+    site s = SITE(.http.header_timeout = test_scaled(0.4));
     client c = client_open(s.port);
     for (int i = 0; i < 4; i++) {
         client_send(&c, "GET / HTTP/1.1\r\n");
-        loop_run_for(0.15);
+        loop_run_for(test_scaled(0.15));
         CHECK_INT(client_ask(&c, "Host: a\r\n\r\n").status, 200);
     }
-    loop_run_for(0.6); /* idle is not the same as late */
+    loop_run_for(test_scaled(0.6)); /* idle is not the same as late */
     CHECK_INT(client_ask(&c, HELLO).status, 200);
     client_close(&c);
     site_free(&s);
