@@ -12,7 +12,7 @@
 #   make fuzz            searches for inputs that break something, until stopped: see "Fuzzers" below
 #   make soak            an hour of traffic, and what depends on time again and again: see "Soak" below
 #   make coverage        what the tests run of the header, by section
-#   make warnings symbols map manual docs analyse examples size compile-time bench install clean
+#   make warnings symbols parts map manual docs analyse examples size compile-time bench install clean
 #
 # A step whose tool is missing says so and is skipped; with CI=true in the environment it fails instead.
 
@@ -494,6 +494,20 @@ analyse:
 	    $(call missing,clang-tidy or cppcheck is not installed); \
 	fi
 
+# Sections that can be left out: each alone, and all.
+PARTS = none ZIP EXECUTOR PROCESS RESOLVER TCP WEB HTTP all
+parts_flags = $(if $(filter all,$(1)),$(patsubst %,-DTORNADO_NO_%,$(filter-out none all,$(PARTS))), \
+    $(if $(filter none,$(1)),,-DTORNADO_NO_$(1)))
+
+.PHONY: parts
+parts: $(PARTS:%=build/parts/%)
+	@echo "== $@: the library with a section left out, each alone and all"
+	@for part in $(PARTS); do build/parts/$$part || { echo "FAILED without $$part"; exit 1; }; done
+
+$(PARTS:%=build/parts/%): tests/include/parts.c tornado.h
+	@mkdir -p $(@D)
+	@$(CC) -O0 -std=c11 -Wall -Wextra -Wpedantic -Wshadow -Werror $(call parts_flags,$(@F)) -o $@ $<
+
 .PHONY: callbacks
 callbacks: build/callbacks
 	@echo "== $@: the library without coroutines and threads"
@@ -522,6 +536,8 @@ size:
 	@mkdir -p build/size
 	@$(CC) -Os -g -ffunction-sections -fdata-sections -c -o build/size/implementation.o tests/include/implementation.c
 	@tools/map --sizes build/size/implementation.o
+	@$(foreach part,$(PARTS),$(CC) -Os -c $(call parts_flags,$(part)) -o build/size/part.o tests/include/parts.c && \
+	    echo "$$(size build/size/part.o | awk 'NR == 2 { print $$1 + $$2 }') bytes of object without $(part)";)
 	@$(foreach cc,$(CC) musl-gcc+-static arm-linux-gnueabihf-gcc, \
 	    if command -v $(word 1,$(subst +, ,$(cc))) >/dev/null; then \
 	        $(subst +, ,$(cc)) -Os -ffunction-sections -fdata-sections -Wl$(comma)--gc-sections -s -o build/size/hello \
@@ -543,7 +559,7 @@ bench:
 # What `make check` always does, and of what takes its turns: so many of each row as its first word says, begun at a
 # place that the commit decides, so that a commit always has the same ones; `make check ROTATION=7` has others. What
 # takes longer (the processors under QEMU 5 to 20 minutes each) is for `make check-all`.
-CHECKS = map manual symbols warnings callbacks examples test-asan soak-sanitized fuzz-replay fuzz-short
+CHECKS = map manual symbols warnings parts callbacks examples test-asan soak-sanitized fuzz-replay fuzz-short
 TURNS_native = 1 gcc clang asan-clang ucontext c11 gnu17 O0 O3 poll select
 TURNS_other = 1 test-valgrind analyse
 

@@ -184,6 +184,9 @@
     TORNADO_MAX_HEADERS      header lines of a request; default 256
     TORNADO_NO_COROUTINES    no stacks to switch (see COROUTINES); in each file that includes the header
     TORNADO_OPENSSL          TLS by OpenSSL 1.1.1 or later, to be linked by -lssl -lcrypto; default: none
+    TORNADO_NO_ZIP, TORNADO_NO_EXECUTOR, TORNADO_NO_PROCESS, TORNADO_NO_RESOLVER, TORNADO_NO_TCP, TORNADO_NO_HTTP,
+    TORNADO_NO_WEB           leave out sections, for a smaller object: what they declare is not there, and what would
+                             use it says so. HTTP is httputil, http1, httpserver and, as WEB is, routing and web
     TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
@@ -282,6 +285,15 @@
 #else
 #define TORNADO_API extern
 #define TORNADO__DATA /* defines what TORNADO_API declares */
+#endif
+
+/* What is left out takes along what stands on it. */
+#if defined(TORNADO_NO_HTTP) && !defined(TORNADO_NO_WEB)
+#define TORNADO_NO_WEB
+#endif
+#if defined(TORNADO_NO_ZIP) || defined(TORNADO_NO_EXECUTOR) || defined(TORNADO_NO_PROCESS) || \
+    defined(TORNADO_NO_RESOLVER) || defined(TORNADO_NO_TCP) || defined(TORNADO_NO_WEB)
+#define TORNADO__PARTS
 #endif
 
 #ifdef __cplusplus
@@ -858,6 +870,7 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  *           part = tornado_decompressor_unconsumed_tail(decompressor);
  *       }
  *============================================================================*/
+#ifndef TORNADO_NO_ZIP
 
 /* What stands around the compressed data. */
 typedef enum tornado_zip_format {
@@ -950,6 +963,8 @@ TORNADO_API bool tornado_compressor_flush(tornado_compressor *compressor, tornad
 
 /* Begins a new stream that does not refer to the last one, keeping the memory: at once, whatever its size. */
 TORNADO_API void tornado_compressor_reset(tornado_compressor *compressor);
+
+#endif /* TORNADO_NO_ZIP */
 
 /*============================================================================
  * section: context (public)
@@ -1603,6 +1618,7 @@ TORNADO_API bool tornado_queue_full(const tornado_queue *queue);
  * (tornado_job_options), or give memory away. A job must not touch what belongs to the loop: futures, streams, the
  * request and its arena.
  *============================================================================*/
+#ifndef TORNADO_NO_EXECUTOR
 
 typedef struct tornado_executor tornado_executor;
 
@@ -1653,6 +1669,8 @@ TORNADO_API bool tornado_executor_shutdown(tornado_executor *executor, bool canc
 
 /* Shuts it down, without `cancel` when that was not done before, and frees it. NULL is allowed. */
 TORNADO_API void tornado_executor_free(tornado_executor *executor);
+
+#endif /* TORNADO_NO_EXECUTOR */
 
 /*============================================================================
  * section: address (public)
@@ -2055,6 +2073,7 @@ TORNADO_API size_t tornado_datagram_socket_write_buffer_size(const tornado_datag
  *     tornado_bytes sorted = tornado_await_bytes(tornado_iostream_read_until_close(out));
  *     tornado_await(tornado_subprocess_wait_for_exit(child, true));
  *============================================================================*/
+#ifndef TORNADO_NO_PROCESS
 
 /* How many processors this process may use, at least 1: those of its affinity, fewer when a limit of its control
    groups (a container's) allows less time. */
@@ -2144,6 +2163,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_subprocess_wait_for_exit(to
 TORNADO_API bool tornado_subprocess_initialize(void);
 TORNADO_API void tornado_subprocess_uninitialize(void);
 
+#endif /* TORNADO_NO_PROCESS */
+
 /*============================================================================
  * section: resolver (public)
  * From names to addresses: by the system, on threads or blocking; by DNS, without either; by a table.
@@ -2152,6 +2173,7 @@ TORNADO_API void tornado_subprocess_uninitialize(void);
  *     for (size_t i = 0; i < found->count; i++)
  *         printf("%s\n", tornado_address_format(&found->items[i], text));
  *============================================================================*/
+#ifndef TORNADO_NO_RESOLVER
 
 typedef struct tornado_resolver tornado_resolver;
 typedef struct tornado_resolver_options tornado_resolver_options;
@@ -2181,8 +2203,10 @@ typedef struct tornado_resolver_class {
    ways of the system (nsswitch.conf, mDNS) it does not know. It keeps answers for as long as they say, and takes only
    those that come from the server asked and repeat the question, with a random id and random case. */
 TORNADO_API const tornado_resolver_class tornado_blocking_resolver;
+#ifndef TORNADO_NO_EXECUTOR
 TORNADO_API const tornado_resolver_class tornado_threaded_resolver;
 TORNADO_API const tornado_resolver_class tornado_executor_resolver;
+#endif
 TORNADO_API const tornado_resolver_class tornado_override_resolver;
 TORNADO_API const tornado_resolver_class tornado_dns_resolver;
 
@@ -2197,9 +2221,9 @@ typedef struct tornado_resolver_override {
 
 struct tornado_resolver_options {
     const tornado_resolver_class *kind;         /* default: as tornado_resolver_configure chose, else threaded
-                                                   (with TORNADO_NO_THREADS: dns) */
+                                                   (with TORNADO_NO_THREADS or TORNADO_NO_EXECUTOR: dns) */
     int num_threads;                            /* threaded */
-    tornado_executor *executor;                 /* executor; NULL: the process's own */
+    struct tornado_executor *executor;          /* executor; NULL: the process's own */
     bool keep_executor;                         /* executor: it is not freed with the resolver */
     const tornado_resolver_override *overrides; /* override; copied, and the first that fits counts */
     tornado_resolver *resolver;                 /* override: the other, borrowed; default: one of its own, as
@@ -2233,10 +2257,13 @@ TORNADO_API void tornado_resolver_free(tornado_resolver *resolver);
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_resolver_resolve(tornado_resolver *resolver, const char *host,
                                                                       int port, int family);
 
+#endif /* TORNADO_NO_RESOLVER */
+
 /*============================================================================
  * section: tcp (public)
  * A server that runs a function, as a coroutine, for each connection.
  *============================================================================*/
+#ifndef TORNADO_NO_TCP
 
 typedef struct tornado_tcpserver tornado_tcpserver;
 
@@ -2271,10 +2298,13 @@ TORNADO_API void tornado_tcpserver_stop(tornado_tcpserver *server);
 /* Stops, and frees the server when its last connection has ended. NULL is allowed. */
 TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server);
 
+#endif /* TORNADO_NO_TCP */
+
 /*============================================================================
  * section: httputil (public)
  * What HTTP messages are made of.
  *============================================================================*/
+#ifndef TORNADO_NO_HTTP
 
 /* The standard reason phrase of a status, "Not Found", or NULL. RFC 9110 section 15. */
 TORNADO_API const char *tornado_http_reason(int status);
@@ -2686,6 +2716,8 @@ TORNADO_API void tornado_httpserver_close_all_connections(tornado_httpserver *se
 /* Stops, closes all connections and frees the server. NULL is allowed. */
 TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
 
+#endif /* TORNADO_NO_HTTP */
+
 /*============================================================================
  * section: routing (public)
  * Which handler a request goes to.
@@ -2694,6 +2726,7 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
  * Its groups become the handler's path arguments, decoded: all by position, those with a name also by that. The
  * first rule that matches wins. However many rules there are, only those are tried that begin like the path.
  *============================================================================*/
+#ifndef TORNADO_NO_WEB
 
 typedef struct tornado_handler tornado_handler;
 typedef struct tornado_handler_class tornado_handler_class;
@@ -2783,8 +2816,10 @@ typedef struct tornado_output_transform {
    like; of at least 1,024 bytes, or flushed before the end; without a Content-Encoding, and no part of a range.
    "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. Takes memory of a compressor while the answer
    is sent. A program that does not name it does not link the compressor. */
+#ifndef TORNADO_NO_ZIP
 TORNADO_API const tornado_output_transform tornado_gzip_transform;
 #define TORNADO_GZIP (&tornado_gzip_transform)
+#endif
 
 /* Zero is the default of each. */
 typedef struct tornado_settings {
@@ -2981,6 +3016,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_handler_spawn(tornado_handl
 TORNADO_API bool tornado_finished(const tornado_handler *self);
 TORNADO_API bool tornado_connected(const tornado_handler *self);
 
+#endif /* TORNADO_NO_WEB */
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif
@@ -2994,6 +3031,11 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 
 #if defined(TORNADO_IMPLEMENTATION) && !defined(TORNADO__IMPLEMENTED)
 #define TORNADO__IMPLEMENTED
+
+#if defined(TORNADO__PARTS) && defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function" /* what only a section would use that is left out */
+#endif
 
 /*============================================================================
  * section: platform (private)
@@ -9617,6 +9659,7 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  * caller's buffer. Codes are decoded in a fast loop while there is room for any of them and input beyond them, else
  * one by one with everything checked; the results are the same.
  *============================================================================*/
+#ifndef TORNADO_NO_ZIP
 
 enum {
     TORNADO__ZIP_WINDOW = 32768,     /* the largest */
@@ -11450,6 +11493,8 @@ TORNADO_API bool tornado_compress(tornado_buffer *out, tornado_bytes data, const
     tornado_compressor_free(z);
     return ok;
 }
+
+#endif /* TORNADO_NO_ZIP */
 
 /*============================================================================
  * section: context (private)
@@ -16501,6 +16546,7 @@ TORNADO_API bool tornado_queue_full(const tornado_queue *queue)
  * loop looks, they wake it once. Its future is touched by the loop's thread alone. When the loop is closed first
  * the job loses its future, runs to its end all the same, and goes with the last reference to the loop.
  *============================================================================*/
+#ifndef TORNADO_NO_EXECUTOR
 
 typedef struct tornado__job {
     tornado__callback done;     /* first; its task queues the job before, and hands it back after */
@@ -16934,6 +16980,8 @@ TORNADO_API void tornado_executor_free(tornado_executor *executor)
     if (executor && tornado_executor_shutdown(executor, false))
         tornado__executor_release(executor);
 }
+
+#endif /* TORNADO_NO_EXECUTOR */
 
 /*============================================================================
  * section: address (private)
@@ -21077,6 +21125,7 @@ TORNADO_API size_t tornado_datagram_socket_write_buffer_size(const tornado_datag
  * of the loop's; or a place in the loop's list of those for whom SIGCHLD comes, which the signal's handler has each
  * loop look through.
  *============================================================================*/
+#ifndef TORNADO_NO_PROCESS
 
 #include <sys/wait.h>
 
@@ -21962,6 +22011,8 @@ TORNADO_API tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess 
     return tornado_future_retain(future);
 }
 
+#endif /* TORNADO_NO_PROCESS */
+
 /*============================================================================
  * section: resolver (private)
  * The system's resolver in three ways, a table, and a DNS client of our own.
@@ -21973,10 +22024,11 @@ TORNADO_API tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess 
  *
  * A reply is only read by tornado__dns_parse, which sees bytes and decides; nothing else looks into one.
  *============================================================================*/
+#ifndef TORNADO_NO_RESOLVER
 
 #define TORNADO__HOST_MAX 255
 
-#ifdef TORNADO_NO_THREADS
+#if defined(TORNADO_NO_THREADS) || defined(TORNADO_NO_EXECUTOR)
 #define TORNADO__RESOLVER_DEFAULT (&tornado_dns_resolver)
 #else
 #define TORNADO__RESOLVER_DEFAULT (&tornado_threaded_resolver)
@@ -22120,6 +22172,7 @@ static tornado_future *tornado__blocking_resolve(void *state, const char *host, 
 
 TORNADO__DATA const tornado_resolver_class tornado_blocking_resolver = {NULL, tornado__blocking_resolve, NULL};
 
+#ifndef TORNADO_NO_EXECUTOR
 static void *tornado__resolve_on_thread(void *arg)
 {
     tornado_addresses *addresses = tornado__getaddrinfo(arg);
@@ -22201,6 +22254,7 @@ static void tornado__executing_close(void *state)
 
 TORNADO__DATA const tornado_resolver_class tornado_executor_resolver = {
     tornado__executing_open, tornado__executing_resolve, tornado__executing_close};
+#endif
 
 /* ---- a table ---- */
 
@@ -23649,10 +23703,13 @@ TORNADO_API tornado_future *tornado_resolver_resolve(tornado_resolver *resolver,
     return tornado_future_failed(tornado_last_error());
 }
 
+#endif /* TORNADO_NO_RESOLVER */
+
 /*============================================================================
  * section: tcp (private)
  * A coroutine for each connection; the server outlives the last of them.
  *============================================================================*/
+#ifndef TORNADO_NO_TCP
 
 struct tornado_tcpserver {
     tornado_ioloop *loop;
@@ -23824,10 +23881,13 @@ TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server)
         tornado__tcpserver_delete(server);
 }
 
+#endif /* TORNADO_NO_TCP */
+
 /*============================================================================
  * section: httputil (private)
  * Tables of characters and reasons, headers as arrays.
  *============================================================================*/
+#ifndef TORNADO_NO_HTTP
 
 /* Statuses and their reasons, one after the other: a table of pointers would take twice the room. */
 static const char tornado__reasons[] =
@@ -27311,6 +27371,8 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
     tornado__http1_host_release(&server->host);
 }
 
+#endif /* TORNADO_NO_HTTP */
+
 /*============================================================================
  * section: routing (private)
  * Rules are flattened into routes, which keep their order; nested ones know what has to match outside of them.
@@ -27319,6 +27381,7 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
  * the patterns, by what every match of the pattern begins with, for each length that such a beginning has. Of what
  * they find the route with the lowest number that matches is the first in the order of the rules.
  *============================================================================*/
+#ifndef TORNADO_NO_WEB
 
 enum {
     TORNADO__ROUTE_PREFIX_LENGTHS = 33, /* of patterns: 0 to 32, the room that a tornado_regex has for it */
@@ -28933,6 +28996,7 @@ static void tornado__redirect_get(tornado_handler *self)
 TORNADO__DATA const tornado_handler_class tornado_redirect_handler = {
     .name = "RedirectHandler", .get = tornado__redirect_get, .head = tornado__redirect_get};
 
+#ifndef TORNADO_NO_ZIP
 /* ---- the transform that compresses ---- */
 
 #define TORNADO__GZIP_LEAST 1024 /* bytes of an answer that is not sent in parts */
@@ -29056,6 +29120,7 @@ TORNADO__DATA const tornado_output_transform tornado_gzip_transform = {
     .transform_first_chunk = tornado__gzip_first_chunk,
     .transform_chunk = tornado__gzip_chunk,
     .release = tornado__gzip_release};
+#endif
 
 /* ---- a request's life ---- */
 
@@ -29601,6 +29666,12 @@ TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *
     application->servers = entry;
     return server;
 }
+
+#endif /* TORNADO_NO_WEB */
+
+#if defined(TORNADO__PARTS) && defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 
 #endif /* TORNADO_IMPLEMENTATION */
 
