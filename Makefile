@@ -457,12 +457,19 @@ build/implementation.o build/static.o: build/%.o: tests/include/%.c tornado.h
 
 .PHONY: symbols
 symbols: build/implementation.o build/static.o
-	@echo "== $@: the implementation defines tornado_ symbols only, and none but main with TORNADO_STATIC"
+	@echo "== $@: the implementation defines tornado_ symbols only, and none but main with TORNADO_STATIC;" \
+	    "units that disagree do not link"
 	@nm -g build/implementation.o > build/implementation.nm
 	@nm -g build/static.o > build/static.nm
 	@awk 'NF == 3 { count++ } NF == 3 && $$3 !~ /^_?tornado_/ { print "not ours: " $$3; bad = 1 } \
 	    END { print count + 0 " symbols"; exit bad || !count }' build/implementation.nm
 	@awk 'NF == 3 && $$3 !~ /^_?main$$/ { print "not static: " $$3; bad = 1 } END { exit bad }' build/static.nm
+	@$(CC) -c tests/include/user.c -o build/user.o
+	@$(CC) -c -DTORNADO_NO_COROUTINES tests/include/user.c -o build/other.o
+	@echo 'int main(void) { return 0; }' > build/main.c
+	@$(CC) build/main.c build/user.o build/implementation.o -pthread -o build/units
+	@! $(CC) build/main.c build/other.o build/implementation.o -pthread -o build/units 2>/dev/null || \
+	    { echo "a unit without coroutines links with an implementation that has them"; exit 1; }
 
 .PHONY: map
 map:
@@ -495,9 +502,9 @@ analyse:
 	fi
 
 # Sections that can be left out: each alone, and all.
-PARTS = none ZIP EXECUTOR PROCESS RESOLVER TCP WEB HTTP all
-parts_flags = $(if $(filter all,$(1)),$(patsubst %,-DTORNADO_NO_%,$(filter-out none all,$(PARTS))), \
-    $(if $(filter none,$(1)),,-DTORNADO_NO_$(1)))
+PARTS = nothing ZIP EXECUTOR PROCESS RESOLVER TCP WEB HTTP all
+parts_flags = $(if $(filter all,$(1)),$(patsubst %,-DTORNADO_NO_%,$(filter-out nothing all,$(PARTS))), \
+    $(if $(filter nothing,$(1)),,-DTORNADO_NO_$(1)))
 
 .PHONY: parts
 parts: $(PARTS:%=build/parts/%)
