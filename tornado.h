@@ -19277,10 +19277,25 @@ static void tornado__user_read_failed(tornado_iostream *stream, const tornado_er
     tornado_future_release(future);
 }
 
+/* Where a delimiter ends that begins at `from` or later; 0: it is not there. */
+static TORNADO__INLINE size_t tornado__find_delimiter(const char *data, size_t len, size_t from, const char *delimiter,
+                                                      size_t delimiter_len)
+{
+    const char *end = data + len, *at = data + from;
+    while ((size_t)(end - at) >= delimiter_len) {
+        at = memchr(at, delimiter[0], (size_t)(end - at) - delimiter_len + 1);
+        if (!at)
+            break;
+        if (delimiter_len == 1 || memcmp(at, delimiter, delimiter_len) == 0)
+            return (size_t)(at - data) + delimiter_len;
+        at++;
+    }
+    return 0;
+}
+
 /* Whether the delimiter is among the buffered bytes, and where it ends. Goes on where the last search ended. */
 static bool tornado__read_find(tornado__read *read, const char *data, size_t len, size_t *found)
 {
-    const char *end = data + len, *at = data + read->scanned;
     if (read->walk) {
         tornado__re_walk_feed(read->walk, data, len);
         if (!tornado__re_walk_over(read->walk))
@@ -19288,18 +19303,10 @@ static bool tornado__read_find(tornado__read *read, const char *data, size_t len
         *found = read->walk->found ? (size_t)read->walk->best[1] : 0;
         return read->walk->found;
     }
-    while ((size_t)(end - at) >= read->delimiter_len) {
-        at = memchr(at, read->delimiter[0], (size_t)(end - at) - read->delimiter_len + 1);
-        if (!at)
-            break;
-        if (read->delimiter_len == 1 || memcmp(at, read->delimiter, read->delimiter_len) == 0) {
-            *found = (size_t)(at - data) + read->delimiter_len;
-            return true;
-        }
-        at++;
-    }
-    read->scanned = len >= read->delimiter_len ? len - read->delimiter_len + 1 : 0;
-    return false;
+    *found = tornado__find_delimiter(data, len, read->scanned, read->delimiter, read->delimiter_len);
+    if (!*found && len >= read->delimiter_len)
+        read->scanned = len - read->delimiter_len + 1;
+    return *found > 0;
 }
 
 typedef struct tornado__stream_call {
@@ -20042,10 +20049,31 @@ TORNADO_API tornado_future *tornado_iostream_read_into(tornado_iostream *stream,
     return tornado_iostream_read(stream, &options);
 }
 
+/* What is buffered up to a delimiter, without what else a read may need: lines come in many at a time. NULL: it is
+   not as simple as that. */
+static tornado_future *tornado__user_read_at_hand(tornado_iostream *stream, const char *delimiter, size_t len)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    tornado__inbuf *in = stream->in;
+    if (!in || !len || user->read || user->borrower || user->close_callback)
+        return NULL;
+    if (user->has_saved)
+        in->bytes[in->start] = user->saved;
+    user->has_saved = false;
+    size_t found = tornado__find_delimiter(in->bytes + in->start, in->end - in->start, 0, delimiter, len);
+    if (!found || found > user->limits->max_buffer_size)
+        return NULL;
+    tornado_future *future = tornado_future_new();
+    if (!future->immortal)
+        tornado_future_set_bytes(future, tornado__user_take(stream, found));
+    return future;
+}
+
 TORNADO_API tornado_future *tornado_iostream_read_until(tornado_iostream *stream, const char *delimiter)
 {
     tornado_read_options options = {.until = tornado_bytes_of(delimiter)};
-    return tornado_iostream_read(stream, &options);
+    tornado_future *future = tornado__user_read_at_hand(stream, options.until.data, options.until.len);
+    return future ? future : tornado_iostream_read(stream, &options);
 }
 
 TORNADO_API tornado_future *tornado_iostream_read_until_regex(tornado_iostream *stream, const tornado_regex *regex)

@@ -20,6 +20,8 @@ bare epoll loop parses nothing: it is the floor.
                 it for a second of CPU time, and how small it becomes
   parse         a browser's request and a chunked body beside another parser: CPU time of one
   core          coroutines, timers, callbacks of another thread, memory of those that wait, beside other event loops
+  stream        lines sent back to 64 connections, lines of a long stream, memory of idle streams, beside other event
+                loops and a bare epoll loop without buffers; CPU time, user and system
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -827,29 +829,50 @@ CORE_PEERS = [("libevent", ["-DBENCH_LIBEVENT", "-levent"]),  # before libev, wh
               ("libev", ["-DBENCH_LIBEV", "-lev"]), ("libuv1", ["-DBENCH_LIBUV", "-luv"])]
 
 
-def measure_core(_, options):
-    progress("core")
+stream_figures = {}
+STREAM_PEERS = [peer for peer in CORE_PEERS if peer[0] != "libev"]
+
+
+def measure_cases(program, peers, seconds, figures):
+    """Runs a program that prints a line for each case and engine, with the peers that are installed."""
+    progress(program)
     flags = [f"-I{ROOT}", "-pthread"]
-    for peer, more in CORE_PEERS:
+    for peer, more in peers:
         try:
-            compile_c("core", *flags, *more)
+            compile_c(program, *flags, *more)
             flags += more
         except Failure as problem:
             note(f"not measured: {peer} (apt-get install {peer}-dev): {problem}")
-    compile_c("core", *flags)
-    try:  # on any core: a case has two threads
-        lines = subprocess.run([built("core"), "0.01" if options.quick else "0.1"], stdout=subprocess.PIPE,
-                               universal_newlines=True, check=True, timeout=600).stdout.splitlines()
+    compile_c(program, *flags)
+    try:  # on any core: a case has two threads or processes
+        lines = subprocess.run([built(program), seconds], stdout=subprocess.PIPE, universal_newlines=True, check=True,
+                               timeout=600).stdout.splitlines()
     except subprocess.SubprocessError as problem:
         raise Failure(problem)
     for line in lines:
         case, engine, figure, unit = line.split("\t")
-        core_figures.setdefault(f"{case}, {unit}", {})[engine] = float(figure)
+        figures.setdefault(f"{case}, {unit}", {})[engine] = float(figure)
+
+
+def measure_core(_, options):
+    measure_cases("core", CORE_PEERS, "0.01" if options.quick else "0.1", core_figures)
+
+
+def measure_stream(_, options):
+    measure_cases("stream", STREAM_PEERS, "0.1" if options.quick else "1", stream_figures)
+
+
+def cases_table(title, figures):
+    return beside_peers(title, figures,
+                        lambda case, ours, peer: peer / ours if case.endswith((" ns", " bytes")) else ours / peer)
 
 
 def core_table():
-    return beside_peers("core", core_figures,
-                        lambda case, ours, peer: peer / ours if case.endswith((" ns", " bytes")) else ours / peer)
+    return cases_table("core", core_figures)
+
+
+def stream_table():
+    return cases_table("stream", stream_figures)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -869,6 +892,7 @@ STEPS = {
     "zip": measure_zip,
     "parse": measure_parse,
     "core": measure_core,
+    "stream": measure_stream,
 }
 
 notes = []
@@ -1031,6 +1055,10 @@ def report(servers, options):
               "(10,000 whose own\nstack was deep: 32 KiB), of 1,000 requests; inside: the library's own timers, "
               "without handle and clock.\n")
         print("\n".join(line.rstrip() for line in core_table()) + "\n")
+    if stream_figures:
+        print("Streams: CPU time of the process measured, user and system, for a line of 80 bytes; memory of each of "
+              "10,000\nstreams, idle, and with a read that waits.\n")
+        print("\n".join(line.rstrip() for line in stream_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -1039,7 +1067,7 @@ def report(servers, options):
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
                        "regex": regex_figures, "json": json_figures, "zip": zip_figures, "parse": parse_figures,
-                       "core": core_figures,
+                       "core": core_figures, "stream": stream_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 
