@@ -2394,7 +2394,8 @@ typedef struct tornado_http_request {
     tornado_http_headers trailers;  /* behind a chunked body */
     tornado_bytes body;      /* with a NUL behind it */
     tornado_arena *arena;
-    void *context;           /* the delegate's own */
+    struct tornado_http1_connection *connection; /* to answer by; lives as long as the request */
+    void *context;           /* the server's, or the delegate's, own */
     struct tornado__input *input; /* private */
 } tornado_http_request;
 
@@ -2624,55 +2625,187 @@ TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const
 
 /*============================================================================
  * section: http1 (public)
- * HTTP/1.x connections. RFC 9112, strictly: what is ambiguous is refused.
+ * HTTP/1.x connections in both roles, and the delegates they drive. RFC 9112, strictly: what is ambiguous is refused.
+ *
+ * A tornado_http1_connection is one exchange: a request and its response. A server makes one for each request that
+ * comes. A client makes one for each request it sends, one after the other over the same stream:
+ *
+ *     tornado_http1_connection *c = tornado_http1_connection_new(stream, true, NULL, NULL);
+ *     tornado_http_start_line start = {.method = "GET", .path = "/"};
+ *     tornado_await(tornado_http1_connection_write_headers(c, &start, &headers, NULL));
+ *     tornado_await(tornado_http1_connection_finish(c));
+ *     tornado_await(tornado_http1_connection_read_response(c, &delegate, self));
+ *     tornado_http1_connection_release(c);
+ *
+ * Delegates run on the loop's stack and must not wait there: a function that has to wait starts a coroutine and
+ * returns its future (tornado_spawn), and nothing more is read until that is done.
  *============================================================================*/
 
-/* Limits and times, each with an answer: 431, 414, 413, 408. */
-typedef struct tornado_http1_params {
-    bool no_keep_alive;             /* close after each answer */
-    size_t max_header_size;         /* bytes of a request's head, and of its trailers; default 64 KiB */
-    int64_t max_body_size;          /* default 100 MiB */
-    double idle_connection_timeout; /* seconds without a request, or without progress of an answer; default 3600 */
-    double header_timeout;          /* from a request's first byte to the end of its head; default 60 */
-    double body_timeout;            /* from there to the end of the body; default TORNADO_NONE: then
-                                       idle_connection_timeout counts from the last byte that came */
-} tornado_http1_params;
+typedef struct tornado_http1_connection tornado_http1_connection;
+typedef struct tornado_http1_server_connection tornado_http1_server_connection;
 
-/* Who handles requests. All functions run on the loop's stack and must not wait; NULL ones are skipped. */
-typedef struct tornado_http_delegate {
-    /* The head is complete. The delegate may set request->context. */
-    void (*headers_received)(tornado_http_request *request, void *arg);
-    /* A piece of the body. Without this function the body is collected in request->body. */
-    void (*data_received)(tornado_http_request *request, tornado_bytes chunk);
-    /* The request is complete and waits for its answer. */
-    void (*finish)(tornado_http_request *request);
-    /* The client is gone before the answer was finished. */
-    void (*on_connection_close)(tornado_http_request *request);
-    /* Nobody will use the request any more. */
-    void (*release)(tornado_http_request *request);
-} tornado_http_delegate;
+/* What a subclass of HTTPMessageDelegate overrides. `self` is what tornado_http1_connection_read_response or
+   start_request was given. Entries that are NULL are skipped. What one raises is logged, and closes the connection.
+   The order of calls: headers_received; data_received any number of times; then either finish or
+   on_connection_close, not both (neither after tornado_http1_connection_detach); release. */
+typedef struct tornado_http_message_delegate {
+    /* The head has come; both structs live as long as the connection. A future, which becomes the connection's, has
+       the body wait until it is done; NULL: go on. */
+    tornado_future *(*headers_received)(void *self, const tornado_http_start_line *start,
+                                        const tornado_http_headers *headers);
+    /* A piece of the body, at most chunk_size bytes. It lives until this returns, or until the future is done. Without
+       this function the body is collected: tornado_http1_connection_body. */
+    tornado_future *(*data_received)(void *self, tornado_bytes chunk);
+    /* The message is complete. */
+    void (*finish)(void *self);
+    /* The connection has closed, or failed, before. `error` tells why: TORNADO_ERR_CLOSED, _PARSE for what is
+       malformed, _LIMIT for what is too large, _TIMEOUT for what took too long; it lives until this returns. */
+    void (*on_connection_close)(void *self, const tornado_error *error);
+    /* A client's: a response of status 1xx came before the one that counts (101 is one that counts). */
+    void (*informational)(void *self, const tornado_http_start_line *start, const tornado_http_headers *headers);
+    /* Nobody will use the connection any more; `self` may be freed. */
+    void (*release)(void *self);
+    const struct tornado__http1_sink *sink; /* private: of delegates of the library's own */
+} tornado_http_message_delegate;
 
-/* Keep a request beyond the end of its answer, and let it go. */
+/* What a subclass of HTTPServerConnectionDelegate overrides. */
+typedef struct tornado_http_server_connection_delegate {
+    /* The head of a request has come. Gives the delegate for it, which is borrowed, and in *message what its functions
+       get: unless set that is `self`. tornado_http1_connection_request tells what was asked for. NULL: answered with
+       503. */
+    const tornado_http_message_delegate *(*start_request)(void *self, tornado_http1_server_connection *server_conn,
+                                                          tornado_http1_connection *request_conn, void **message);
+    /* The connection has closed; not used any more. */
+    void (*on_close)(void *self, tornado_http1_server_connection *server_conn);
+    /* Instead of start_request: the delegate for every request. */
+    const tornado_http_message_delegate *messages;
+} tornado_http_server_connection_delegate;
+
+/* Bodies that are encoded: TORNADO_GUNZIP, or NULL: they are passed on as they came. A pointer, so that only programs
+   that ask for it have the decompressor linked. */
+typedef const struct tornado__http_coding *tornado_http_coding;
+#ifndef TORNADO_NO_ZIP
+TORNADO_API const struct tornado__http_coding tornado_http_gunzip;
+#define TORNADO_GUNZIP (&tornado_http_gunzip)
+#endif
+
+/* Limits and times. Zero is the default of each. In a server each has its answer: 431 or 414, 413, 408. */
+typedef struct tornado_http1_connection_parameters {
+    bool no_keep_alive;             /* close after each exchange */
+    size_t chunk_size;              /* bytes of a body in one piece, at most; default 64 KiB */
+    size_t max_header_size;         /* bytes of a message's head, and of its trailers; default 64 KiB */
+    double header_timeout;          /* seconds from a request's first byte to the end of its head; default 60; a
+                                       client's: from read_response to the end of the head; default TORNADO_NONE */
+    int64_t max_body_size;          /* bytes, after decompression too; default 100 MiB; TORNADO_NONE: no limit */
+    double body_timeout;            /* seconds from the head to the end of the body; default TORNADO_NONE */
+    double idle_connection_timeout; /* a server's: seconds without a request, without progress of an answer, and
+                                       without body_timeout of a body; default 3600 */
+    tornado_http_coding decompress; /* decodes bodies with Content-Encoding: gzip; the header is then called
+                                       X-Consumed-Content-Encoding */
+} tornado_http1_connection_parameters;
+
+/* An exchange over a stream, which it borrows the reading and writing of (and holds a reference to) until it is over:
+   then the stream is as before, or closed where it cannot be used again. `context` is for
+   tornado_http1_connection_context. Parameters are copied; NULL takes all defaults. The caller's reference goes with
+   tornado_http1_connection_release. NULL with TORNADO_ERR_STATE for a stream that is closed or in use, or
+   TORNADO_ERR_NOMEM. */
+TORNADO_API tornado_http1_connection *
+tornado_http1_connection_new(tornado_iostream *stream, bool is_client,
+                             const tornado_http1_connection_parameters *parameters, void *context);
+
+/* Keep a connection beyond the end of the exchange, and let it go. One that has read or written something goes on
+   until it is over, whoever holds it. NULL may be released. */
+TORNADO_API tornado_http1_connection *tornado_http1_connection_retain(tornado_http1_connection *connection);
+TORNADO_API void tornado_http1_connection_release(tornado_http1_connection *connection);
+
+/* Reads a response (without is_client: a request), which the delegate is told of. The delegate is borrowed until the
+   exchange is over: done when both sides are. It fails with what on_connection_close is told, and with
+   TORNADO_ERR_STATE when called twice or for a server's connection. */
+TORNADO_API TORNADO_MUST_USE tornado_future *
+tornado_http1_connection_read_response(tornado_http1_connection *connection,
+                                       const tornado_http_message_delegate *delegate, void *self);
+
+/* Starts the message of this side, adds to its body, ends it. `chunk` is the beginning of the body, or NULL. Data is
+   copied. The futures are done when all was handed to the system. The version of a start line does not count; a reason
+   of NULL is the standard's, and one with bytes that may not stand there becomes "Unknown".
+
+   Content-Length among the headers is the length of the body; without it a response, and a request of method POST,
+   PUT or PATCH, is chunked (to a client of HTTP/1.0: ends with the connection), any other request has no body.
+   Connection and Transfer-Encoding are added as needed, to responses also Date and Server unless they are there;
+   "Connection: close" is kept to. A response with code 1xx but 101 comes before the one that counts.
+
+   They fail with TORNADO_ERR_STATE out of order; TORNADO_ERR_INVALID, with nothing sent, for a start line or header
+   that may not be sent (CR, LF, NUL; names that are no tokens; Transfer-Encoding); TORNADO_ERR_INVALID, and the
+   connection closes, for a body longer or shorter than was said; TORNADO_ERR_CLOSED when the peer is gone. */
+TORNADO_API TORNADO_MUST_USE tornado_future *
+tornado_http1_connection_write_headers(tornado_http1_connection *connection, const tornado_http_start_line *start,
+                                       const tornado_http_headers *headers, const tornado_bytes *chunk);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_http1_connection_write(tornado_http1_connection *connection,
+                                                                            tornado_bytes data);
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_http1_connection_finish(tornado_http1_connection *connection);
+
+/* Ends a chunked message with trailers; one that is not chunked ends without them. Fails as finish does, and with
+   TORNADO_ERR_INVALID for a field that RFC 9110 section 6.5.1 forbids there. */
+TORNADO_API TORNADO_MUST_USE tornado_future *
+tornado_http1_connection_finish_with_trailers(tornado_http1_connection *connection,
+                                              const tornado_http_headers *trailers);
+
+/* Only from headers_received, until its future is done. Override the parameters for this message: seconds, bytes;
+   TORNADO_NONE: none. */
+TORNADO_API void tornado_http1_connection_set_body_timeout(tornado_http1_connection *connection, double timeout);
+TORNADO_API void tornado_http1_connection_set_max_body_size(tornado_http1_connection *connection, int64_t size);
+
+/* Only from headers_received, until its future is done: ends all HTTP, and gives the stream, a reference of the
+   caller's, with what has come behind the head; what was written is sent first. NULL with TORNADO_ERR_STATE at any
+   other time, TORNADO_ERR_CLOSED or TORNADO_ERR_NOMEM. */
+TORNADO_API tornado_iostream *tornado_http1_connection_detach(tornado_http1_connection *connection);
+
+/* Has callback(arg) run once when the connection closes before the exchange is over, also while the answer is under
+   way, when the delegate is not told any more. NULL takes it back. */
+TORNADO_API void tornado_http1_connection_set_close_callback(tornado_http1_connection *connection,
+                                                             tornado_callback callback, void *arg);
+
+/* Closes the connection: what is not sent is dropped, and the delegate is told. */
+TORNADO_API void tornado_http1_connection_close(tornado_http1_connection *connection);
+
+/* What it was made with; of a server's, the server connection's. */
+TORNADO_API void *tornado_http1_connection_context(const tornado_http1_connection *connection);
+
+/* The request, as it came, or a client's as it was sent; lives as long as the connection. */
+TORNADO_API tornado_http_request *tornado_http1_connection_request(tornado_http1_connection *connection);
+
+/* The arena that goes with the connection. */
+TORNADO_API tornado_arena *tornado_http1_connection_arena(tornado_http1_connection *connection);
+
+/* What was collected of the body, with a NUL behind it, and the headers behind a chunked one; complete from finish on.
+   They live as long as the connection. */
+TORNADO_API tornado_bytes tornado_http1_connection_body(const tornado_http1_connection *connection);
+TORNADO_API const tornado_http_headers *
+tornado_http1_connection_trailers(const tornado_http1_connection *connection);
+
+/* Keep a request, which is a connection, too, and let it go. */
 TORNADO_API void tornado_http_request_retain(tornado_http_request *request);
 TORNADO_API void tornado_http_request_release(tornado_http_request *request);
 
-/* What an answer begins with. */
-typedef struct tornado_http_response_start {
-    int status;
-    const char *reason;           /* default: the standard's; bytes that may not stand there make it "Unknown" */
-    tornado_http_headers headers; /* values may not contain CR, LF or NUL: then nothing is sent and it fails */
-    int64_t content_length;       /* of a body to come; 0: none; TORNADO_NONE: not known, so it is chunked, or ends
-                                     with the connection */
-} tornado_http_response_start;
+/* Serves one request after the other over a stream, which it has from now on: it holds a reference, and closes it. For
+   streams that no tornado_httpserver has accepted. The caller's reference goes with _release; it serves on without.
+   NULL as tornado_http1_connection_new. */
+TORNADO_API tornado_http1_server_connection *
+tornado_http1_server_connection_new(tornado_iostream *stream, const tornado_http1_connection_parameters *parameters,
+                                    void *context);
+TORNADO_API void tornado_http1_server_connection_release(tornado_http1_server_connection *connection);
 
-/* Starts an answer, adds to its body, ends it. write_headers may be called once. False with TORNADO_ERR_STATE out
-   of order, with TORNADO_ERR_INVALID for a header that cannot be sent and for a body that is longer or shorter than
-   was said, which closes the connection, as does TORNADO_ERR_NOMEM; and TORNADO_ERR_CLOSED when the client is gone.
-   Date, Server and Connection are added. */
-TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *request,
-                                                    const tornado_http_response_start *start);
-TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data);
-TORNADO_API bool tornado_http_request_finish(tornado_http_request *request);
+/* Starts to serve; the delegate is copied. False (TORNADO_ERR_STATE) the second time, and when it has closed. */
+TORNADO_API bool
+tornado_http1_server_connection_start_serving(tornado_http1_server_connection *connection,
+                                              const tornado_http_server_connection_delegate *delegate, void *self);
+
+/* Closes it. Done when it has closed and on_close was called. */
+TORNADO_API TORNADO_MUST_USE tornado_future *
+tornado_http1_server_connection_close(tornado_http1_server_connection *connection);
+
+/* What it was made with; of a tornado_httpserver's, NULL. */
+TORNADO_API void *tornado_http1_server_connection_context(const tornado_http1_server_connection *connection);
 
 /*============================================================================
  * section: httpserver (public)
@@ -2682,22 +2815,51 @@ TORNADO_API bool tornado_http_request_finish(tornado_http_request *request);
 typedef struct tornado_httpserver tornado_httpserver;
 
 typedef struct tornado_httpserver_options {
-    tornado_bind_options bind;     /* for listen: address, unix socket, ... */
-    tornado_http1_params http;
-    int max_connections;           /* at once; more are closed at once; default TORNADO_NONE */
+    tornado_bind_options bind;      /* for tornado_application_listen: address, unix socket, ... */
+    bool no_keep_alive;             /* close after each answer */
+    bool xheaders;                  /* behind a proxy: X-Real-Ip or X-Forwarded-For tell the client's address,
+                                       X-Scheme or X-Forwarded-Proto the protocol */
+    const char *const *trusted_downstream; /* further proxies, skipped in X-Forwarded-For; ends with NULL */
     const tornado_ssl_options *ssl_options; /* HTTPS: the certificate and key at least; server_side is understood. To
-                                      read the files again give a context, and have it reloaded. Default: none */
+                                       read the files again give a context, and have it reloaded. Default: none */
+    const char *protocol;           /* "https" behind a proxy that does TLS and does not say so; default: "http", with
+                                       ssl_options "https" */
+    tornado_http_coding decompress_request; /* TORNADO_GUNZIP: decodes bodies with Content-Encoding: gzip */
+    size_t chunk_size;              /* bytes of a body in one piece, at most; default 64 KiB */
+    size_t max_header_size;         /* bytes of a request's head, and of its trailers; default 64 KiB */
+    double idle_connection_timeout; /* seconds without a request, or without progress of an answer; default 3600 */
+    double header_timeout;          /* seconds from a request's first byte to the end of its head; default 60 */
+    double body_timeout;            /* seconds from there to the end of the body; default TORNADO_NONE: then
+                                       idle_connection_timeout counts from the last byte that came */
+    int64_t max_body_size;          /* bytes; default max_buffer_size; TORNADO_NONE: no limit */
+    int64_t max_buffer_size;        /* bytes of a request in memory, at most; default 100 MiB */
+    int max_connections;            /* at once; more are closed at once; default TORNADO_NONE */
+    int max_connections_per_ip;     /* the same of one address; default TORNADO_NONE */
 } tornado_httpserver_options;
 
-/* A server on the current loop. The delegate is copied, its functions get `arg`. NULL when memory is short, or the
-   ssl_options cannot be used, with the reason. */
-TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delegate *delegate, void *arg,
-                                                       const tornado_httpserver_options *options);
+/* A server. The delegate and the options are copied, strings too; `self` is what the delegate's functions get. It
+   belongs to the loop that is current when it starts to listen. NULL when memory is short, or the ssl_options cannot
+   be used, with the reason. */
+TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_server_connection_delegate *delegate,
+                                                       void *self, const tornado_httpserver_options *options);
 
-/* Starts to accept on a port, right away. With options, their bind part is used. False with the reason, which is
+/* One that calls callback(request, arg) for each complete request, which is answered by way of request->connection. */
+typedef void (*tornado_request_callback)(tornado_http_request *request, void *arg);
+TORNADO_API tornado_httpserver *tornado_httpserver_new_callback(tornado_request_callback callback, void *arg,
+                                                                const tornado_httpserver_options *options);
+
+/* Starts to accept on a port, right away. NULL options: those of the server's `bind`. False with the reason, which is
    logged too. */
 TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
                                            const tornado_bind_options *options);
+
+/* For several processes: listens on a port without accepting, before there is a loop, and then becomes `processes`
+   children (0: one per core; 1: stays this process) which accept: see tornado_fork_processes for what becomes of the
+   parent. False with the reason. */
+TORNADO_API bool tornado_httpserver_bind(tornado_httpserver *server, int port, const tornado_bind_options *options);
+TORNADO_API bool tornado_httpserver_start(tornado_httpserver *server, int processes);
+
+/* Accepts on sockets that listen already; the server closes them. */
 TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets);
 TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd);
 
@@ -2710,8 +2872,11 @@ TORNADO_API size_t tornado_httpserver_connections(const tornado_httpserver *serv
 /* Stops accepting and closes the listening sockets. Connections go on. */
 TORNADO_API void tornado_httpserver_stop(tornado_httpserver *server);
 
-/* Closes every connection now; requests under way see their client gone. */
-TORNADO_API void tornado_httpserver_close_all_connections(tornado_httpserver *server);
+/* Closes every connection now; requests under way see their client gone. The future is done when all are closed. */
+TORNADO_API tornado_future *tornado_httpserver_close_all_connections(tornado_httpserver *server);
+
+/* Stops, closes idle connections, and others after their next answer. Done when there are none left. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_httpserver_drain(tornado_httpserver *server);
 
 /* Stops, closes all connections and frees the server. NULL is allowed. */
 TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
@@ -2775,6 +2940,10 @@ struct tornado_handler_class {
     const char *name;     /* for the log; default "handler" */
     size_t instance_size; /* of a struct that begins with a tornado_handler; its other bytes start as zero */
     const tornado_method *methods; /* besides the parents'; a list that ends with one that is all zero; NULL: none */
+    /* Bodies go to data_received as they come, and are kept nowhere: request->body and the body's arguments are empty.
+       prepare runs when the headers have come, and may raise the limit for the body
+       (tornado_http1_connection_set_max_body_size); the verb after all of the body. Also of classes derived from it. */
+    bool stream_request_body;
     /* Also called when an error discards the headers that were set. */
     void (*set_default_headers)(tornado_handler *self);
     void (*initialize)(tornado_handler *self);
@@ -2787,6 +2956,8 @@ struct tornado_handler_class {
     void (*patch)(tornado_handler *self);
     void (*put)(tornado_handler *self);
     void (*options)(tornado_handler *self);
+    /* A piece of the body, which lives until this returns. It may wait: then nothing more is read. */
+    void (*data_received)(tornado_handler *self, tornado_bytes chunk);
     /* After the answer was handed over; may not write. */
     void (*on_finish)(tornado_handler *self);
     /* The client is gone, and the handler still runs; in a coroutine of its own. */
@@ -2882,7 +3053,7 @@ TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *
                                                            const tornado_httpserver_options *options);
 
 /* The delegate to give to a server of one's own; its arg is the application. */
-TORNADO_API const tornado_http_delegate *tornado_application_delegate(void);
+TORNADO_API const tornado_http_server_connection_delegate *tornado_application_delegate(void);
 
 /* ---- output. All raise: TORNADO_ERR_STATE after finish, TORNADO_ERR_NOMEM when memory is short. ---- */
 
@@ -19685,7 +19856,8 @@ static tornado_iostream *tornado__user_stream_new(tornado_ioloop *loop, int fd, 
 
 /* Makes somebody else the owner of a user's stream for a time. False (TORNADO_ERR_STATE) when it is closed, being
    read or lent already. */
-static TORNADO__UNUSED bool tornado__iostream_lend(tornado_iostream *stream, const tornado__stream_owner *owner, void *borrower)
+static bool tornado__iostream_lend(tornado_iostream *stream, const tornado__stream_owner *owner,
+                                   void *borrower)
 {
     tornado__user_stream *user = tornado__user_of(stream);
     if (stream->closed || stream->opening || user->read || user->borrower)
@@ -19699,13 +19871,8 @@ static TORNADO__UNUSED bool tornado__iostream_lend(tornado_iostream *stream, con
     return true;
 }
 
-static TORNADO__UNUSED void *tornado__iostream_borrower(const tornado_iostream *stream)
-{
-    return tornado__user_of(stream)->borrower;
-}
-
 /* Takes it back. What the borrower wrote counts as the user's. */
-static TORNADO__UNUSED void tornado__iostream_give_back(tornado_iostream *stream)
+static void tornado__iostream_give_back(tornado_iostream *stream)
 {
     tornado__user_of(stream)->queued = tornado__iostream_queued(stream);
     tornado__user_of(stream)->borrower = NULL;
@@ -19715,7 +19882,8 @@ static TORNADO__UNUSED void tornado__iostream_give_back(tornado_iostream *stream
 
 /* Turns a stream of another owner into a user's: that one is closed then, without a call of its owner, and its
    descriptor, what it has to send and `len` bytes received are the new one's. NULL when memory is short. */
-static TORNADO__UNUSED tornado_iostream *tornado__iostream_convert(tornado_iostream *from, const char *unread, size_t len)
+static tornado_iostream *tornado__iostream_convert(tornado_iostream *from, const char *unread,
+                                                    size_t len)
 {
     static const tornado_iostream_options defaults;
     tornado_iostream *stream =
@@ -26017,16 +26185,19 @@ TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const
  * section: http1 (private)
  * The connection, from bytes to requests and from answers to bytes.
  *
- * A connection is a stream with an owner of its own: one allocation, about 170 bytes, which is all that an idle one
- * costs. When a head is complete a message begins: a block of the loop's pool with the message, its arena and a
- * copy of the head, which is parsed there, in place. So whatever a handler sees belongs to its request, also while
- * it waits and the next bytes come in.
+ * A server's connection is a stream with an owner of its own: one allocation, about 200 bytes, which is all that an
+ * idle one costs. One over a user's stream borrows that, and its own counts references only. When a head is complete
+ * a message begins: a block of the loop's pool with the message, its arena and a copy of the head, which is parsed
+ * there, in place. So whatever a handler sees belongs to its request, also while it waits and the next bytes come in.
  *
  * Requests are taken one at a time; what follows stays in the stream's buffer. Answers are queued, and sent when no
  * more requests are at hand (settle): at the end of what arrived together, or before the loop waits. While much is
  * queued nothing is taken, so a client that does not read its answers stops being read.
  *
- * A message is counted: by the connection until it is answered, and by whoever handles it.
+ * A message, which is an exchange and what users know as a connection, is counted: by the connection until it is
+ * over, and by whoever handles it. What it tells of goes to a sink: that of the application, or the one that calls
+ * a user's delegate. A sink that has to wait says so; then the bytes it was given stay where they are (`held`), and
+ * nothing is read until tornado__message_go_on.
  *============================================================================*/
 
 #define TORNADO__SERVER_NAME    "tornado.h/" TORNADO_VERSION
@@ -26034,6 +26205,7 @@ TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const
 #define TORNADO__CHUNK_LINE_MAX 4096
 #define TORNADO__LINGER_NS      2000000000
 #define TORNADO__LINGER_BYTES   1048576
+#define TORNADO__INFORMATIONAL_MAX 32 /* responses of status 1xx before one that counts */
 
 /* Header lines that are ready to be sent: which of them an answer has. JSON: its type is that, not HTML. */
 enum {
@@ -26044,20 +26216,27 @@ enum {
     TORNADO__SEND_JSON = 8
 };
 
-/* What all connections of a server share. */
+/* What all connections of a server share; of one without a server, its own. */
 typedef struct tornado__http1_host {
     tornado_ioloop *loop;
-    tornado_http_delegate delegate;
-    void *arg;
+    const struct tornado__http1_sink *sink; /* of each new message */
+    void *arg;                              /* the sink's */
+    tornado_http_server_connection_delegate delegate;
     bool no_keep_alive, closing;
-    size_t max_header_size;
+    bool unusual; /* each head has to be announced: to a delegate, or because of the two below */
+    const char *protocol;
+    size_t max_header_size, chunk_size;
     uint64_t max_body_size;
     int64_t idle_timeout, header_timeout, body_timeout; /* ns; body_timeout -1: none */
+    tornado_http_coding decompress;
     tornado__link connections;
     size_t count;
     unsigned references; /* the server's, and one of each message: a handler may outlive its server */
     void (*free)(struct tornado__http1_host *host);
     tornado_ssl_context *ssl; /* of HTTPS, or NULL */
+    void (*closed)(struct tornado_http1_server_connection *connection); /* one has closed; NULL: nobody cares */
+    void (*addressed)(struct tornado_http1_connection *message); /* who asks is told by headers; NULL: by the socket */
+    void *context;
     size_t known_host_len;
     char known_host[64]; /* the last valid Host: most requests have the same, and comparing is cheap */
     int64_t stamp_until; /* loop time at which the stamp gets old */
@@ -26067,26 +26246,53 @@ typedef struct tornado__http1_host {
     } stamps[2];        /* of HTML, of JSON */
 } tornado__http1_host;
 
-typedef struct tornado__http1 {
-    tornado_iostream stream;
+typedef struct tornado_http1_server_connection tornado__http1;
+typedef struct tornado_http1_connection tornado__message;
+
+/* Whom a message tells of itself, on the loop's stack. `headers` and `data` return whether reading may go on; if not,
+   tornado__message_go_on is called later. NULL: nothing; data NULL: the body is collected. There is always a `finish`.
+   After each call the message may have parted from its connection. */
+typedef struct tornado__http1_sink {
+    bool (*headers)(tornado__message *message);
+    bool (*data)(tornado__message *message, const char *data, size_t len);
+    void (*finish)(tornado__message *message);
+    void (*closed)(tornado__message *message, const tornado_error *error); /* before it was over */
+    void (*release)(tornado__message *message);
+} tornado__http1_sink;
+
+struct tornado_http1_server_connection {
+    tornado_iostream own;     /* its stream; where it borrows another, closed, and its count is the connection's */
+    tornado_iostream *stream; /* own, or the other */
     tornado__http1_host *host;
     tornado__link link;
-    struct tornado__message *message; /* being read, or waiting for its answer */
+    tornado__message *message; /* being read, or waiting for its answer */
     tornado__timer timer;
     tornado__task task;
+    tornado_future *flushed; /* done when nothing waits to be sent */
     union {
         char text[16];
         char *allocated;
     } ip;
-    unsigned scanned; /* of an incomplete head, or of bytes that are discarded at the end */
+    void *peer;             /* the server's count of connections of one address, or NULL */
+    uint64_t max_body_size; /* of the message that is read */
+    int64_t body_timeout;
+    const char *behind;     /* while `feeding`: what has come behind the head, and how much of it */
+    size_t behind_len;
+    size_t held;            /* bytes at hand that the sink has, and is not done with */
+    unsigned scanned;       /* of an incomplete head, or of bytes that are discarded at the end */
     bool ip_allocated;
-    bool feeding;     /* data is on the stack */
-    bool queued;      /* task is */
-    bool in_head;     /* a head has begun, the timer runs */
-    bool closing;     /* nothing more is read; close when all is sent */
-    bool linger;      /* ...but let the peer read it: it may still be sending */
+    bool feeding;   /* data is on the stack */
+    bool queued;    /* task is */
+    bool in_head;   /* a head has begun, the timer runs */
+    bool awaited;   /* there is a `flushed` */
+    bool closing;   /* nothing more is read; close when all is sent */
+    bool linger;    /* ...but let the peer read it: it may still be sending */
     bool lingering;
-} tornado__http1;
+    bool single;    /* for one message */
+    bool serving;   /* over a stream that is borrowed: it has begun to read */
+    bool lone;      /* its host is its own */
+    unsigned char detached; /* TORNADO__NOT_DETACHED... */
+};
 
 enum {
     TORNADO__BODY_NONE,
@@ -26094,18 +26300,55 @@ enum {
     TORNADO__BODY_CHUNK_SIZE,
     TORNADO__BODY_CHUNK,
     TORNADO__BODY_CHUNK_END,
-    TORNADO__BODY_TRAILERS
+    TORNADO__BODY_TRAILERS,
+    TORNADO__BODY_TO_END /* of the connection */
 };
 
-typedef struct tornado__message {
+/* Whether the stream has gone elsewhere, and what was behind the head with it; in place: in the stream's own buffer. */
+enum { TORNADO__NOT_DETACHED, TORNADO__DETACHED, TORNADO__DETACHED_IN_PLACE };
+
+/* Which header lines are read. */
+enum { TORNADO__REQUEST_HEAD, TORNADO__RESPONSE_HEAD, TORNADO__TRAILERS };
+
+/* What only messages with a delegate of a user, or with something unusual, have. */
+typedef struct tornado__exchange {
+    const tornado_http_message_delegate *delegate;
+    void *self;
+    tornado__waiter waiter;  /* for what the delegate returned: */
+    tornado_future *awaited;
+    const char *awaited_of;
+    tornado__message *message; /* held meanwhile, as is: */
+    tornado__http1 *kept;    /* the bytes are there */
+    tornado_future *done;    /* read_response's */
+    tornado_callback close_callback;
+    void *close_arg;
+    tornado_http_start_line start;
+    tornado_http_headers headers; /* of a response */
+    unsigned informational;
+    bool told;       /* it has had headers_received, and not yet finish or on_connection_close */
+    bool in_headers; /* headers_received, or its future, is under way */
+    bool read_over;
+    bool close_is_due; /* the delegate learns of it when what it returned is done: */
+    tornado_error error;
+} tornado__exchange;
+
+struct tornado_http1_connection {
     tornado_http_request request;
     tornado_arena arena;
     tornado__http1 *connection; /* NULL: answered, or the client is gone */
     tornado__http1_host *host;
+    const tornado__http1_sink *sink; /* NULL: nobody knows of it yet */
+    tornado__exchange *exchange;     /* or NULL */
+    struct tornado__decoding *decoding; /* of its body, or NULL */
     unsigned references;
     unsigned char body_state;
-    bool announced;    /* the delegate knows it */
+    bool client;       /* it is a request of ours */
+    bool close_after;  /* which says that no other follows */
+    bool want_head;    /* of a connection for one message: its head has not come */
     bool reading;      /* its body is not complete */
+    bool waiting;      /* for the sink */
+    bool head_waits;   /* ...which has the head and is not done with that; or a piece of the body: */
+    bool piece_waits;
     bool http10, head, keep_alive, keep_alive_asked, expects;
     bool has_length, has_host, is_chunked;
     bool conditional; /* it has If-None-Match */
@@ -26117,8 +26360,43 @@ typedef struct tornado__message {
     uint64_t out_left; /* bytes of the answer that were announced and not written; UINT64_MAX: any number */
     tornado_buffer body;
     int64_t begun, ended; /* loop time */
-    tornado_future *flushed;
-} tornado__message;
+};
+
+/* A content coding: how to undo it. The functions stand in a struct so that only who asks for it links them. */
+typedef struct tornado__http_coding {
+    const char *name;
+    struct tornado_decompressor *(*start)(void);
+    bool (*decode)(struct tornado_decompressor *state, tornado_buffer *out, tornado_bytes data, size_t max_length);
+    tornado_bytes (*rest)(const struct tornado_decompressor *state);
+    bool (*flush)(struct tornado_decompressor *state);
+    void (*free)(struct tornado_decompressor *state);
+} tornado__http_coding;
+
+#ifndef TORNADO_NO_ZIP
+TORNADO__DATA const struct tornado__http_coding tornado_http_gunzip = {
+    .name = "gzip",
+    .start = tornado_gzip_decompressor_new,
+    .decode = tornado_decompressor_decompress,
+    .rest = tornado_decompressor_unconsumed_tail,
+    .flush = tornado_decompressor_flush,
+    .free = tornado_decompressor_free};
+#endif
+
+typedef struct tornado__decoding {
+    const tornado__http_coding *coding;
+    struct tornado_decompressor *state;
+    tornado_buffer out; /* a piece */
+    uint64_t taken;     /* encoded bytes so far */
+} tornado__decoding;
+
+static void tornado__decoding_free(tornado__decoding *decoding)
+{
+    if (!decoding)
+        return;
+    decoding->coding->free(decoding->state);
+    tornado_buffer_free(&decoding->out);
+    TORNADO_FREE(decoding);
+}
 
 static void tornado__http1_host_release(tornado__http1_host *host)
 {
@@ -26129,9 +26407,12 @@ static void tornado__http1_host_release(tornado__http1_host *host)
 static TORNADO__COLD void tornado__message_free(tornado__message *message)
 {
     tornado__http1_host *host = message->host;
-    if (message->announced && host->delegate.release)
-        host->delegate.release(&message->request);
-    TORNADO_FREE(message->body.data);
+    if (message->sink && message->sink->release)
+        message->sink->release(message);
+    if (TORNADO__UNLIKELY(message->body.data != NULL || message->decoding != NULL)) {
+        tornado__decoding_free(message->decoding);
+        TORNADO_FREE(message->body.data);
+    }
     tornado__arena_clear(&message->arena);
     tornado__http1_host_release(host);
 }
@@ -26360,14 +26641,32 @@ static TORNADO__INLINE bool tornado__host_valid(tornado__http1_host *host, const
     return true;
 }
 
+/* Whether a field may not be behind a body: it frames or routes the message, says how the body is to be understood, or
+   what may be done with it. RFC 9110 section 6.5.1. */
+static bool tornado__trailer_forbidden(const tornado_http_header *header)
+{
+    static const char names[][20] = {
+        "age",           "authorization",  "cache-control",     "connection",          "content-encoding",
+        "content-length", "content-range", "content-type",      "cookie",              "date",
+        "expect",        "expires",        "host",              "keep-alive",          "location",
+        "max-forwards",  "pragma",         "proxy-authenticate", "proxy-authorization", "range",
+        "retry-after",   "set-cookie",     "te",                "trailer",             "transfer-encoding",
+        "upgrade",       "vary",           "warning",           "www-authenticate"};
+    for (size_t i = 0; i < TORNADO__COUNT(names); i++)
+        if (tornado__is_word(header->name, header->name_len, names[i], strlen(names[i])))
+            return true;
+    return header->name_len > 3 && TORNADO__IS_WORD(header->name, 3, "if-");
+}
+
 /* Acts on the headers that decide how a message is framed. Returns a status. RFC 9112 sections 3.2 and 6. */
-static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const tornado_http_header *header)
+static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const tornado_http_header *header,
+                                                int what)
 {
     const char *name = header->name, *value = header->value;
     size_t len = header->value_len;
     switch (header->name_len) {
     case 4:
-        if (!TORNADO__IS_WORD(name, 4, "host"))
+        if (what != TORNADO__REQUEST_HEAD || !TORNADO__IS_WORD(name, 4, "host"))
             break;
         if (message->has_host || !tornado__host_valid(message->host, value, len))
             return 400;
@@ -26376,7 +26675,7 @@ static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const
             message->request.host = value;
         break;
     case 6:
-        if (!TORNADO__IS_WORD(name, 6, "expect"))
+        if (what != TORNADO__REQUEST_HEAD || !TORNADO__IS_WORD(name, 6, "expect"))
             break;
         if (!TORNADO__IS_WORD(value, len, "100-continue"))
             return 417;
@@ -26409,8 +26708,8 @@ static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const
 }
 
 /* Header lines up to a blank one, at `end`. Strings are cut in place. Returns a status. */
-static int tornado__parse_headers(tornado__message *message, char *at, const char *end,
-                                  tornado_http_headers *headers, bool trailers)
+static TORNADO__INLINE int tornado__parse_headers(tornado__message *message, char *at, const char *end,
+                                                      tornado_http_headers *headers, int what)
 {
     size_t capacity = 16;
     tornado_http_header *items = tornado__arena_alloc(&message->arena, capacity * sizeof *items);
@@ -26447,18 +26746,24 @@ static int tornado__parse_headers(tornado__message *message, char *at, const cha
         *last = '\0';
         header->value_len = (uint32_t)(last - header->value);
         at += 2;
-        int status = trailers ? 0 : tornado__parse_known(message, header);
+        int status = what == TORNADO__TRAILERS ? (tornado__trailer_forbidden(header) ? 400 : 0)
+                                               : tornado__parse_known(message, header, what);
         if (TORNADO__UNLIKELY(status))
             return status;
     }
     return 0;
 }
 
-/* A message with a copy of its head, parsed. NULL when memory is short. *status: 0, or what the request is refused
-   with. */
-static tornado__message *tornado__message_new(tornado__http1 *connection, const char *head, size_t len, int *status)
+/* The same of what is less common than requests. */
+static TORNADO__COLD int tornado__parse_more_headers(tornado__message *message, char *at, const char *end,
+                                                         tornado_http_headers *headers, int what)
 {
-    tornado__http1_host *host = connection->host;
+    return tornado__parse_headers(message, at, end, headers, what);
+}
+
+/* An empty message of a connection, with one reference. NULL when memory is short. */
+static TORNADO__INLINE tornado__message *tornado__message_alloc(tornado__http1_host *host)
+{
     tornado__block *block = tornado__pool_get(&host->loop->blocks);
     if (!block)
         return NULL;
@@ -26466,17 +26771,25 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
     tornado__zero(message, sizeof *message);
     tornado__arena_init(&message->arena, &host->loop->blocks, block, TORNADO__BLOCK_HEAD + sizeof *message);
     message->request.arena = &message->arena;
+    message->request.connection = message;
+    message->request.body.data = "";
     message->host = host;
     host->references++;
     message->references = 1;
     message->keep_alive = true;
     message->begun = host->loop->now;
+    return message;
+}
+
+/* Reads a head, of which it makes a copy. Returns a status; -1 when there was no memory for the copy. */
+static TORNADO__INLINE int tornado__message_parse(tornado__message *message, const tornado__http1 *connection,
+                                                      const char *head, size_t len)
+{
+    tornado__http1_host *host = message->host;
     /* the text of an address takes less than 48 bytes; the scan may look 16 bytes ahead */
     char *ip = tornado__arena_alloc(&message->arena, 48 + len + 16), *next = NULL;
-    if (!ip) {
-        tornado__message_release(message);
-        return NULL;
-    }
+    if (!ip)
+        return -1;
     char *copy = ip + 48;
     memcpy(copy, head, len);
     memset(copy + len, 0, 16);
@@ -26485,18 +26798,111 @@ static tornado__message *tornado__message_new(tornado__http1 *connection, const 
     else
         memcpy(ip, connection->ip.allocated, 46);
     message->request.remote_ip = ip;
-    message->request.protocol = connection->host->ssl ? "https" : "http";
-    message->request.body.data = "";
-    *status = tornado__parse_request_line(message, copy, &next);
-    if (!*status)
-        *status = tornado__parse_headers(message, next, copy + len - 2, &message->request.headers, false);
-    if (!*status && !message->has_host && !message->http10)
-        *status = 400;
+    message->request.protocol = host->protocol;
+    int status = tornado__parse_request_line(message, copy, &next);
+    if (!status)
+        status = tornado__parse_headers(message, next, copy + len - 2, &message->request.headers,
+                                        TORNADO__REQUEST_HEAD);
+    if (!status && !message->has_host && !message->http10)
+        status = 400;
     if (!message->request.host)
         message->request.host = "127.0.0.1";
     message->keep_alive = message->keep_alive && !host->no_keep_alive && !host->closing &&
                           (!message->http10 || message->keep_alive_asked);
+    return status;
+}
+
+/* The message of a head: a new one, or the one of a connection for one message. NULL when memory is short. *status: 0,
+   or what the request is refused with. */
+static TORNADO__INLINE tornado__message *tornado__message_new(tornado__http1 *connection, const char *head,
+                                                                  size_t len, int *status)
+{
+    tornado__message *message = connection->message;
+    if (TORNADO__LIKELY(!message))
+        message = tornado__message_alloc(connection->host);
+    *status = message ? tornado__message_parse(message, connection, head, len) : 0;
+    if (TORNADO__UNLIKELY(*status < 0)) {
+        if (!connection->message)
+            tornado__message_release(message);
+        return NULL;
+    }
     return message;
+}
+
+/* The status line of a response, with its CRLF. Returns where the next line begins; NULL: it is malformed. RFC 9112
+   section 4. */
+static char *tornado__parse_status_line(tornado__message *message, char *at)
+{
+    tornado_http_start_line *start = &message->exchange->start;
+    if (memcmp(at, "HTTP/1.", 7) != 0 || at[7] < '0' || at[7] > '9' || at[8] != ' ')
+        return NULL;
+    start->version = at;
+    message->http10 = at[7] == '0';
+    at[8] = '\0';
+    at += 9;
+    start->code = 0;
+    for (int i = 0; i < 3; i++, at++) {
+        if (*at < '0' || *at > '9')
+            return NULL;
+        start->code = start->code * 10 + (*at - '0');
+    }
+    if (start->code < 100 || (*at != ' ' && *at != '\r'))
+        return NULL;
+    start->reason = *at == ' ' ? at + 1 : at;
+    at = tornado__find_control(*at == ' ' ? at + 1 : at);
+    if (at[0] != '\r' || at[1] != '\n')
+        return NULL;
+    *at = '\0';
+    return at + 2;
+}
+
+/* Copies a head of a server to `out`, with CRLF at the end of each line and folded lines made one: both are left to
+   those who read responses (RFC 9112 sections 2.2 and 5.2). Returns where it ends; NULL for a fold where it would not
+   be clear what is meant: before all headers, and in what frames the message. Writes at most twice as much. */
+static char *tornado__unfold_head(char *out, const char *head, size_t len)
+{
+    static const char framing[][19] = {"content-length:", "transfer-encoding:"};
+    const char *end = head + len, *line = head;
+    char *last = NULL; /* line of what was written */
+    for (const char *newline; line < end; line = newline + 1) {
+        newline = memchr(line, '\n', (size_t)(end - line));
+        size_t count = (size_t)(newline - line);
+        if (count && line[count - 1] == '\r')
+            count--;
+        if (*line == ' ' || *line == '\t') {
+            if (!last)
+                return NULL;
+            for (size_t i = 0; i < TORNADO__COUNT(framing); i++)
+                if (strncasecmp(last, framing[i], strlen(framing[i])) == 0)
+                    return NULL;
+            out -= 2; /* the fold is a space */
+            *out++ = ' ';
+        } else if (line != head) {
+            last = out;
+        }
+        memcpy(out, line, count);
+        out = TORNADO__PUT(out + count, "\r\n");
+    }
+    return out;
+}
+
+/* Reads the head of a response. Returns 0, or a status that tells what is wrong. */
+static int tornado__parse_response(tornado__message *message, const char *head, size_t len)
+{
+    tornado__exchange *exchange = message->exchange;
+    char *copy = tornado_arena_alloc(&message->arena, 2 * len + 32), *end, *next;
+    if (!copy)
+        return 503;
+    if (!(end = tornado__unfold_head(copy, head, len)))
+        return 400;
+    memset(end, 0, 16);
+    message->has_length = message->is_chunked = message->keep_alive_asked = false;
+    message->keep_alive = true;
+    message->left = 0;
+    memset(&exchange->headers, 0, sizeof exchange->headers);
+    if (!(next = tornado__parse_status_line(message, copy)))
+        return 400;
+    return tornado__parse_more_headers(message, next, end - 2, &exchange->headers, TORNADO__RESPONSE_HEAD);
 }
 
 /* ---- answering ---- */
@@ -26557,7 +26963,8 @@ typedef struct tornado__answer {
     int64_t content_length; /* -1: not known */
 } tornado__answer;
 
-static char *tornado__put_status(char *out, const tornado__answer *answer, const char *reason, size_t reason_len)
+static TORNADO__INLINE char *tornado__put_status(char *out, const tornado__answer *answer, const char *reason,
+                                                 size_t reason_len)
 {
     if (TORNADO__LIKELY(answer->status == 200 && !reason))
         return TORNADO__PUT(out, "HTTP/1.1 200 OK\r\n");
@@ -26579,7 +26986,7 @@ static tornado__chunk *tornado__http1_start(tornado__message *message, const tor
     tornado__http1_stamp(message->host);
     for (size_t i = 0; i < answer->headers.count; i++)
         size += answer->headers.items[i].name_len + answer->headers.items[i].value_len + 4;
-    tornado__chunk *chunk = tornado__iostream_reserve(&connection->stream, size);
+    tornado__chunk *chunk = tornado__iostream_reserve(connection->stream, size);
     if (!chunk)
         return NULL;
     char *out = tornado__put_status(chunk->end, answer, reason, reason_len);
@@ -26624,7 +27031,7 @@ static tornado__chunk *tornado__http1_start(tornado__message *message, const tor
 /* A part of the body. */
 static bool tornado__http1_write(tornado__message *message, const char *data, size_t len)
 {
-    tornado_iostream *stream = &message->connection->stream;
+    tornado_iostream *stream = message->connection->stream;
     if (message->no_body || len == 0)
         return true;
     if (message->chunked) {
@@ -26656,16 +27063,18 @@ static void tornado__http1_queue(tornado__http1 *connection)
     if (connection->feeding || connection->queued)
         return;
     connection->queued = true;
-    tornado__iostream_retain(&connection->stream);
+    tornado__iostream_retain(&connection->own);
     tornado__ioloop_before_wait(connection->host->loop, &connection->task);
 }
 
-static void tornado__message_flushed(tornado__message *message, const tornado_error *error)
+/* Settles the future for what was sent. */
+static void tornado__http1_flushed(tornado__http1 *connection, const tornado_error *error)
 {
-    tornado_future *flushed = message->flushed;
+    tornado_future *flushed = connection->flushed;
     if (!flushed)
         return;
-    message->flushed = NULL;
+    connection->flushed = NULL;
+    connection->awaited = false;
     if (error) {
         tornado_future_set_error(flushed, error);
         flushed->observed = true; /* on_connection_close tells as well */
@@ -26675,8 +27084,25 @@ static void tornado__message_flushed(tornado__message *message, const tornado_er
     tornado_future_release(flushed);
 }
 
+/* A future that is done when nothing waits to be sent any more. */
+static tornado_future *tornado__http1_flush_future(tornado__http1 *connection)
+{
+    if (!connection->stream->out)
+        return &tornado__future_done;
+    if (connection->flushed)
+        return tornado_future_retain(connection->flushed);
+    tornado_future *future = tornado__future_alloc(connection->host->loop, sizeof *future, NULL);
+    if (!future)
+        return &tornado__future_nomem;
+    connection->flushed = tornado_future_retain(future);
+    connection->awaited = true;
+    return future;
+}
+
+static TORNADO__COLD void tornado__exchange_over(tornado__message *message, const tornado_error *error);
+
 /* Parts a message from its connection: it is answered, or the answer has nowhere to go. */
-static void tornado__message_detach(tornado__message *message)
+static TORNADO__INLINE void tornado__message_detach(tornado__message *message)
 {
     tornado__http1 *connection = message->connection;
     message->connection = NULL;
@@ -26690,16 +27116,35 @@ static void tornado__message_detach(tornado__message *message)
 static void tornado__http1_break(tornado__http1 *connection)
 {
     tornado_error cause = tornado__thread.last;
-    if (!connection->stream.closed && tornado__iostream_flush(&connection->stream))
-        tornado__iostream_shut(&connection->stream, &cause);
+    if (!connection->stream->closed && tornado__iostream_flush(connection->stream))
+        tornado__iostream_shut(connection->stream, &cause);
     tornado__thread.last = cause;
+}
+
+static TORNADO__COLD void tornado__http1_return_stream(tornado__http1 *connection);
+
+/* The end of a message of a connection for one: when both sides are through, the stream is its user's again. */
+static TORNADO__COLD void tornado__single_over(tornado__message *message)
+{
+    tornado__http1 *connection = message->connection;
+    if (!message->finished || !message->exchange->read_over)
+        return;
+    bool keep = message->keep_alive && !message->close_after;
+    tornado__iostream_retain(&connection->own);
+    tornado__exchange_over(message, NULL);
+    tornado__message_detach(message);
+    if (keep)
+        tornado__http1_return_stream(connection);
+    else
+        tornado__iostream_shut(connection->stream, NULL);
+    tornado__iostream_release(&connection->own);
 }
 
 /* The end of an answer. False: it was shorter than announced, and the connection is closed. */
 static bool tornado__http1_finish(tornado__message *message)
 {
     tornado__http1 *connection = message->connection;
-    if (message->chunked && !message->no_body && !tornado__iostream_queue(&connection->stream, "0\r\n\r\n", 5)) {
+    if (message->chunked && !message->no_body && !tornado__iostream_queue(connection->stream, "0\r\n\r\n", 5)) {
         tornado__http1_break(connection);
         return false;
     }
@@ -26709,23 +27154,35 @@ static bool tornado__http1_finish(tornado__message *message)
         tornado__http1_break(connection);
         return false;
     }
-    tornado__message_flushed(message, NULL);
+    tornado__http1_queue(connection);
+    if (TORNADO__UNLIKELY(message->exchange != NULL)) {
+        message->finished = true;
+        if (connection->single && (message->client || (message->keep_alive && !message->reading))) {
+            tornado__single_over(message);
+            return true;
+        }
+        tornado__exchange_over(message, NULL);
+    }
     if (!message->keep_alive || message->reading) {
         connection->closing = true;
         connection->linger = message->reading;
     }
-    tornado__http1_queue(connection);
     tornado__message_detach(message);
     return true;
+}
+
+static const char *tornado__http1_ip(const tornado__http1 *connection)
+{
+    return connection->ip_allocated ? connection->ip.allocated : connection->ip.text;
 }
 
 /* Answers what cannot be served, and closes. */
 static void tornado__http1_refuse(tornado__http1 *connection, int status, const char *why)
 {
-    tornado_iostream *stream = &connection->stream;
+    tornado_iostream *stream = connection->stream;
     const char *reason = tornado_http_reason(status);
-    tornado_gen_log(TORNADO_LOG_INFO, "Malformed HTTP request from %s: %s (%d)",
-                    connection->ip_allocated ? connection->ip.allocated : connection->ip.text, why, status);
+    tornado_gen_log(TORNADO_LOG_INFO, "Malformed HTTP request from %s: %s (%d)", tornado__http1_ip(connection), why,
+                    status);
     connection->closing = connection->linger = true;
     tornado__http1_stamp(connection->host);
     tornado__chunk *chunk = tornado__iostream_reserve(stream, 384);
@@ -26739,40 +27196,104 @@ static void tornado__http1_refuse(tornado__http1 *connection, int status, const 
     chunk->end = TORNADO__PUT(out, "Content-Length: 0\r\nConnection: close\r\n\r\n");
 }
 
-/* Refuses the request that is being read. */
-static void tornado__message_refuse(tornado__message *message, int status, const char *why)
+/* What a message that is refused with a status fails with. */
+static int tornado__refusal_code(int status)
+{
+    switch (status) {
+    case 408:
+        return TORNADO_ERR_TIMEOUT;
+    case 413:
+    case 414:
+    case 431:
+        return TORNADO_ERR_LIMIT;
+    case 503:
+        return TORNADO_ERR_NOMEM;
+    default:
+        return TORNADO_ERR_PARSE;
+    }
+}
+
+/* Parts the message under way from its connection, which has failed: it is told. */
+static TORNADO__COLD void tornado__message_lost(tornado__http1 *connection, const tornado_error *error)
+{
+    tornado__message *message = connection->message;
+    connection->message = NULL;
+    message->connection = NULL;
+    message->ended = message->host->loop->now;
+    if (message->sink && message->sink->closed)
+        message->sink->closed(message, error);
+    if (message->exchange)
+        tornado__exchange_over(message, error);
+    tornado__message_release(message);
+}
+
+/* Refuses the message that is being read. */
+static TORNADO__COLD void tornado__message_refuse(tornado__message *message, int status, const char *why)
 {
     tornado__http1 *connection = message->connection;
-    if (message->started) { /* it is being answered while its body comes in: no other answer can follow */
-        tornado__fail(TORNADO_ERR_CLOSED, 0, "%s", why);
+    tornado__iostream_retain(&connection->own);
+    tornado__fail(tornado__refusal_code(status), 0, "%s", why);
+    tornado_error error = tornado__thread.last;
+    error.http_status = status;
+    tornado__thread.last = error;
+    if (message->client || message->started) { /* no other answer can follow */
+        if (message->client)
+            tornado_gen_log(TORNADO_LOG_INFO, "Malformed HTTP response from %s: %s", tornado__http1_ip(connection),
+                            why);
         tornado__http1_break(connection);
     } else {
         tornado__http1_refuse(connection, status, why);
     }
-    if (connection->message == message) {
-        tornado__iostream_retain(&connection->stream);
-        if (message->host->delegate.on_connection_close)
-            message->host->delegate.on_connection_close(&message->request);
-        if (connection->message == message)
-            tornado__message_detach(message);
-        tornado__iostream_release(&connection->stream);
+    if (connection->message == message)
+        tornado__message_lost(connection, &error);
+    tornado__iostream_release(&connection->own);
+}
+
+/* ---- bodies that are encoded ---- */
+
+/* Has the body of a message decoded when it is encoded as the host knows it. False: memory is short. */
+static TORNADO__COLD bool tornado__message_decode(tornado__message *message, tornado_http_headers *headers)
+{
+    const tornado__http_coding *coding = message->host->decompress;
+    tornado_http_header *items = (tornado_http_header *)(uintptr_t)headers->items;
+    for (size_t i = 0; i < headers->count; i++) {
+        if (!TORNADO__IS_WORD(items[i].name, items[i].name_len, "content-encoding") ||
+            !tornado__is_word(items[i].value, items[i].value_len, coding->name, strlen(coding->name)))
+            continue;
+        tornado__decoding *decoding = TORNADO_MALLOC(sizeof *decoding);
+        struct tornado_decompressor *state = decoding ? coding->start() : NULL;
+        if (!state) {
+            TORNADO_FREE(decoding);
+            return tornado__nomem();
+        }
+        memset(decoding, 0, sizeof *decoding);
+        decoding->coding = coding;
+        decoding->state = state;
+        message->decoding = decoding;
+        items[i].name = "X-Consumed-Content-Encoding";
+        items[i].name_len = 27;
+        return true;
     }
+    return true;
 }
 
 /* ---- reading a body ---- */
 
-static bool tornado__message_collect(tornado__message *message, const char *data, size_t len)
+/* A piece of the body for the sink. False: the message is gone, or waits. */
+static TORNADO__INLINE bool tornado__message_deliver(tornado__message *message, const char *data, size_t len)
 {
-    message->received += len;
-    if (message->received > message->host->max_body_size) {
+    tornado__http1 *connection = message->connection;
+    if (len > connection->max_body_size - message->received) {
         tornado__message_refuse(message, 413, "the body is too large");
         return false;
     }
-    if (message->host->delegate.data_received) {
-        tornado_bytes chunk = {data, len};
-        tornado__http1 *connection = message->connection;
-        message->host->delegate.data_received(&message->request, chunk);
-        return connection->message == message; /* else it was answered, and may be freed */
+    message->received += len;
+    if (message->sink->data) {
+        bool go_on = message->sink->data(message, data, len);
+        if (connection->message != message)
+            return false; /* it was answered, and may be freed */
+        message->waiting = !go_on;
+        return go_on;
     }
     if (!tornado_buffer_append(&message->body, data, len)) {
         tornado__message_refuse(message, 503, "out of memory for the body");
@@ -26781,16 +27302,60 @@ static bool tornado__message_collect(tornado__message *message, const char *data
     return true;
 }
 
-/* The request is complete. */
-static void tornado__message_complete(tornado__message *message)
+/* The same of a piece that is encoded. *len is how much of it was used when this returns. */
+static TORNADO__COLD bool tornado__message_deliver_decoded(tornado__message *message, const char *data, size_t *len)
+{
+    tornado__decoding *decoding = message->decoding;
+    tornado__http1 *connection = message->connection;
+    tornado_bytes rest = {data, *len};
+    bool go_on = true;
+    if (*len > connection->max_body_size - decoding->taken) {
+        tornado__message_refuse(message, 413, "the body is too large");
+        return false;
+    }
+    while (go_on && rest.len) {
+        size_t before = rest.len;
+        decoding->out.len = 0;
+        if (!decoding->coding->decode(decoding->state, &decoding->out, rest, message->host->chunk_size)) {
+            bool nomem = tornado_last_error()->code == TORNADO_ERR_NOMEM;
+            tornado__message_refuse(message, nomem ? 503 : 400, nomem ? "out of memory" : "the body is corrupt");
+            return false;
+        }
+        rest = decoding->coding->rest(decoding->state);
+        decoding->taken += before - rest.len;
+        if (decoding->out.len) {
+            go_on = tornado__message_deliver(message, decoding->out.data, decoding->out.len);
+            if (connection->message != message)
+                return false;
+        }
+    }
+    *len -= rest.len;
+    return go_on;
+}
+
+/* The message is complete. */
+static TORNADO__INLINE void tornado__message_complete(tornado__message *message)
 {
     message->reading = false;
     if (message->body.len) {
         message->request.body.data = message->body.data;
         message->request.body.len = message->body.len;
     }
-    if (message->host->delegate.finish)
-        message->host->delegate.finish(&message->request);
+    message->sink->finish(message);
+}
+
+/* What follows when the sink is done with the bytes it had. */
+static void tornado__message_passed(tornado__message *message)
+{
+    if (message->left > 0 || !message->reading)
+        return;
+    if (message->body_state == TORNADO__BODY_CHUNK) {
+        message->body_state = TORNADO__BODY_CHUNK_END;
+    } else if (message->decoding && !message->decoding->coding->flush(message->decoding->state)) {
+        tornado__message_refuse(message, 400, "the encoded body ends too early");
+    } else {
+        tornado__message_complete(message);
+    }
 }
 
 /* The length of a line with its CRLF; 0: not complete; -1: without a CR, or longer than `max`. */
@@ -26831,7 +27396,8 @@ static size_t tornado__chunk_size(tornado__message *message, const char *data, s
         tornado__message_refuse(message, 400, "a chunk's size is malformed");
         return 0;
     }
-    if (size > message->host->max_body_size - message->received) {
+    if (size > message->connection->max_body_size - (message->decoding ? message->decoding->taken
+                                                                        : message->received)) {
         tornado__message_refuse(message, 413, "the body is too large");
         return 0;
     }
@@ -26840,12 +27406,22 @@ static size_t tornado__chunk_size(tornado__message *message, const char *data, s
     return (size_t)line;
 }
 
+/* The end of a chunked body. False: there is too little of it for its coding. */
+static bool tornado__chunked_end(tornado__message *message)
+{
+    message->body_state = TORNADO__BODY_LENGTH;
+    message->left = 0;
+    tornado__http1 *connection = message->connection;
+    tornado__message_passed(message);
+    return connection->message == message;
+}
+
 /* Trailers up to the blank line. Returns what it used. */
 static size_t tornado__trailers(tornado__message *message, const char *data, size_t len)
 {
     unsigned *scanned = &message->connection->scanned;
     if (len >= 2 && data[0] == '\r' && data[1] == '\n') {
-        tornado__message_complete(message);
+        tornado__chunked_end(message);
         return 2;
     }
     if (len < 2 && (len == 0 || data[0] == '\r'))
@@ -26862,19 +27438,21 @@ static size_t tornado__trailers(tornado__message *message, const char *data, siz
     if (!status) {
         memcpy(copy, data, (size_t)length);
         memset(copy + length, 0, 16);
-        status = tornado__parse_headers(message, copy, copy + length - 2, &message->request.trailers, true);
+        status = tornado__parse_more_headers(message, copy, copy + length - 2, &message->request.trailers,
+                                             TORNADO__TRAILERS);
     }
     if (status) {
         tornado__message_refuse(message, status, "the trailers are malformed or too large");
         return 0;
     }
-    tornado__message_complete(message);
+    tornado__chunked_end(message);
     return (size_t)length;
 }
 
-/* Takes what it can of a body. Returns what it used; 0: it needs more, or the request was refused. */
+/* Takes what it can of a body. Returns what it used; 0: it needs more, or waits, or the request was refused. */
 static size_t tornado__message_body(tornado__message *message, const char *data, size_t len)
 {
+    tornado__http1 *connection = message->connection;
     switch (message->body_state) {
     case TORNADO__BODY_CHUNK_SIZE:
         return tornado__chunk_size(message, data, len);
@@ -26893,16 +27471,24 @@ static size_t tornado__message_body(tornado__message *message, const char *data,
         break;
     }
     size_t part = len < message->left ? len : (size_t)message->left;
-    message->left -= part;
-    if (!tornado__message_collect(message, data, part))
+    if (part > message->host->chunk_size)
+        part = message->host->chunk_size;
+    bool decoded = message->decoding != NULL;
+    bool go_on = decoded ? tornado__message_deliver_decoded(message, data, &part)
+                         : tornado__message_deliver(message, data, part);
+    if (connection->message != message)
         return 0;
-    if (message->left == 0) {
-        if (message->body_state == TORNADO__BODY_CHUNK)
-            message->body_state = TORNADO__BODY_CHUNK_END;
-        else
-            tornado__message_complete(message);
+    if (message->body_state != TORNADO__BODY_TO_END)
+        message->left -= part;
+    if (go_on) {
+        tornado__message_passed(message);
+        return part;
     }
-    return part;
+    message->piece_waits = true;
+    if (decoded)
+        return part; /* what the sink has is a buffer of its own */
+    connection->held = part;
+    return 0;
 }
 
 /* ---- the connection ---- */
@@ -26910,54 +27496,108 @@ static size_t tornado__message_body(tornado__message *message, const char *data,
 static TORNADO__INLINE void tornado__http1_set_timer(tornado__http1 *connection, int64_t when)
 {
     if (TORNADO__UNLIKELY(!tornado__timer_set(connection->host->loop, &connection->timer, when)))
-        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
+        tornado__iostream_shut(connection->stream, &tornado__thread.last);
+}
+
+/* The body is about to be read. */
+static TORNADO__COLD void tornado__message_begin_body(tornado__message *message, bool body_at_hand)
+{
+    tornado__http1 *connection = message->connection;
+    tornado__http1_host *host = connection->host;
+    if (message->has_length && message->left > connection->max_body_size) {
+        tornado__message_refuse(message, 413, "Content-Length is too large");
+        return;
+    }
+    if (message->expects && !message->started && !body_at_hand &&
+        tornado__iostream_queue(connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25) &&
+        !tornado__iostream_flush(connection->stream))
+        return; /* closed, and the message is gone */
+    if (message->has_length && !message->sink->data)
+        tornado_buffer_reserve(&message->body, message->left < TORNADO__HTTP_BACKLOG ? (size_t)message->left
+                                                                                     : TORNADO__HTTP_BACKLOG);
+    tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, connection->body_timeout >= 0
+                                                                              ? connection->body_timeout
+                                                                              : host->idle_timeout));
+}
+
+/* The sink has seen the head. */
+static void tornado__message_past_head(tornado__message *message, bool body_at_hand)
+{
+    if (message->exchange)
+        message->exchange->in_headers = false;
+    if (!message->reading)
+        tornado__message_complete(message);
+    else
+        tornado__message_begin_body(message, body_at_hand);
+}
+
+/* Reading may go on after a sink said that it may not. */
+static void tornado__message_go_on(tornado__message *message)
+{
+    message->waiting = false;
+    if (message->connection)
+        tornado__http1_queue(message->connection);
+}
+
+/* Tells the sink of a head. */
+static TORNADO__COLD void tornado__message_announce(tornado__message *message, const char *behind, size_t len)
+{
+    tornado__http1 *connection = message->connection;
+    tornado__http1_host *host = message->host;
+    connection->behind = behind;
+    connection->behind_len = len;
+    connection->max_body_size = host->max_body_size;
+    connection->body_timeout = host->body_timeout;
+    message->want_head = false;
+    if (host->decompress && message->reading &&
+        !tornado__message_decode(message, message->client ? &message->exchange->headers : &message->request.headers)) {
+        tornado__message_refuse(message, 503, "out of memory for the body");
+        return;
+    }
+    if (host->addressed && !message->client)
+        host->addressed(message);
+    if (message->sink->headers) {
+        bool go_on = message->sink->headers(message);
+        if (connection->message != message) /* it was answered already */
+            return;
+        message->waiting = message->head_waits = !go_on;
+        if (!go_on)
+            return;
+    }
+    tornado__message_past_head(message, len > 0);
 }
 
 /* Decides what a complete head leads to. */
-static void tornado__http1_begin(tornado__http1 *connection, const char *head, size_t len, bool body_at_hand)
+static TORNADO__INLINE void tornado__http1_begin(tornado__http1 *connection, const char *head, size_t len,
+                                                 size_t behind)
 {
     tornado__http1_host *host = connection->host;
     int status = 0;
     tornado__message *message = tornado__message_new(connection, head, len, &status);
     connection->in_head = false;
-    if (!message)
-        status = 503;
-    else if (!status && message->has_length && message->left > host->max_body_size)
-        status = 413;
-    if (TORNADO__UNLIKELY(status)) {
-        tornado__http1_refuse(connection, status,
-                              status == 413 ? "Content-Length is too large" : "the head cannot be accepted");
+    if (TORNADO__UNLIKELY(!message || status)) {
+        if (connection->message) {
+            tornado__message_refuse(connection->message, message ? status : 503, "the head cannot be accepted");
+            return;
+        }
+        tornado__http1_refuse(connection, message ? status : 503, "the head cannot be accepted");
         if (message)
             tornado__message_release(message);
         return;
     }
-    message->announced = true;
+    message->sink = host->sink;
     message->connection = connection;
     connection->message = message;
     message->reading = message->is_chunked || message->left > 0;
     message->body_state = message->is_chunked ? TORNADO__BODY_CHUNK_SIZE : TORNADO__BODY_LENGTH;
-    if (host->delegate.headers_received)
-        host->delegate.headers_received(&message->request, host->arg);
-    if (connection->message != message) /* it was answered already */
-        return;
-    if (!message->reading) {
-        tornado__message_complete(message);
-    } else {
-        if (message->expects && !message->started && !body_at_hand &&
-            tornado__iostream_queue(&connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25) &&
-            !tornado__iostream_flush(&connection->stream))
-            return; /* closed, and the message is gone */
-        if (message->has_length && !host->delegate.data_received)
-            tornado_buffer_reserve(&message->body, message->left < TORNADO__HTTP_BACKLOG ? (size_t)message->left
-                                                                                         : TORNADO__HTTP_BACKLOG);
-        tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->body_timeout >= 0
-                                                                                  ? host->body_timeout
-                                                                                  : host->idle_timeout));
-    }
+    if (TORNADO__UNLIKELY(message->reading || host->unusual))
+        tornado__message_announce(message, head + len, behind);
+    else
+        message->sink->finish(message);
 }
 
 /* Looks for a head. Returns what it used; 0: it is not complete, or was refused. */
-static size_t tornado__http1_head(tornado__http1 *connection, const char *data, size_t len)
+static TORNADO__INLINE size_t tornado__http1_head(tornado__http1 *connection, const char *data, size_t len)
 {
     tornado__http1_host *host = connection->host;
     if (TORNADO__UNLIKELY(*data == '\r' && len > 1 && data[1] == '\n')) {
@@ -26968,7 +27608,7 @@ static size_t tornado__http1_head(tornado__http1 *connection, const char *data, 
     ptrdiff_t length = tornado__head_length(data, len, &connection->scanned);
     if (TORNADO__LIKELY(length > 0 && (size_t)length <= host->max_header_size)) {
         connection->scanned = 0;
-        tornado__http1_begin(connection, data, (size_t)length, len > (size_t)length);
+        tornado__http1_begin(connection, data, (size_t)length, len - (size_t)length);
         return (size_t)length;
     }
     if (length < 0) {
@@ -26983,46 +27623,138 @@ static size_t tornado__http1_head(tornado__http1 *connection, const char *data, 
     return 0;
 }
 
+/* The same of a stream that was borrowed, which is less common. */
+static TORNADO__COLD size_t tornado__lent_head(tornado__http1 *connection, const char *data, size_t len)
+{
+    return tornado__http1_head(connection, data, len);
+}
+
+/* How the body of a response is framed. Returns a status. RFC 9112 section 6.3. */
+static int tornado__response_framing(tornado__message *message)
+{
+    int code = message->exchange->start.code;
+    bool connect = message->request.method && strcmp(message->request.method, "CONNECT") == 0 && code < 300;
+    bool framed = message->is_chunked || (message->has_length && message->left > 0);
+    if ((code < 200 || code == 204) && framed)
+        return 400; /* it cannot have a body, so who knows what follows */
+    message->body_state = TORNADO__BODY_LENGTH;
+    if (message->head || code < 200 || code == 204 || code == 304 || connect) {
+        message->left = 0;
+    } else if (message->is_chunked) {
+        message->body_state = TORNADO__BODY_CHUNK_SIZE;
+    } else if (!message->has_length) {
+        message->body_state = TORNADO__BODY_TO_END;
+        message->left = UINT64_MAX;
+        message->keep_alive = false;
+    }
+    message->reading = message->body_state != TORNADO__BODY_LENGTH || message->left > 0;
+    message->keep_alive = message->keep_alive && (!message->http10 || message->keep_alive_asked) && !connect;
+    return 0;
+}
+
+/* Where the blank line behind the head of a response ends; 0: not complete. Lines may end with a bare LF. */
+static size_t tornado__response_length(const char *data, size_t len, unsigned *scanned)
+{
+    const char *at = data + *scanned, *end = data + len;
+    while ((at = memchr(at, '\n', (size_t)(end - at))) != NULL) {
+        size_t next = at + 1 < end && at[1] == '\r' ? 2 : 1;
+        if (at + next < end && at[next] == '\n')
+            return (size_t)(at + next + 1 - data);
+        if (at + next >= end)
+            break; /* looked at again when there is more */
+        at++;
+    }
+    *scanned = (unsigned)((at ? at : end) - data);
+    return 0;
+}
+
+static void tornado__delegate_informational(tornado__message *message);
+
+/* The head of the one message that this connection is for. Returns what it used, or 0. */
+static TORNADO__COLD size_t tornado__single_head(tornado__http1 *connection, const char *data, size_t len)
+{
+    tornado__message *message = connection->message;
+    size_t max = connection->host->max_header_size;
+    if (!message->client)
+        return tornado__lent_head(connection, data, len);
+    size_t length = tornado__response_length(data, len, &connection->scanned);
+    if (length > max || (!length && len > max)) {
+        tornado__message_refuse(message, 431, "the head is too large");
+        return 0;
+    }
+    if (!length)
+        return 0;
+    connection->scanned = 0;
+    int status = tornado__parse_response(message, data, length);
+    if (!status)
+        status = tornado__response_framing(message);
+    if (!status && message->exchange->start.code < 200 && message->exchange->start.code != 101) {
+        message->reading = false;
+        if (++message->exchange->informational > TORNADO__INFORMATIONAL_MAX)
+            status = 431;
+        else
+            tornado__delegate_informational(message);
+    } else if (!status) {
+        connection->in_head = false;
+        tornado__http1_set_timer(connection, INT64_MAX);
+        tornado__message_announce(message, data + length, len - length);
+    }
+    if (status)
+        tornado__message_refuse(message, status, "the head of the response cannot be accepted");
+    return length;
+}
+
 /* The end of a connection that has refused something: what the peer still sends is read and dropped for a while, or
    it might never see the answer (RFC 9112 section 9.6). */
 static void tornado__http1_linger(tornado__http1 *connection)
 {
+    tornado_iostream *stream = connection->stream;
     connection->lingering = true;
     connection->scanned = 0;
-    connection->stream.paused = connection->stream.unbuffered_ready = false;
-    if (!tornado__iostream_end_sending(&connection->stream) || !tornado__iostream_watch(&connection->stream))
-        tornado__iostream_shut(&connection->stream, NULL);
+    stream->paused = stream->unbuffered_ready = false;
+    if (!tornado__iostream_end_sending(stream) || !tornado__iostream_watch(stream))
+        tornado__iostream_shut(stream, NULL);
     else
         tornado__http1_set_timer(connection, tornado__add_ns(connection->host->loop->now, TORNADO__LINGER_NS));
 }
 
-/* After requests were taken: send the answers, close if that is due, set the timer for what comes next. */
-static TORNADO__INLINE void tornado__http1_settle(tornado__http1 *connection)
+/* All is sent: tells who waits for that. Whether the connection was to end then. */
+static TORNADO__COLD bool tornado__http1_settled(tornado__http1 *connection)
 {
-    tornado_iostream *stream = &connection->stream;
+    tornado__http1_flushed(connection, NULL);
+    if (!connection->closing)
+        return false;
+    if (!connection->linger)
+        tornado__iostream_shut(connection->stream, NULL);
+    else if (!connection->lingering)
+        tornado__http1_linger(connection);
+    return true;
+}
+
+/* After requests were taken: send the answers, close if that is due, set the timer for what comes next. */
+static TORNADO__INLINE void tornado__http1_settle(tornado__http1 *connection, bool lent)
+{
+    tornado_iostream *stream = connection->stream;
     tornado__http1_host *host = connection->host;
     tornado__message *message = connection->message;
     if (stream->closed || (stream->out && !tornado__iostream_flush(stream)))
         return;
-    if (TORNADO__UNLIKELY(connection->closing) && !stream->out) {
-        if (!connection->linger)
-            tornado__iostream_shut(stream, NULL);
-        else if (!connection->lingering)
-            tornado__http1_linger(connection);
+    if (TORNADO__UNLIKELY(connection->closing | connection->awaited) && !stream->out &&
+        tornado__http1_settled(connection))
         return;
-    }
-    if (message && message->flushed && !stream->out)
-        tornado__message_flushed(message, NULL);
+    if (lent && connection->single)
+        return;
     if (stream->out || (!message && !connection->in_head) ||
-        (message && message->reading && host->body_timeout < 0))
+        (message && message->reading && !message->waiting && connection->body_timeout < 0))
         tornado__http1_set_timer(connection, host->loop->now + host->idle_timeout);
-    else if (message && !message->reading)
+    else if (message && (!message->reading || (message->waiting && connection->body_timeout < 0)))
         tornado__http1_set_timer(connection, INT64_MAX); /* it takes as long as its handler takes */
 }
 
-static size_t tornado__http1_data(tornado_iostream *stream, char *data, size_t len)
+/* Takes what is at hand, one message after the other. Returns what it used. `lent`: the stream is borrowed. */
+static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, const char *data, size_t len, bool lent)
 {
-    tornado__http1 *connection = (tornado__http1 *)(void *)stream;
+    tornado_iostream *stream = connection->stream;
     size_t used = 0;
     if (TORNADO__UNLIKELY(connection->closing)) {
         connection->scanned += len < TORNADO__LINGER_BYTES ? (unsigned)len : TORNADO__LINGER_BYTES;
@@ -27035,12 +27767,17 @@ static size_t tornado__http1_data(tornado_iostream *stream, char *data, size_t l
         tornado__message *message = connection->message;
         size_t part;
         if (!message) {
+            if (lent && connection->single)
+                break; /* its message is over: what follows is not for it */
             if (TORNADO__UNLIKELY(stream->out && stream->out->next) &&
                 (!tornado__iostream_flush(stream) || (stream->out && stream->out->next)))
                 break; /* the client does not read */
-            part = tornado__http1_head(connection, data + used, len - used);
-        } else if (message->reading) {
+            part = lent ? tornado__lent_head(connection, data + used, len - used)
+                        : tornado__http1_head(connection, data + used, len - used);
+        } else if (message->reading && !message->waiting) {
             part = tornado__message_body(message, data + used, len - used);
+        } else if (lent && message->want_head) {
+            part = tornado__single_head(connection, data + used, len - used);
         } else {
             break; /* one at a time */
         }
@@ -27049,25 +27786,77 @@ static size_t tornado__http1_data(tornado_iostream *stream, char *data, size_t l
         used += part;
     }
     connection->feeding = false;
-    if (TORNADO__UNLIKELY(len - used >= TORNADO__HTTP_BACKLOG) &&
-        (connection->message ? !connection->message->reading : stream->out != NULL))
+    tornado__message *message = connection->message;
+    if (TORNADO__UNLIKELY(message && message->waiting)) {
+        stream->paused = true;
+        stream->keep = connection->held > 0;
+    } else if (TORNADO__UNLIKELY(len - used >= TORNADO__HTTP_BACKLOG) &&
+               (message ? !message->reading && !(lent && message->want_head) : stream->out != NULL)) {
         stream->paused = true; /* until the answer is finished, or the client has read some */
-    tornado__http1_settle(connection);
-    return stream->closed || connection->closing ? len : used;
+    }
+    bool gone = stream->closed || connection->closing;
+    if (lent && connection->detached != TORNADO__NOT_DETACHED)
+        return connection->detached == TORNADO__DETACHED_IN_PLACE ? 0 : len;
+    tornado__http1_settle(connection, lent);
+    return gone || stream->closed || connection->closing ? len : used;
+}
+
+static size_t tornado__http1_data(tornado_iostream *stream, char *data, size_t len)
+{
+    return tornado__http1_take((tornado__http1 *)(void *)stream, data, len, false);
+}
+
+/* The sink is done with what it waited for: drops the bytes it had, and lets follow what was to follow. */
+static TORNADO__COLD void tornado__http1_after_wait(tornado__http1 *connection)
+{
+    tornado__message *message = connection->message;
+    tornado__inbuf *in = connection->stream->in;
+    if (message->head_waits) {
+        message->head_waits = false;
+        tornado__message_past_head(message, in && in->start < in->end);
+    } else {
+        if (connection->held)
+            in->start += connection->held;
+        connection->held = 0;
+        message->piece_waits = false;
+        tornado__message_passed(message);
+    }
+    in = connection->stream->in;
+    if (in && in->start == in->end) {
+        TORNADO_FREE(in);
+        connection->stream->in = NULL;
+    }
+}
+
+/* Takes up what was left, of a stream that somebody holds. */
+static void tornado__http1_take_up(tornado__http1 *connection, tornado_iostream *stream)
+{
+    if (connection->message && connection->message->waiting) {
+        tornado__http1_settle(connection, true);
+        return;
+    }
+    if (connection->message && (connection->message->head_waits || connection->message->piece_waits)) {
+        connection->feeding = true;
+        tornado__http1_after_wait(connection);
+        connection->feeding = false;
+    }
+    if (stream->paused && !stream->closed && !(connection->message && connection->message->waiting) &&
+        !tornado__iostream_unpause(stream))
+        return;
+    if (stream->in && !stream->closed && !connection->closing)
+        tornado__iostream_feed(stream);
+    else
+        tornado__http1_settle(connection, true);
 }
 
 /* Takes up what was left: the next requests, or the answer to send. */
 static void tornado__http1_resume(tornado__http1 *connection)
 {
-    tornado_iostream *stream = &connection->stream;
-    if (stream->closed)
-        return;
-    if (stream->paused && !tornado__iostream_unpause(stream))
-        return;
-    if (stream->in && !connection->closing)
-        tornado__iostream_feed(stream);
-    else
-        tornado__http1_settle(connection);
+    tornado_iostream *stream = connection->stream;
+    tornado__iostream_retain(stream);
+    if (!stream->closed)
+        tornado__http1_take_up(connection, stream);
+    tornado__iostream_release(stream);
 }
 
 static void tornado__http1_continue(tornado__task *task, tornado_ioloop *loop)
@@ -27076,7 +27865,7 @@ static void tornado__http1_continue(tornado__task *task, tornado_ioloop *loop)
     connection->queued = false;
     if (!loop->closed)
         tornado__http1_resume(connection);
-    tornado__iostream_release(&connection->stream);
+    tornado__iostream_release(&connection->own);
 }
 
 static void tornado__http1_drained(tornado_iostream *stream)
@@ -27084,25 +27873,62 @@ static void tornado__http1_drained(tornado_iostream *stream)
     tornado__http1_resume((tornado__http1 *)(void *)stream);
 }
 
+/* While a sink holds up the body, more of it may be in the system's hands than the peer's end behind it shows. */
+static bool tornado__http1_wants_end(const tornado_iostream *stream)
+{
+    const tornado__http1 *connection = (const tornado__http1 *)(const void *)stream;
+    return !(connection->message && connection->message->reading);
+}
+
+/* The connection is no more: lets go of its place among those of the host. */
+static void tornado__http1_unlist(tornado__http1 *connection)
+{
+    tornado__http1_host *host = connection->host;
+    tornado__timer_clear(host->loop, &connection->timer);
+    tornado__link_remove(&connection->link);
+    host->count--;
+    if (host->closed)
+        host->closed(connection);
+    tornado__iostream_release(&connection->own); /* the host's */
+}
+
+/* The peer's end ended a body that has no other end. Whether that was all of it, and of the exchange; else *error tells
+   what is wrong. */
+static TORNADO__COLD bool tornado__message_ends_here(tornado__message *message, tornado_error *error)
+{
+    tornado__http1 *connection = message->connection;
+    if (message->decoding && !message->decoding->coding->flush(message->decoding->state)) {
+        tornado__error_set(error, TORNADO_ERR_PARSE, 0, "the encoded body ends too early");
+        return false;
+    }
+    message->references++;
+    message->connection = NULL;
+    connection->message = NULL;
+    tornado__message_complete(message);
+    tornado__exchange_over(message, message->finished ? NULL : error);
+    tornado__message_release(message);
+    tornado__message_release(message);
+    return true;
+}
+
 static void tornado__http1_closed(tornado_iostream *stream, const tornado_error *cause)
 {
     tornado__http1 *connection = (tornado__http1 *)(void *)stream;
     tornado__message *message = connection->message;
-    (void)cause;
-    tornado__timer_clear(connection->host->loop, &connection->timer);
+    tornado_error error;
+    if (cause)
+        error = *cause;
+    else if (message || connection->flushed)
+        tornado__error_set(&error, TORNADO_ERR_CLOSED, 0, "Stream is closed");
+    if (connection->flushed)
+        tornado__http1_flushed(connection, &error);
     if (message) {
-        connection->message = NULL;
-        message->connection = NULL;
-        message->ended = connection->host->loop->now;
-        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
-        tornado__message_flushed(message, tornado_last_error());
-        if (message->host->delegate.on_connection_close)
-            message->host->delegate.on_connection_close(&message->request);
-        tornado__message_release(message);
+        bool may_end = !cause && connection->stream->ended && message->reading && !message->waiting &&
+                       message->body_state == TORNADO__BODY_TO_END;
+        if (!may_end || !tornado__message_ends_here(message, &error))
+            tornado__message_lost(connection, &error);
     }
-    tornado__link_remove(&connection->link);
-    connection->host->count--;
-    tornado__iostream_release(stream); /* the server's */
+    tornado__http1_unlist(connection);
 }
 
 static void tornado__http1_free(tornado_iostream *stream)
@@ -27110,178 +27936,155 @@ static void tornado__http1_free(tornado_iostream *stream)
     tornado__http1 *connection = (tornado__http1 *)(void *)stream;
     if (connection->ip_allocated)
         TORNADO_FREE(connection->ip.allocated);
+    if (connection->lone)
+        tornado__http1_host_release(connection->host);
     TORNADO_FREE(connection);
 }
 
 static const tornado__stream_owner tornado__http1_owner = {
     .data = tornado__http1_data, .closed = tornado__http1_closed, .drained = tornado__http1_drained,
-    .free = tornado__http1_free};
+    .wants_end = tornado__http1_wants_end, .free = tornado__http1_free};
 
 static void tornado__http1_late(tornado__timer *timer, tornado_ioloop *loop)
 {
     tornado__http1 *connection = TORNADO__CONTAINER(timer, tornado__http1, timer);
-    tornado_iostream *stream = &connection->stream;
+    tornado_iostream *stream = connection->stream;
+    tornado__message *message = connection->message;
     (void)loop;
+    tornado__iostream_retain(&connection->own);
     tornado__iostream_retain(stream);
-    if (connection->closing || stream->out || (!connection->in_head && !connection->message)) {
+    if (message && message->client && (message->want_head || (message->reading && !message->head_waits))) {
+        tornado__message_refuse(message, 408, message->want_head ? "Timeout reading the head"
+                                                                 : "Timeout reading the body");
+    } else if (connection->closing || stream->out || (!connection->in_head && !message)) {
         tornado__iostream_shut(stream, NULL);
-    } else if (connection->message && connection->message->reading) {
-        tornado__message_refuse(connection->message, 408, "the body took too long");
+    } else if (message && message->reading && !message->head_waits) {
+        tornado__message_refuse(message, 408, "the body took too long");
     } else if (connection->in_head) {
         tornado__http1_refuse(connection, 408, "the head took too long");
     } else {
         tornado__http1_set_timer(connection, INT64_MAX);
     }
-    tornado__http1_settle(connection);
+    tornado__http1_settle(connection, true);
     tornado__iostream_release(stream);
+    tornado__iostream_release(&connection->own);
 }
 
-/* Serves a connection that was accepted. Takes the fd over. */
-static void tornado__http1_serve(tornado__http1_host *host, int fd, const tornado_address *address)
+/* Makes a connection around its own stream, which is closed when fd is -1. NULL when memory is short. */
+static tornado__http1 *tornado__http1_new(tornado__http1_host *host, int fd, const tornado_address *address)
 {
     char ip[46];
     tornado__http1 *connection = TORNADO_MALLOC(sizeof *connection);
     if (!connection) {
         tornado__nomem();
-        close(fd);
-        return;
+        return NULL;
     }
     memset(connection, 0, sizeof *connection);
-    tornado__iostream_init(&connection->stream, host->loop, fd, &tornado__http1_owner);
-    connection->host = host;
-    connection->timer.fire = tornado__http1_late;
-    connection->task.run = tornado__http1_continue;
     tornado__address_host(address, ip);
     connection->ip_allocated = strlen(ip) >= sizeof connection->ip.text;
     if (!connection->ip_allocated)
         strcpy(connection->ip.text, ip);
     else if ((connection->ip.allocated = TORNADO_MALLOC(sizeof ip)) != NULL)
         memcpy(connection->ip.allocated, ip, sizeof ip);
+    if (connection->ip_allocated && !connection->ip.allocated) {
+        tornado__nomem();
+        TORNADO_FREE(connection);
+        return NULL;
+    }
+    tornado__iostream_init(&connection->own, host->loop, fd, &tornado__http1_owner);
+    connection->stream = &connection->own;
+    connection->host = host;
+    connection->timer.fire = tornado__http1_late;
+    connection->task.run = tornado__http1_continue;
     tornado__link_append(&host->connections, &connection->link);
     host->count++;
+    return connection;
+}
+
+static void tornado__set_nodelay(int fd)
+{
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    bool memory = !connection->ip_allocated || connection->ip.allocated;
-    tornado_ssl_options ssl = {.server_side = true, .context = host->ssl};
-    if (!memory ||
-        !tornado__timer_set(host->loop, &connection->timer, tornado__add_ns(host->loop->now, host->idle_timeout)) ||
-        (host->ssl ? !tornado__iostream_secure(&connection->stream, &ssl)
-                   : !tornado__iostream_watch(&connection->stream)))
-        tornado__iostream_shut(&connection->stream, &tornado__thread.last);
-    else if (host->ssl)
-        tornado__iostream_begin_handshake(&connection->stream);
 }
 
-/* ---- the public way to answer ---- */
-
-/* A reason phrase that may be sent, RFC 9112 section 4; any other becomes "Unknown". */
-static const char *tornado__safe_reason(const char *reason)
+/* Serves a connection that was accepted. Takes the fd over. NULL: it is closed, as memory is short. */
+static tornado__http1 *tornado__http1_serve(tornado__http1_host *host, int fd, const tornado_address *address)
 {
-    for (const char *at = reason; at && *at; at++)
-        if (tornado__is(*at, TORNADO__CONTROL) || (unsigned char)*at >= 0x80)
-            return "Unknown";
-    return reason;
-}
-
-static tornado__message *tornado__answerable(tornado_http_request *request, bool started, const char *what)
-{
-    tornado__message *message = (tornado__message *)(void *)request;
-    if (message->finished)
-        tornado__fail(TORNADO_ERR_STATE, 0, "%s: the answer is finished", what);
-    else if (!message->connection)
-        tornado__fail(TORNADO_ERR_CLOSED, 0, "%s: the client is gone", what);
-    else if (message->started != started)
-        tornado__fail(TORNADO_ERR_STATE, 0, "%s: the headers were %s", what,
-                      started ? "not sent yet" : "sent already");
-    else
-        return message;
-    return NULL;
-}
-
-TORNADO_API bool tornado_http_request_write_headers(tornado_http_request *request,
-                                                    const tornado_http_response_start *start)
-{
-    tornado__message *message = tornado__answerable(request, false, "tornado_http_request_write_headers");
-    tornado__answer answer = {.status = start->status, .reason = tornado__safe_reason(start->reason),
-                              .headers = start->headers, .content_length = start->content_length,
-                              .defaults = TORNADO__SEND_SERVER | TORNADO__SEND_DATE};
-    if (!message)
-        return false;
-    if (start->status < 200 || start->status > 999 || start->content_length < TORNADO_NONE)
-        return tornado__fail(TORNADO_ERR_INVALID, 0, "not the status of an answer: %d", start->status);
-    if (!answer.reason && !tornado_http_reason(start->status))
-        answer.reason = "Unknown";
-    for (size_t i = 0; i < start->headers.count; i++) {
-        const tornado_http_header *header = &start->headers.items[i];
-        if (!tornado__header_valid(header->name, header->name_len, header->value, header->value_len))
-            return false;
-        if (TORNADO__IS_WORD(header->name, header->name_len, "server"))
-            answer.defaults &= ~(unsigned)TORNADO__SEND_SERVER;
-        else if (TORNADO__IS_WORD(header->name, header->name_len, "date"))
-            answer.defaults &= ~(unsigned)TORNADO__SEND_DATE;
-        else if (TORNADO__IS_WORD(header->name, header->name_len, "content-length") ||
-                 TORNADO__IS_WORD(header->name, header->name_len, "transfer-encoding") ||
-                 TORNADO__IS_WORD(header->name, header->name_len, "connection"))
-            return tornado__fail(TORNADO_ERR_INVALID, 0, "%.40s is not set as a header here", header->name);
-    }
-    if (tornado__http1_start(message, &answer, 0))
-        return true;
-    tornado__http1_break(message->connection);
-    return false;
-}
-
-TORNADO_API bool tornado_http_request_write(tornado_http_request *request, tornado_bytes data)
-{
-    tornado__message *message = tornado__answerable(request, true, "tornado_http_request_write");
-    if (!message)
-        return false;
-    if (tornado__http1_write(message, data.data, data.len)) {
-        tornado__http1_queue(message->connection);
-        return true;
-    }
-    tornado__http1_break(message->connection);
-    return false;
-}
-
-TORNADO_API bool tornado_http_request_finish(tornado_http_request *request)
-{
-    tornado__message *message = tornado__answerable(request, true, "tornado_http_request_finish");
-    return message && tornado__http1_finish(message);
-}
-
-/*============================================================================
- * section: httpserver (private)
- * Listening sockets that feed a host of connections.
- *============================================================================*/
-
-struct tornado_httpserver {
-    tornado__http1_host host; /* first: what connections know */
-    tornado__service service;
-    tornado__listener *listeners;
-    int max_connections;
-    bool told; /* that there are too many connections */
-};
-
-static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
-{
-    tornado_httpserver *server = arg;
-    if (server->max_connections > 0 && server->host.count >= (size_t)server->max_connections) {
-        if (!server->told)
-            tornado_gen_log(TORNADO_LOG_WARNING, "the limit of %d connections is reached", server->max_connections);
-        server->told = true;
+    tornado__http1 *connection = tornado__http1_new(host, fd, address);
+    if (!connection) {
         close(fd);
-        return;
+        return NULL;
     }
-    server->told = false;
-    tornado__http1_serve(&server->host, fd, address);
+    tornado__set_nodelay(fd);
+    tornado_ssl_options ssl = {.server_side = true, .context = host->ssl};
+    tornado__iostream_retain(&connection->own);
+    if (!tornado__timer_set(host->loop, &connection->timer, tornado__add_ns(host->loop->now, host->idle_timeout)) ||
+        (host->ssl ? !tornado__iostream_secure(&connection->own, &ssl) : !tornado__iostream_watch(&connection->own)))
+        tornado__iostream_shut(&connection->own, &tornado__thread.last);
+    else if (host->ssl)
+        tornado__iostream_begin_handshake(&connection->own);
+    bool open = !connection->own.closed;
+    tornado__iostream_release(&connection->own);
+    return open ? connection : NULL;
 }
 
-static void tornado__httpserver_delete(tornado__http1_host *host)
+/* ---- over a stream of a user ---- */
+
+static tornado__http1 *tornado__http1_retain_borrower(const tornado_iostream *stream)
 {
-    tornado_ioloop *loop = host->loop;
-    tornado_ssl_context_release(host->ssl);
-    TORNADO_FREE(TORNADO__CONTAINER(host, tornado_httpserver, host));
-    tornado__ioloop_let_go(loop);
+    tornado__http1 *connection = tornado__user_of(stream)->borrower;
+    tornado__iostream_retain(&connection->own);
+    return connection;
+}
+
+static size_t tornado__lent_data(tornado_iostream *stream, char *data, size_t len)
+{
+    tornado__http1 *connection = tornado__http1_retain_borrower(stream);
+    size_t used = tornado__http1_take(connection, data, len, true);
+    tornado__iostream_release(&connection->own);
+    return used;
+}
+
+static void tornado__lent_drained(tornado_iostream *stream)
+{
+    tornado__http1 *connection = tornado__http1_retain_borrower(stream);
+    tornado__http1_resume(connection);
+    tornado__iostream_release(&connection->own);
+}
+
+static bool tornado__lent_wants_end(const tornado_iostream *stream)
+{
+    const tornado__http1 *connection = tornado__user_of(stream)->borrower;
+    return tornado__http1_wants_end(&connection->own);
+}
+
+static void tornado__lent_closed(tornado_iostream *stream, const tornado_error *cause)
+{
+    tornado__http1 *connection = tornado__http1_retain_borrower(stream);
+    tornado__http1_closed(&connection->own, cause);
+    tornado__iostream_give_back(stream);
+    stream->owner->closed(stream, cause);
+    connection->stream = &connection->own;
+    tornado__iostream_release(&connection->own);
+    tornado__iostream_release(stream); /* the connection's; whoever closes it holds it, too */
+}
+
+static const tornado__stream_owner tornado__lent_owner = {
+    .data = tornado__lent_data, .closed = tornado__lent_closed,
+    .drained = tornado__lent_drained,
+    .wants_end = tornado__lent_wants_end, .free = tornado__user_free};
+
+/* The stream is its user's again, as it is. */
+static TORNADO__COLD void tornado__http1_return_stream(tornado__http1 *connection)
+{
+    tornado_iostream *stream = connection->stream;
+    tornado__iostream_give_back(stream);
+    connection->stream = &connection->own;
+    tornado__http1_flushed(connection, NULL);
+    tornado__http1_unlist(connection);
+    if (stream->out)
+        tornado__iostream_flush(stream);
+    tornado__iostream_release(stream);
 }
 
 static int64_t tornado__timeout_option(double seconds, int64_t fallback)
@@ -27292,18 +28095,1094 @@ static int64_t tornado__timeout_option(double seconds, int64_t fallback)
     return ns < 0 ? INT64_MAX / 4 : ns;
 }
 
-static void tornado__httpserver_stop_service(tornado__service *service)
+static void tornado__lone_host_free(tornado__http1_host *host)
 {
-    tornado_httpserver *server = TORNADO__CONTAINER(service, tornado_httpserver, service);
+    tornado_ioloop *loop = host->loop;
+    TORNADO_FREE(host);
+    tornado__ioloop_let_go(loop);
+}
+
+/* What the parameters say, with the defaults. */
+static void tornado__http1_host_init(tornado__http1_host *host, tornado_ioloop *loop,
+                                     const tornado_http1_connection_parameters *p, bool client)
+{
+    const int64_t second = 1000000000;
+    memset(host, 0, sizeof *host);
+    host->loop = loop;
+    host->references = 1;
+    host->protocol = "http";
+    host->no_keep_alive = p->no_keep_alive;
+    host->chunk_size = p->chunk_size ? p->chunk_size : 65536;
+    host->max_header_size = p->max_header_size ? p->max_header_size : 65536;
+    host->max_body_size = p->max_body_size > 0    ? (uint64_t)p->max_body_size
+                          : p->max_body_size == 0 ? 104857600
+                                                  : UINT64_MAX / 2;
+    host->idle_timeout = tornado__timeout_option(p->idle_connection_timeout, client ? INT64_MAX / 4 : 3600 * second);
+    host->header_timeout = tornado__timeout_option(p->header_timeout, client ? INT64_MAX / 4 : 60 * second);
+    host->body_timeout = p->body_timeout > 0 ? tornado__timeout_option(p->body_timeout, -1) : -1;
+    host->decompress = p->decompress;
+    tornado__link_init(&host->connections);
+}
+
+/* A connection over a stream that it borrows, with a host of its own. */
+static tornado__http1 *tornado__http1_borrow(tornado_iostream *stream,
+                                             const tornado_http1_connection_parameters *parameters, bool client,
+                                             void *context)
+{
+    static const tornado_http1_connection_parameters defaults;
+    tornado_address address;
+    tornado__http1_host *host = TORNADO_MALLOC(sizeof *host);
+    if (!host) {
+        tornado__nomem();
+        return NULL;
+    }
+    tornado__http1_host_init(host, stream->loop, parameters ? parameters : &defaults, client);
+    tornado__ioloop_hold(host->loop);
+    host->free = tornado__lone_host_free;
+    host->context = context;
+    if (stream->closed || !tornado_address_peer(&address, stream->fd))
+        memset(&address, 0, sizeof address);
+    tornado__http1 *connection = tornado__http1_new(host, -1, &address);
+    if (connection)
+        connection->own.closed = true;
+    if (!connection || !tornado__iostream_lend(stream, &tornado__lent_owner, connection)) {
+        tornado_error error = *tornado_last_error();
+        if (connection)
+            tornado__http1_unlist(connection);
+        tornado__http1_host_release(host);
+        tornado__thread.last = error;
+        return NULL;
+    }
+    connection->lone = true;
+    connection->stream = tornado_iostream_retain(stream);
+    tornado__set_nodelay(stream->fd);
+    return connection;
+}
+
+/* Begins to read from the stream that was borrowed. False: it has closed. */
+static bool tornado__http1_read_borrowed(tornado__http1 *connection)
+{
+    connection->serving = true;
+    if (!tornado__iostream_unpause(connection->stream))
+        return false;
+    if (connection->stream->in)
+        tornado__http1_queue(connection);
+    return true;
+}
+
+/* ---- delegates ---- */
+
+/* What a message has beyond the common; NULL when memory is short. */
+static tornado__exchange *tornado__message_exchange(tornado__message *message)
+{
+    if (message->exchange)
+        return message->exchange;
+    tornado__exchange *exchange = tornado_arena_calloc(&message->arena, 1, sizeof *exchange);
+    if (exchange)
+        exchange->self = message->host->arg;
+    return message->exchange = exchange;
+}
+
+/* What the functions of a message's sink work for. */
+static TORNADO__INLINE void *tornado__message_self(const tornado__message *message)
+{
+    return TORNADO__UNLIKELY(message->exchange != NULL) ? message->exchange->self : message->host->arg;
+}
+
+enum {
+    TORNADO__CALL_START,
+    TORNADO__CALL_HEADERS,
+    TORNADO__CALL_DATA,
+    TORNADO__CALL_FINISH,
+    TORNADO__CALL_CLOSED,
+    TORNADO__CALL_INFORMATIONAL,
+    TORNADO__CALL_RELEASE
+};
+
+static const char *const tornado__delegate_names[] = {"start_request", "headers_received",    "data_received", "finish",
+                                                      "on_connection_close", "informational", "release"};
+
+/* A call of a delegate: of what function, with what. */
+typedef struct tornado__delegate_call {
+    tornado__message *message;
+    int which;
+    tornado_bytes chunk;
+    const tornado_error *error;
+    tornado_future *future;
+} tornado__delegate_call;
+
+static void tornado__delegate_start(tornado__message *message)
+{
+    tornado__http1_host *host = message->host;
+    tornado__exchange *exchange = message->exchange;
+    exchange->delegate = host->delegate.messages;
+    if (host->delegate.start_request)
+        exchange->delegate =
+            host->delegate.start_request(host->arg, message->connection, message, &exchange->self);
+}
+
+static void tornado__delegate_run(void *arg)
+{
+    tornado__delegate_call *call = arg;
+    tornado__exchange *exchange = call->message->exchange;
+    const tornado_http_message_delegate *delegate = exchange->delegate;
+    void *self = exchange->self;
+    const tornado_http_headers *headers =
+        call->message->client ? &exchange->headers : &call->message->request.headers;
+    switch (call->which) {
+    case TORNADO__CALL_START:
+        tornado__delegate_start(call->message);
+        break;
+    case TORNADO__CALL_HEADERS:
+        if (delegate->headers_received)
+            call->future = delegate->headers_received(self, &exchange->start, headers);
+        break;
+    case TORNADO__CALL_DATA:
+        call->future = delegate->data_received(self, call->chunk);
+        break;
+    case TORNADO__CALL_FINISH:
+        if (delegate->finish)
+            delegate->finish(self);
+        break;
+    case TORNADO__CALL_CLOSED:
+        if (delegate->on_connection_close)
+            delegate->on_connection_close(self, call->error);
+        break;
+    case TORNADO__CALL_INFORMATIONAL:
+        if (delegate->informational)
+            delegate->informational(self, &exchange->start, headers);
+        break;
+    default:
+        if (delegate->release)
+            delegate->release(self);
+        break;
+    }
+}
+
+/* Calls a delegate. What it raises is logged, and closes the connection: false then. */
+static bool tornado__delegate_call_now(tornado__delegate_call *call)
+{
+    tornado__message *message = call->message;
+    const tornado_error *raised = tornado_try(tornado__delegate_run, call);
+    if (!raised)
+        return true;
+    tornado_error error = *raised;
+    tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, &error, "Uncaught exception in %s",
+                       tornado__delegate_names[call->which]);
+    tornado__thread.last = error;
+    if (message->connection)
+        tornado__http1_break(message->connection);
+    return false;
+}
+
+static void tornado__delegate_tell(tornado__message *message, int which, const tornado_error *error)
+{
+    tornado__delegate_call call = {.message = message, .which = which, .error = error};
+    tornado__delegate_call_now(&call);
+}
+
+/* What a delegate returned has failed. */
+static void tornado__delegate_failed(tornado__message *message, const tornado_error *failure)
+{
+    tornado_error error = *failure;
+    if (!message->connection)
+        return;
+    tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, &error, "Uncaught exception in %s",
+                       message->exchange->awaited_of);
+    tornado__thread.last = error;
+    tornado__http1_break(message->connection);
+}
+
+/* What a delegate returned is done. */
+static void tornado__delegate_awaited(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__exchange *exchange = TORNADO__CONTAINER(task, tornado__exchange, waiter.task);
+    tornado_future *future = exchange->awaited;
+    tornado__http1 *kept = exchange->kept;
+    tornado__message *message = exchange->message;
+    const tornado_error *error = tornado_future_error(future);
+    exchange->awaited = NULL;
+    if (!loop->closed && exchange->close_is_due)
+        tornado__delegate_tell(message, TORNADO__CALL_CLOSED, &exchange->error);
+    else if (!loop->closed && error)
+        tornado__delegate_failed(message, error);
+    else if (!loop->closed)
+        tornado__message_go_on(message);
+    tornado_future_release(future);
+    tornado__message_release(message);
+    tornado__iostream_release(&kept->own);
+}
+
+/* Whether reading may go on after a delegate returned a future, or NULL; if not, it does when that is done. */
+static bool tornado__delegate_wait(tornado__message *message, tornado_future *future, int which)
+{
+    tornado__exchange *exchange = message->exchange;
+    if (!future)
+        return true;
+    exchange->awaited_of = tornado__delegate_names[which];
+    if (!message->connection || tornado_future_done(future)) {
+        const tornado_error *error = tornado_future_error(future);
+        if (error)
+            tornado__delegate_failed(message, error);
+        tornado_future_release(future);
+        return true;
+    }
+    exchange->awaited = future;
+    exchange->message = message;
+    exchange->kept = message->connection;
+    tornado__iostream_retain(&exchange->kept->own);
+    message->references++;
+    exchange->waiter.task.run = tornado__delegate_awaited;
+    tornado__future_wait(future, message->host->loop, &exchange->waiter);
+    return false;
+}
+
+static const tornado__http1_sink tornado__delegate_sink, tornado__collecting_sink;
+
+/* Asks the server's delegate for that of a request. False: the request was refused. */
+static bool tornado__delegate_choose(tornado__message *message)
+{
+    tornado__exchange *exchange = message->exchange;
+    tornado__delegate_call call = {.message = message, .which = TORNADO__CALL_START};
+    if (!tornado__delegate_call_now(&call) || !message->connection)
+        return false;
+    if (!exchange->delegate) {
+        tornado__message_refuse(message, 503, "no delegate for the request");
+        return false;
+    }
+    return true;
+}
+
+static bool tornado__delegate_headers(tornado__message *message)
+{
+    tornado__http1 *connection = message->connection;
+    tornado__exchange *exchange = tornado__message_exchange(message);
+    if (!exchange) {
+        tornado__message_refuse(message, 503, "out of memory");
+        return false;
+    }
+    message->references++;
+    bool go_on = false;
+    if (connection->single || tornado__delegate_choose(message)) {
+        if (!message->client) {
+            exchange->start.method = message->request.method;
+            exchange->start.path = message->request.uri;
+            exchange->start.version = message->request.version;
+        }
+        if (exchange->delegate->sink) {
+            message->sink = exchange->delegate->sink;
+            go_on = !message->sink->headers || message->sink->headers(message);
+        } else {
+            tornado__delegate_call call = {.message = message, .which = TORNADO__CALL_HEADERS};
+            message->sink = exchange->delegate->data_received ? &tornado__delegate_sink : &tornado__collecting_sink;
+            exchange->told = exchange->in_headers = true;
+            if (tornado__delegate_call_now(&call))
+                go_on = tornado__delegate_wait(message, call.future, TORNADO__CALL_HEADERS);
+        }
+    }
+    tornado__message_release(message);
+    return go_on;
+}
+
+static bool tornado__delegate_data(tornado__message *message, const char *data, size_t len)
+{
+    tornado__delegate_call call = {.message = message, .which = TORNADO__CALL_DATA, .chunk = {data, len}};
+    message->references++;
+    bool go_on = tornado__delegate_call_now(&call) &&
+                 tornado__delegate_wait(message, call.future, TORNADO__CALL_DATA);
+    tornado__message_release(message);
+    return go_on;
+}
+
+static void tornado__delegate_finish(tornado__message *message)
+{
+    tornado__exchange *exchange = message->exchange;
+    exchange->read_over = true;
+    exchange->told = false;
+    message->references++;
+    tornado__delegate_tell(message, TORNADO__CALL_FINISH, NULL);
+    if (message->connection && message->connection->single)
+        tornado__single_over(message);
+    tornado__message_release(message);
+}
+
+static void tornado__delegate_closed(tornado__message *message, const tornado_error *error)
+{
+    tornado__exchange *exchange = message->exchange;
+    if (!exchange || !exchange->told)
+        return;
+    exchange->told = false;
+    exchange->close_is_due = exchange->awaited != NULL;
+    if (exchange->close_is_due)
+        exchange->error = *error;
+    else
+        tornado__delegate_tell(message, TORNADO__CALL_CLOSED, error);
+}
+
+static void tornado__delegate_release(tornado__message *message)
+{
+    if (message->exchange && message->exchange->delegate)
+        tornado__delegate_tell(message, TORNADO__CALL_RELEASE, NULL);
+}
+
+static void tornado__delegate_informational(tornado__message *message)
+{
+    tornado__delegate_tell(message, TORNADO__CALL_INFORMATIONAL, NULL);
+}
+
+static const tornado__http1_sink tornado__delegate_sink = {
+    .headers = tornado__delegate_headers, .data = tornado__delegate_data, .finish = tornado__delegate_finish,
+    .closed = tornado__delegate_closed, .release = tornado__delegate_release};
+
+static const tornado__http1_sink tornado__collecting_sink = {
+    .headers = tornado__delegate_headers, .finish = tornado__delegate_finish, .closed = tornado__delegate_closed,
+    .release = tornado__delegate_release};
+
+static void tornado__call_close_callback(void *arg)
+{
+    tornado__exchange *exchange = arg;
+    tornado_callback callback = exchange->close_callback;
+    exchange->close_callback = NULL;
+    callback(exchange->close_arg);
+}
+
+/* The exchange is over, or has failed: whoever asked for that is told. */
+static TORNADO__COLD void tornado__exchange_over(tornado__message *message, const tornado_error *error)
+{
+    tornado__exchange *exchange = message->exchange;
+    tornado_future *done = exchange->done;
+    exchange->done = NULL;
+    if (error && exchange->close_callback)
+        tornado__user_call(tornado__call_close_callback, exchange);
+    exchange->close_callback = NULL;
+    if (!done)
+        return;
+    if (error) {
+        tornado_future_set_error(done, error);
+        done->observed = true; /* the delegate was told */
+    } else {
+        tornado_future_set_result(done, NULL, NULL);
+    }
+    tornado_future_release(done);
+}
+
+/* ---- what is sent, by users ---- */
+
+/* A reason phrase that may be sent, RFC 9112 section 4; any other becomes "Unknown". */
+static const char *tornado__safe_reason(const char *reason)
+{
+    for (const char *at = reason; at && *at; at++)
+        if (tornado__is(*at, TORNADO__CONTROL) || (unsigned char)*at >= 0x80)
+            return "Unknown";
+    return reason;
+}
+
+/* The length that a header announces. */
+static bool tornado__outgoing_length(const tornado_http_header *header, int64_t *length)
+{
+    if (*length >= 0 || header->value_len == 0 || header->value_len > 18)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a Content-Length: \"%.40s\"", header->value);
+    *length = 0;
+    for (uint32_t i = 0; i < header->value_len; i++) {
+        if (header->value[i] < '0' || header->value[i] > '9')
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "not a Content-Length: \"%.40s\"", header->value);
+        *length = *length * 10 + (header->value[i] - '0');
+    }
+    return true;
+}
+
+/* What the headers of a message to be sent say about it, checked; those that are written from what they say are left
+   out of `answer`. `keep`: whether Connection allows more exchanges. */
+static bool tornado__outgoing_headers(tornado__message *message, const tornado_http_headers *headers,
+                                      tornado__answer *answer, bool *keep)
+{
+    size_t count = headers ? headers->count : 0;
+    tornado_http_header *items = count ? tornado_arena_alloc(&message->arena, count * sizeof *items) : NULL;
+    answer->headers.items = items;
+    answer->content_length = -1;
+    if (count && !items)
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        const tornado_http_header *header = &headers->items[i];
+        const char *element, *list = header->value;
+        size_t len;
+        bool plain = true;
+        if (!tornado__header_valid(header->name, header->name_len, header->value, header->value_len))
+            return false;
+        if (TORNADO__IS_WORD(header->name, header->name_len, "transfer-encoding"))
+            return tornado__fail(TORNADO_ERR_INVALID, 0, "Transfer-Encoding is not set as a header");
+        if (TORNADO__IS_WORD(header->name, header->name_len, "content-length")) {
+            if (!tornado__outgoing_length(header, &answer->content_length))
+                return false;
+            continue;
+        }
+        if (TORNADO__IS_WORD(header->name, header->name_len, "connection")) {
+            for (plain = false; tornado__next_element(&list, &element, &len);) {
+                bool close = TORNADO__IS_WORD(element, len, "close");
+                *keep = *keep && !close;
+                plain = plain || !(close || TORNADO__IS_WORD(element, len, "keep-alive"));
+            }
+        } else if (TORNADO__IS_WORD(header->name, header->name_len, "server")) {
+            answer->defaults &= ~(unsigned)TORNADO__SEND_SERVER;
+        } else if (TORNADO__IS_WORD(header->name, header->name_len, "date")) {
+            answer->defaults &= ~(unsigned)TORNADO__SEND_DATE;
+        }
+        if (plain)
+            items[answer->headers.count++] = *header;
+    }
+    return true;
+}
+
+static char *tornado__put_headers(char *out, const tornado_http_headers *headers)
+{
+    for (size_t i = 0; i < headers->count; i++) {
+        out = tornado__put(out, headers->items[i].name, headers->items[i].name_len);
+        out = TORNADO__PUT(out, ": ");
+        out = tornado__put(out, headers->items[i].value, headers->items[i].value_len);
+        out = TORNADO__PUT(out, "\r\n");
+    }
+    return out;
+}
+
+static size_t tornado__headers_size(const tornado_http_headers *headers)
+{
+    size_t size = 0;
+    for (size_t i = 0; i < headers->count; i++)
+        size += headers->items[i].name_len + headers->items[i].value_len + 4;
+    return size;
+}
+
+/* Queues a response of status 1xx. */
+static bool tornado__put_informational(tornado__message *message, const tornado__answer *answer)
+{
+    const char *reason = answer->reason ? answer->reason : tornado_http_reason(answer->status);
+    size_t reason_len = strlen(reason ? reason : "Unknown");
+    if (message->http10)
+        return true; /* it does not know of them */
+    tornado__chunk *chunk = tornado__iostream_reserve(message->connection->stream,
+                                                      64 + reason_len + tornado__headers_size(&answer->headers));
+    if (!chunk)
+        return false;
+    char *out = tornado__put_status(chunk->end, answer, reason ? reason : "Unknown", reason_len);
+    chunk->end = TORNADO__PUT(tornado__put_headers(out, &answer->headers), "\r\n");
+    return true;
+}
+
+/* Queues the head of a request. */
+static bool tornado__put_request(tornado__message *message, const tornado_http_start_line *start,
+                                 const tornado__answer *answer)
+{
+    static const char with_body[][6] = {"POST", "PUT", "PATCH"};
+    size_t method_len = strlen(start->method), path_len = strlen(start->path);
+    tornado__chunk *chunk = tornado__iostream_reserve(
+        message->connection->stream, 128 + method_len + path_len + tornado__headers_size(&answer->headers));
+    message->request.method = tornado_arena_strdup(&message->arena, start->method);
+    if (!chunk || !message->request.method)
+        return false;
+    message->head = strcmp(start->method, "HEAD") == 0;
+    for (size_t i = 0; i < TORNADO__COUNT(with_body); i++)
+        message->chunked |= answer->content_length < 0 && strcmp(start->method, with_body[i]) == 0;
+    message->out_left = message->chunked              ? UINT64_MAX
+                        : answer->content_length > 0 ? (uint64_t)answer->content_length
+                                                     : 0;
+    char *out = tornado__put(chunk->end, start->method, method_len);
+    *out++ = ' ';
+    out = tornado__put(out, start->path, path_len);
+    out = tornado__put_headers(TORNADO__PUT(out, " HTTP/1.1\r\n"), &answer->headers);
+    if (answer->content_length >= 0) {
+        out = tornado__put_decimal(TORNADO__PUT(out, "Content-Length: "), (uint64_t)answer->content_length);
+        out = TORNADO__PUT(out, "\r\n");
+    }
+    if (message->chunked)
+        out = TORNADO__PUT(out, "Transfer-Encoding: chunked\r\n");
+    if (message->close_after)
+        out = TORNADO__PUT(out, "Connection: close\r\n");
+    chunk->end = TORNADO__PUT(out, "\r\n");
+    message->started = true;
+    return true;
+}
+
+static tornado_future *tornado__failed_future(void)
+{
+    return tornado_future_failed(tornado_last_error());
+}
+
+/* Whether a message of this side may go on; fails otherwise. */
+static bool tornado__answerable(tornado__message *message, bool started, const char *what)
+{
+    if (message->finished)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "%s: the message is finished", what);
+    if (!message->connection)
+        return tornado__fail(TORNADO_ERR_CLOSED, 0, "%s: Stream is closed", what);
+    if (!message->client && (message->want_head || !message->sink))
+        return tornado__fail(TORNADO_ERR_STATE, 0, "%s: there is no request yet", what);
+    if (message->started != started)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "%s: the headers were %s", what,
+                             started ? "not sent yet" : "sent already");
+    return true;
+}
+
+/* Whether a start line may be sent. */
+static bool tornado__start_line_valid(const tornado__message *message, const tornado_http_start_line *start)
+{
+    if (!message->client)
+        return (start->code >= 100 && start->code <= 999) ||
+               tornado__fail(TORNADO_ERR_INVALID, 0, "not the status of a response: %d", start->code);
+    if (!start->method || !tornado__is_token(start->method, strlen(start->method)))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a method: \"%.40s\"", start->method ? start->method : "");
+    const char *at = start->path ? start->path : "";
+    while ((unsigned char)*at > ' ' && *at != 0x7f)
+        at++;
+    if (*at || at == start->path || !start->path)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "not a path: \"%.80s\"", start->path ? start->path : "");
+    return true;
+}
+
+/* What follows a failure in the middle of a message: it cannot be made whole. */
+static tornado_future *tornado__broken_future(tornado__message *message)
+{
+    tornado_error error = *tornado_last_error();
+    tornado__http1_break(message->connection);
+    return tornado_future_failed(&error);
+}
+
+/* What tells that something was sent, which has been queued, or not; in that case, and when memory for the future is
+   short, so that nobody would know how much was sent, the connection closes. */
+static tornado_future *tornado__sent_future(tornado__message *message, bool queued)
+{
+    tornado_future *future = queued ? tornado__http1_flush_future(message->connection) : NULL;
+    if (!queued || future == &tornado__future_nomem)
+        return tornado__broken_future(message);
+    tornado__http1_queue(message->connection);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_http1_connection_write_headers(tornado_http1_connection *message,
+                                                                   const tornado_http_start_line *start,
+                                                                   const tornado_http_headers *headers,
+                                                                   const tornado_bytes *chunk)
+{
+    tornado__answer answer = {.status = start->code, .reason = tornado__safe_reason(start->reason),
+                              .defaults = TORNADO__SEND_SERVER | TORNADO__SEND_DATE};
+    bool keep = true, informational = !message->client && start->code < 200 && start->code != 101;
+    if (!tornado__answerable(message, false, "tornado_http1_connection_write_headers") ||
+        !tornado__start_line_valid(message, start) || !tornado__outgoing_headers(message, headers, &answer, &keep))
+        return tornado__failed_future();
+    if (!answer.reason && !tornado_http_reason(start->code))
+        answer.reason = "Unknown";
+    if (!keep)
+        message->keep_alive = false;
+    message->close_after = message->client && (!keep || message->host->no_keep_alive);
+    bool ok = informational     ? tornado__put_informational(message, &answer)
+              : message->client ? tornado__put_request(message, start, &answer)
+                                : tornado__http1_start(message, &answer, 0) != NULL;
+    if (ok && chunk && !informational)
+        ok = tornado__http1_write(message, chunk->data, chunk->len);
+    return tornado__sent_future(message, ok);
+}
+
+TORNADO_API tornado_future *tornado_http1_connection_write(tornado_http1_connection *message, tornado_bytes data)
+{
+    if (!tornado__answerable(message, true, "tornado_http1_connection_write"))
+        return tornado__failed_future();
+    return tornado__sent_future(message, tornado__http1_write(message, data.data, data.len));
+}
+
+TORNADO_API tornado_future *tornado_http1_connection_finish(tornado_http1_connection *message)
+{
+    tornado__http1 *connection = message->connection;
+    if (!tornado__answerable(message, true, "tornado_http1_connection_finish"))
+        return tornado__failed_future();
+    tornado__iostream_retain(&connection->own);
+    tornado_future *future =
+        tornado__http1_finish(message) ? tornado__http1_flush_future(connection) : tornado__failed_future();
+    tornado__iostream_release(&connection->own);
+    return future;
+}
+
+TORNADO_API tornado_future *tornado_http1_connection_finish_with_trailers(tornado_http1_connection *message,
+                                                                          const tornado_http_headers *trailers)
+{
+    if (!tornado__answerable(message, true, "tornado_http1_connection_finish_with_trailers"))
+        return tornado__failed_future();
+    for (size_t i = 0; i < trailers->count; i++) {
+        const tornado_http_header *header = &trailers->items[i];
+        if (!tornado__header_valid(header->name, header->name_len, header->value, header->value_len) ||
+            (tornado__trailer_forbidden(header) &&
+             !tornado__fail(TORNADO_ERR_INVALID, 0, "%.40s may not be a trailer", header->name)))
+            return tornado__failed_future();
+    }
+    if (message->chunked && !message->no_body) {
+        tornado__chunk *chunk =
+            tornado__iostream_reserve(message->connection->stream, 8 + tornado__headers_size(trailers));
+        if (!chunk)
+            return tornado__broken_future(message);
+        chunk->end = TORNADO__PUT(tornado__put_headers(TORNADO__PUT(chunk->end, "0\r\n"), trailers), "\r\n");
+        message->chunked = false;
+    }
+    return tornado_http1_connection_finish(message);
+}
+
+/* ---- connections for one message ---- */
+
+TORNADO_API tornado_http1_connection *
+tornado_http1_connection_new(tornado_iostream *stream, bool is_client,
+                             const tornado_http1_connection_parameters *parameters, void *context)
+{
+    tornado__http1 *connection = tornado__http1_borrow(stream, parameters, is_client, context);
+    if (!connection)
+        return NULL;
+    tornado__message *message = tornado__message_alloc(connection->host);
+    if (!message || !tornado__message_exchange(message)) {
+        if (message)
+            tornado__message_release(message);
+        tornado__http1_return_stream(connection);
+        tornado__nomem();
+        return NULL;
+    }
+    message->client = is_client;
+    message->want_head = true;
+    message->references = 2; /* the caller's, and the connection's */
+    message->connection = connection;
+    connection->message = message;
+    connection->single = true;
+    return message;
+}
+
+TORNADO_API tornado_http1_connection *tornado_http1_connection_retain(tornado_http1_connection *message)
+{
+    message->references++;
+    return message;
+}
+
+TORNADO_API void tornado_http1_connection_release(tornado_http1_connection *message)
+{
+    if (!message)
+        return;
+    tornado__http1 *connection = message->connection;
+    if (message->references == 2 && connection && connection->single && !message->started && !message->sink) {
+        tornado__exchange_over(message, NULL);
+        tornado__message_detach(message); /* nothing was read or written, and nobody will */
+        tornado__http1_return_stream(connection);
+    }
+    tornado__message_release(message);
+}
+
+TORNADO_API tornado_future *tornado_http1_connection_read_response(tornado_http1_connection *message,
+                                                                   const tornado_http_message_delegate *delegate,
+                                                                   void *self)
+{
+    tornado__http1 *connection = message->connection;
+    tornado__exchange *exchange = message->exchange;
+    if (!connection) {
+        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
+        return tornado__failed_future();
+    }
+    if (!connection->single || exchange->delegate) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_http1_connection_read_response: %s",
+                      connection->single ? "called twice" : "a server reads by itself");
+        return tornado__failed_future();
+    }
+    tornado_future *future = tornado__future_alloc(message->host->loop, sizeof *future, NULL);
+    if (!future)
+        return &tornado__future_nomem;
+    exchange->delegate = delegate;
+    exchange->self = self;
+    exchange->told = message->client;
+    exchange->done = tornado_future_retain(future);
+    message->sink = message->host->sink = &tornado__delegate_sink;
+    message->host->arg = self;
+    message->host->unusual = true;
+    if (message->client || message->host->header_timeout < INT64_MAX / 4) {
+        connection->in_head = message->client;
+        tornado__http1_set_timer(connection,
+                                 tornado__add_ns(message->host->loop->now, message->host->header_timeout));
+    }
+    if (message->connection)
+        tornado__http1_read_borrowed(connection);
+    return future;
+}
+
+/* Whether what is allowed during headers_received is. */
+static bool tornado__in_headers(const tornado__message *message)
+{
+    return message->connection && message->exchange && message->exchange->in_headers;
+}
+
+TORNADO_API void tornado_http1_connection_set_body_timeout(tornado_http1_connection *message, double timeout)
+{
+    if (message->connection)
+        message->connection->body_timeout = timeout > 0 ? tornado__timeout_option(timeout, -1) : -1;
+}
+
+TORNADO_API void tornado_http1_connection_set_max_body_size(tornado_http1_connection *message, int64_t size)
+{
+    if (message->connection)
+        message->connection->max_body_size = size >= 0 ? (uint64_t)size : UINT64_MAX / 2;
+}
+
+/* Has the stream leave its connection, with what came behind the head. NULL when memory is short. */
+static tornado_iostream *tornado__message_take_stream(tornado__message *message)
+{
+    tornado__http1 *connection = message->connection;
+    tornado_iostream *stream = connection->stream;
+    tornado__inbuf *in = stream->in;
+    const char *behind = connection->feeding ? connection->behind : in ? in->bytes + in->start : NULL;
+    size_t len = connection->feeding ? connection->behind_len : in ? in->end - in->start : 0;
+    connection->detached = TORNADO__DETACHED;
+    if (stream == &connection->own) {
+        stream = tornado__iostream_convert(stream, behind, len);
+    } else if (connection->feeding && in) {
+        in->start = (size_t)(behind - in->bytes);
+        connection->detached = TORNADO__DETACHED_IN_PLACE;
+    } else if (connection->feeding && len) {
+        if (!tornado__iostream_reserve_in(stream, len)) {
+            stream = NULL;
+        } else {
+            memcpy(stream->in->bytes, behind, len);
+            stream->in->end = len;
+        }
+    }
+    if (!stream) {
+        connection->detached = TORNADO__NOT_DETACHED;
+        return NULL;
+    }
+    if (connection->stream != &connection->own) {
+        tornado__iostream_give_back(stream);
+        connection->stream = &connection->own;
+    }
+    return stream;
+}
+
+TORNADO_API tornado_iostream *tornado_http1_connection_detach(tornado_http1_connection *message)
+{
+    tornado__http1 *connection = message->connection;
+    if (!tornado__in_headers(message)) {
+        tornado__fail(connection ? TORNADO_ERR_STATE : TORNADO_ERR_CLOSED, 0,
+                      "tornado_http1_connection_detach: only during headers_received");
+        return NULL;
+    }
+    tornado_iostream *stream = tornado__message_take_stream(message);
+    if (!stream)
+        return NULL;
+    message->exchange->told = message->exchange->in_headers = false;
+    tornado__http1_flushed(connection, NULL);
+    tornado__exchange_over(message, NULL);
+    tornado__message_detach(message);
+    tornado__http1_unlist(connection);
+    if (stream->out)
+        tornado__iostream_watch(stream);
+    return stream;
+}
+
+TORNADO_API void tornado_http1_connection_set_close_callback(tornado_http1_connection *message,
+                                                             tornado_callback callback, void *arg)
+{
+    tornado__exchange *exchange = message->connection ? tornado__message_exchange(message) : NULL;
+    if (!exchange)
+        return;
+    exchange->close_callback = callback;
+    exchange->close_arg = arg;
+}
+
+TORNADO_API void tornado_http1_connection_close(tornado_http1_connection *message)
+{
+    if (!message->connection)
+        return;
+    tornado__http1 *connection = message->connection;
+    tornado__iostream_retain(&connection->own);
+    tornado__iostream_shut(connection->stream, NULL);
+    tornado__iostream_release(&connection->own);
+}
+
+TORNADO_API void *tornado_http1_connection_context(const tornado_http1_connection *message)
+{
+    return message->host->context;
+}
+
+TORNADO_API tornado_http_request *tornado_http1_connection_request(tornado_http1_connection *message)
+{
+    return message->client || message->want_head ? NULL : &message->request;
+}
+
+TORNADO_API tornado_arena *tornado_http1_connection_arena(tornado_http1_connection *message)
+{
+    return &message->arena;
+}
+
+TORNADO_API tornado_bytes tornado_http1_connection_body(const tornado_http1_connection *message)
+{
+    return message->request.body;
+}
+
+TORNADO_API const tornado_http_headers *
+tornado_http1_connection_trailers(const tornado_http1_connection *message)
+{
+    return &message->request.trailers;
+}
+
+/* ---- connections that serve a stream ---- */
+
+static void tornado__call_on_close(void *arg)
+{
+    tornado__http1 *connection = arg;
+    connection->host->delegate.on_close(connection->host->arg, connection);
+}
+
+/* Tells the server's delegate that a connection has closed. */
+static void tornado__http1_tell_closed(tornado__http1 *connection)
+{
+    if (!connection->host->delegate.on_close)
+        return;
+    const tornado_error *error = tornado_try(tornado__call_on_close, connection);
+    if (error)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Uncaught exception in on_close");
+}
+
+TORNADO_API tornado_http1_server_connection *
+tornado_http1_server_connection_new(tornado_iostream *stream, const tornado_http1_connection_parameters *parameters,
+                                    void *context)
+{
+    tornado__http1 *connection = tornado__http1_borrow(stream, parameters, false, context);
+    if (connection)
+        tornado__iostream_retain(&connection->own);
+    return connection;
+}
+
+TORNADO_API void tornado_http1_server_connection_release(tornado_http1_server_connection *connection)
+{
+    if (!connection)
+        return;
+    if (connection->own.references == 2 && connection->stream != &connection->own && !connection->serving)
+        tornado__http1_return_stream(connection); /* it never began */
+    tornado__iostream_release(&connection->own);
+}
+
+/* Whom the messages of a host go to. */
+static void tornado__http1_host_delegate(tornado__http1_host *host,
+                                         const tornado_http_server_connection_delegate *delegate, void *self)
+{
+    host->delegate = *delegate;
+    host->arg = self;
+    host->sink = &tornado__delegate_sink;
+    host->unusual = true;
+    if (!delegate->start_request && delegate->messages && delegate->messages->sink)
+        host->sink = delegate->messages->sink, host->unusual = host->decompress != NULL;
+    else if (!delegate->start_request && delegate->messages && !delegate->messages->data_received)
+        host->sink = &tornado__collecting_sink;
+}
+
+TORNADO_API bool
+tornado_http1_server_connection_start_serving(tornado_http1_server_connection *connection,
+                                              const tornado_http_server_connection_delegate *delegate, void *self)
+{
+    tornado__http1_host *host = connection->host;
+    if (connection->serving || connection->stream->closed)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_http1_server_connection_start_serving: %s",
+                             connection->serving ? "called twice" : "Stream is closed");
+    tornado__http1_host_delegate(host, delegate, self);
+    host->closed = tornado__http1_tell_closed;
+    tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->idle_timeout));
+    return !connection->stream->closed && tornado__http1_read_borrowed(connection);
+}
+
+TORNADO_API tornado_future *tornado_http1_server_connection_close(tornado_http1_server_connection *connection)
+{
+    tornado__iostream_retain(&connection->own);
+    tornado__iostream_shut(connection->stream, NULL);
+    tornado__iostream_release(&connection->own);
+    return &tornado__future_done;
+}
+
+TORNADO_API void *tornado_http1_server_connection_context(const tornado_http1_server_connection *connection)
+{
+    return connection->host->context;
+}
+
+/*============================================================================
+ * section: httpserver (private)
+ * Listening sockets that feed a host of connections.
+ *============================================================================*/
+
+/* How many connections an address has. */
+typedef struct tornado__peer {
+    struct tornado__peer *next;
+    char ip[46];
+    int count;
+} tornado__peer;
+
+enum { TORNADO__PEER_ROWS = 1024 }; /* the upper 10 bits of a hash */
+
+struct tornado_httpserver {
+    tornado__http1_host host; /* first: what connections know */
+    tornado__service service;
+    tornado__listener *listeners;
+    tornado_sockets bound; /* those that do not accept yet */
+    tornado_http_message_delegate messages; /* for a callback: */
+    tornado_request_callback callback;
+    void *arg;
+    int max_connections, max_connections_per_ip;
+    tornado__peer **peers; /* NULL: they are not counted */
+    uint64_t secret;       /* of the hash, so that nobody finds addresses that share a row */
+    tornado_future *drained;
+    tornado_arena *arena;  /* what the options point to */
+    const char *const *trusted;
+    tornado_bind_options bind;
+    bool told; /* that there are too many connections */
+    bool active; /* it has a loop */
+};
+
+/* ---- connections of one address ---- */
+
+static tornado__peer **tornado__peer_row(const tornado_httpserver *server, const char *ip)
+{
+    uint64_t hash = server->secret;
+    for (; *ip; ip++)
+        hash = (hash ^ (hash >> 29) ^ (unsigned char)*ip) * UINT64_C(0x9e3779b97f4a7c15);
+    return &server->peers[hash >> 54];
+}
+
+/* Counts a connection of an address. NULL: it has too many, or memory is short. */
+static tornado__peer *tornado__peer_count(tornado_httpserver *server, const tornado_address *address)
+{
+    char ip[46];
+    tornado__address_host(address, ip);
+    tornado__peer **row = tornado__peer_row(server, ip), *peer = *row;
+    while (peer && strcmp(peer->ip, ip) != 0)
+        peer = peer->next;
+    if (!peer) {
+        if (!(peer = TORNADO_MALLOC(sizeof *peer))) {
+            tornado__nomem();
+            return NULL;
+        }
+        strcpy(peer->ip, ip);
+        peer->count = 0;
+        peer->next = *row;
+        *row = peer;
+    }
+    if (peer->count >= server->max_connections_per_ip)
+        return NULL;
+    peer->count++;
+    return peer;
+}
+
+static void tornado__peer_drop(tornado_httpserver *server, tornado__peer *peer)
+{
+    if (--peer->count > 0)
+        return;
+    tornado__peer **at = tornado__peer_row(server, peer->ip);
+    while (*at != peer)
+        at = &(*at)->next;
+    *at = peer->next;
+    TORNADO_FREE(peer);
+}
+
+/* ---- who asks, as a proxy tells it ---- */
+
+/* The last element of a list that is none of the trusted, or else the first. */
+static tornado_bytes tornado__forwarded_for(const char *list, const char *const *trusted)
+{
+    const char *element;
+    tornado_bytes found = {NULL, 0};
+    size_t len;
+    while (tornado__next_element(&list, &element, &len)) {
+        bool is_trusted = false;
+        for (const char *const *at = trusted; at && *at && !is_trusted; at++)
+            is_trusted = strlen(*at) == len && memcmp(*at, element, len) == 0;
+        if (!is_trusted || !found.data)
+            found = (tornado_bytes){element, len};
+    }
+    return found;
+}
+
+static void tornado__httpserver_addressed(tornado__message *message)
+{
+    const tornado_httpserver *server = TORNADO__CONTAINER(message->host, tornado_httpserver, host);
+    tornado_http_request *request = &message->request;
+    const char *list = tornado_http_request_header(request, "X-Forwarded-For");
+    const char *real = tornado_http_request_header(request, "X-Real-Ip");
+    const char *scheme = tornado_http_request_header(request, "X-Scheme"), *element;
+    tornado_bytes ip = real ? tornado_bytes_of(real) : list ? tornado__forwarded_for(list, server->trusted)
+                                                            : (tornado_bytes){NULL, 0};
+    char *copy = ip.len && ip.len < 46 ? tornado_arena_memdup(request->arena, ip.data, ip.len) : NULL;
+    size_t len;
+    if (copy && tornado_is_valid_ip(copy))
+        request->remote_ip = copy;
+    if (!scheme)
+        scheme = tornado_http_request_header(request, "X-Forwarded-Proto");
+    while (scheme && tornado__next_element(&scheme, &element, &len)) /* the last counts */
+        request->protocol = len == 5 && memcmp(element, "https", 5) == 0  ? "https"
+                            : len == 4 && memcmp(element, "http", 4) == 0 ? "http"
+                                                                          : message->host->protocol;
+}
+
+/* ---- accepting ---- */
+
+static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
+{
+    tornado_httpserver *server = arg;
+    tornado__peer *peer = NULL;
+    bool full = server->max_connections > 0 && server->host.count >= (size_t)server->max_connections;
+    if (full || (server->peers && !(peer = tornado__peer_count(server, address)))) {
+        if (!server->told)
+            tornado_gen_log(TORNADO_LOG_WARNING, "the limit of %d connections%s is reached",
+                            full ? server->max_connections : server->max_connections_per_ip,
+                            full ? "" : " of one address");
+        server->told = true;
+        close(fd);
+        return;
+    }
+    server->told = false;
+    tornado__http1 *connection = tornado__http1_serve(&server->host, fd, address);
+    if (connection)
+        connection->peer = peer;
+    else if (peer)
+        tornado__peer_drop(server, peer);
+}
+
+static void tornado__httpserver_closed(tornado__http1 *connection)
+{
+    tornado_httpserver *server = TORNADO__CONTAINER(connection->host, tornado_httpserver, host);
+    tornado_future *drained = server->drained;
+    if (connection->peer)
+        tornado__peer_drop(server, connection->peer);
+    if (drained && server->host.count == 0) {
+        server->drained = NULL;
+        tornado_future_set_result(drained, NULL, NULL);
+        tornado_future_release(drained);
+    }
+    tornado__http1_tell_closed(connection);
+}
+
+static void tornado__httpserver_delete(tornado__http1_host *host)
+{
+    tornado_httpserver *server = TORNADO__CONTAINER(host, tornado_httpserver, host);
+    tornado_ioloop *loop = server->active ? host->loop : NULL;
+    tornado_ssl_context_release(host->ssl);
+    tornado_arena_free(server->arena);
+    TORNADO_FREE(server->peers);
+    TORNADO_FREE(server);
+    if (loop)
+        tornado__ioloop_let_go(loop);
+}
+
+/* Accepts no more, closes idle connections, and has the others close after their answers. */
+static void tornado__httpserver_wind_down(tornado_httpserver *server)
+{
     tornado_httpserver_stop(server);
     server->host.closing = true; /* answers say "Connection: close" from now on */
     for (tornado__link *link = server->host.connections.next, *next; link != &server->host.connections;
          link = next) {
         tornado__http1 *connection = TORNADO__CONTAINER(link, tornado__http1, link);
         next = link->next;
-        if (!connection->message && !connection->stream.in && !connection->stream.out)
-            tornado__iostream_shut(&connection->stream, NULL);
+        if (!connection->message && !connection->stream->in && !connection->stream->out)
+            tornado__iostream_shut(connection->stream, NULL);
     }
+}
+
+static void tornado__httpserver_stop_service(tornado__service *service)
+{
+    tornado__httpserver_wind_down(TORNADO__CONTAINER(service, tornado_httpserver, service));
 }
 
 static size_t tornado__httpserver_busy(const tornado__service *service)
@@ -27311,65 +29190,195 @@ static size_t tornado__httpserver_busy(const tornado__service *service)
     return TORNADO__CONTAINER(service, tornado_httpserver, service)->host.count;
 }
 
-TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_delegate *delegate, void *arg,
-                                                       const tornado_httpserver_options *options)
+/* ---- making one ---- */
+
+static const char *tornado__keep_text(tornado_arena *arena, const char *text, bool *ok)
+{
+    char *copy = text && *ok ? tornado_arena_strdup(arena, text) : NULL;
+    *ok = *ok && (copy || !text);
+    return copy;
+}
+
+/* Copies what the options point to. False: memory is short. */
+static bool tornado__httpserver_keep(tornado_httpserver *server, const tornado_httpserver_options *o)
+{
+    tornado_arena *arena = server->arena = tornado_arena_new();
+    size_t count = 0;
+    bool ok = arena != NULL;
+    server->bind = o->bind;
+    server->bind.address = tornado__keep_text(arena, o->bind.address, &ok);
+    server->bind.unix_socket = tornado__keep_text(arena, o->bind.unix_socket, &ok);
+    if (o->protocol)
+        server->host.protocol = tornado__keep_text(arena, o->protocol, &ok);
+    while (o->trusted_downstream && o->trusted_downstream[count])
+        count++;
+    const char **trusted = ok && count ? tornado_arena_calloc(arena, count + 1, sizeof *trusted) : NULL;
+    ok = ok && (trusted || !count);
+    for (size_t i = 0; ok && i < count; i++)
+        trusted[i] = tornado__keep_text(arena, o->trusted_downstream[i], &ok);
+    server->trusted = trusted;
+    server->max_connections = o->max_connections;
+    server->max_connections_per_ip = o->max_connections_per_ip;
+    if (ok && o->max_connections_per_ip > 0) {
+        server->peers = TORNADO_MALLOC(TORNADO__PEER_ROWS * sizeof *server->peers);
+        ok = server->peers && tornado_random_bytes(&server->secret, sizeof server->secret);
+        if (server->peers)
+            memset(server->peers, 0, TORNADO__PEER_ROWS * sizeof *server->peers);
+    }
+    return ok;
+}
+
+TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_server_connection_delegate *delegate,
+                                                       void *self, const tornado_httpserver_options *options)
 {
     static const tornado_httpserver_options defaults;
     const tornado_httpserver_options *o = options ? options : &defaults;
-    tornado_ioloop *loop = tornado_ioloop_current();
-    tornado_httpserver *server = loop ? TORNADO_MALLOC(sizeof *server) : NULL;
+    tornado_http1_connection_parameters http = {.no_keep_alive = o->no_keep_alive,
+                                                .chunk_size = o->chunk_size,
+                                                .max_header_size = o->max_header_size,
+                                                .header_timeout = o->header_timeout,
+                                                .max_body_size = o->max_body_size ? o->max_body_size
+                                                                                  : o->max_buffer_size,
+                                                .body_timeout = o->body_timeout,
+                                                .idle_connection_timeout = o->idle_connection_timeout,
+                                                .decompress = o->decompress_request};
+    tornado_httpserver *server = TORNADO_MALLOC(sizeof *server);
     if (!server) {
         tornado__nomem();
         return NULL;
     }
     memset(server, 0, sizeof *server);
-    tornado__http1_host *host = &server->host;
-    if (o->ssl_options && !(host->ssl = tornado__server_ssl_context(o->ssl_options))) {
-        TORNADO_FREE(server);
+    tornado__http1_host_init(&server->host, NULL, &http, false);
+    tornado__http1_host_delegate(&server->host, delegate, self);
+    server->host.free = tornado__httpserver_delete;
+    if (o->ssl_options) {
+        server->host.protocol = "https";
+        server->host.ssl = tornado__server_ssl_context(o->ssl_options);
+        if (!server->host.ssl) {
+            tornado_error error = *tornado_last_error();
+            tornado__http1_host_release(&server->host);
+            tornado__thread.last = error;
+            return NULL;
+        }
+    }
+    if (!tornado__httpserver_keep(server, o)) {
+        tornado__nomem();
+        tornado__http1_host_release(&server->host);
         return NULL;
     }
-    host->loop = loop;
-    tornado__ioloop_hold(loop);
-    host->delegate = *delegate;
-    host->arg = arg;
-    host->references = 1;
-    host->free = tornado__httpserver_delete;
-    host->no_keep_alive = o->http.no_keep_alive;
-    host->max_header_size = o->http.max_header_size ? o->http.max_header_size : 65536;
-    host->max_body_size = o->http.max_body_size > 0    ? (uint64_t)o->http.max_body_size
-                          : o->http.max_body_size == 0 ? 104857600
-                                                       : UINT64_MAX / 2;
-    host->idle_timeout = tornado__timeout_option(o->http.idle_connection_timeout, 3600 * INT64_C(1000000000));
-    host->header_timeout = tornado__timeout_option(o->http.header_timeout, 60 * INT64_C(1000000000));
-    host->body_timeout = o->http.body_timeout > 0 ? tornado__timeout_option(o->http.body_timeout, -1) : -1;
-    tornado__link_init(&host->connections);
-    server->max_connections = o->max_connections;
+    if (server->peers || delegate->on_close)
+        server->host.closed = tornado__httpserver_closed;
+    if (o->xheaders) {
+        server->host.addressed = tornado__httpserver_addressed;
+        server->host.unusual = true;
+    }
     server->service.stop = tornado__httpserver_stop_service;
     server->service.busy = tornado__httpserver_busy;
-    tornado__link_append(&loop->services, &server->service.link);
     return server;
+}
+
+static void tornado__callback_finish(void *self)
+{
+    tornado_http1_connection *message = self;
+    tornado_httpserver *server = TORNADO__CONTAINER(message->host, tornado_httpserver, host);
+    server->callback(&message->request, server->arg);
+}
+
+static const tornado_http_message_delegate *tornado__callback_start(void *self,
+                                                                    tornado_http1_server_connection *server_conn,
+                                                                    tornado_http1_connection *request_conn,
+                                                                    void **message)
+{
+    static const tornado_http_message_delegate delegate = {.finish = tornado__callback_finish};
+    (void)self;
+    (void)server_conn;
+    *message = request_conn;
+    return &delegate;
+}
+
+TORNADO_API tornado_httpserver *tornado_httpserver_new_callback(tornado_request_callback callback, void *arg,
+                                                                const tornado_httpserver_options *options)
+{
+    static const tornado_http_server_connection_delegate delegate = {.start_request = tornado__callback_start};
+    tornado_httpserver *server = tornado_httpserver_new(&delegate, NULL, options);
+    if (!server)
+        return NULL;
+    server->callback = callback;
+    server->arg = arg;
+    return server;
+}
+
+/* Becomes one of the current loop, the first time. */
+static bool tornado__httpserver_activate(tornado_httpserver *server)
+{
+    tornado_ioloop *loop = server->active ? server->host.loop : tornado_ioloop_current();
+    if (!loop)
+        return tornado__nomem();
+    if (!server->active) {
+        server->host.loop = loop;
+        tornado__ioloop_hold(loop);
+        tornado__link_append(&loop->services, &server->service.link);
+        server->active = true;
+    }
+    return true;
 }
 
 TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
                                            const tornado_bind_options *options)
 {
-    return tornado__listen(&server->listeners, port, options, tornado__httpserver_accept, server);
+    return tornado__httpserver_activate(server) &&
+           tornado__listen(&server->listeners, port, options ? options : &server->bind, tornado__httpserver_accept,
+                           server);
+}
+
+TORNADO_API bool tornado_httpserver_bind(tornado_httpserver *server, int port, const tornado_bind_options *options)
+{
+    tornado_sockets more;
+    if (!tornado_bind_sockets(&more, port, options ? options : &server->bind))
+        return false;
+    if (server->bound.count + more.count > (int)TORNADO__COUNT(server->bound.fds)) {
+        tornado_sockets_close(&more);
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_httpserver_bind: too many sockets");
+    }
+    if (server->bound.count == 0)
+        server->bound.port = more.port;
+    for (int i = 0; i < more.count; i++)
+        server->bound.fds[server->bound.count++] = more.fds[i];
+    return true;
+}
+
+TORNADO_API bool tornado_httpserver_start(tornado_httpserver *server, int processes)
+{
+    tornado_sockets bound = server->bound;
+    if (server->active && processes != 1)
+        return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_httpserver_start: the server has a loop already");
+#ifndef TORNADO_NO_PROCESS
+    if (processes != 1 && tornado_fork_processes(processes, 100) < 0)
+        return false;
+#else
+    if (processes != 1)
+        return tornado__fail(TORNADO_ERR_UNSUPPORTED, 0, "tornado_httpserver_start: built without processes");
+#endif
+    server->bound.count = 0;
+    return tornado_httpserver_add_sockets(server, &bound);
 }
 
 TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd)
 {
-    return tornado__listeners_add(&server->listeners, &fd, 1, tornado__httpserver_accept, server);
+    return tornado__httpserver_activate(server) &&
+           tornado__listeners_add(&server->listeners, &fd, 1, tornado__httpserver_accept, server);
 }
 
 TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets)
 {
-    return tornado__listeners_add(&server->listeners, sockets->fds, sockets->count, tornado__httpserver_accept,
+    return tornado__httpserver_activate(server) &&
+           tornado__listeners_add(&server->listeners, sockets->fds, sockets->count, tornado__httpserver_accept,
                                   server);
 }
 
 TORNADO_API int tornado_httpserver_port(const tornado_httpserver *server)
 {
-    return tornado__listeners_port(server->listeners);
+    return server->bound.count ? server->bound.port : tornado__listeners_port(server->listeners);
 }
 
 TORNADO_API size_t tornado_httpserver_connections(const tornado_httpserver *server)
@@ -27380,13 +29389,32 @@ TORNADO_API size_t tornado_httpserver_connections(const tornado_httpserver *serv
 TORNADO_API void tornado_httpserver_stop(tornado_httpserver *server)
 {
     tornado__listeners_close(&server->listeners);
+    tornado_sockets_close(&server->bound);
 }
 
-TORNADO_API void tornado_httpserver_close_all_connections(tornado_httpserver *server)
+TORNADO_API tornado_future *tornado_httpserver_close_all_connections(tornado_httpserver *server)
 {
-    while (!tornado__link_empty(&server->host.connections))
-        tornado__iostream_shut(&TORNADO__CONTAINER(server->host.connections.next, tornado__http1, link)->stream,
-                               NULL);
+    tornado__http1_host *host = &server->host;
+    host->references++;
+    while (!tornado__link_empty(&host->connections))
+        tornado__iostream_shut(TORNADO__CONTAINER(host->connections.next, tornado__http1, link)->stream, NULL);
+    tornado__http1_host_release(host);
+    return &tornado__future_done;
+}
+
+TORNADO_API tornado_future *tornado_httpserver_drain(tornado_httpserver *server)
+{
+    tornado__httpserver_wind_down(server);
+    if (server->host.count == 0)
+        return &tornado__future_done;
+    if (server->drained)
+        return tornado_future_retain(server->drained);
+    tornado_future *future = tornado__future_alloc(server->host.loop, sizeof *future, NULL);
+    if (!future)
+        return &tornado__future_nomem;
+    server->drained = tornado_future_retain(future);
+    server->host.closed = tornado__httpserver_closed;
+    return future;
 }
 
 TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
@@ -27395,7 +29423,8 @@ TORNADO_API void tornado_httpserver_free(tornado_httpserver *server)
         return;
     tornado_httpserver_stop(server);
     tornado_httpserver_close_all_connections(server);
-    tornado__link_remove(&server->service.link);
+    if (server->active)
+        tornado__link_remove(&server->service.link);
     tornado__http1_host_release(&server->host);
 }
 
@@ -27839,6 +29868,7 @@ struct tornado_application {
     struct tornado__app_server *servers;
     unsigned defaults; /* a response's at first */
     struct tornado__transform *transforms;
+    bool streams;        /* some class wants bodies as they come */
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
@@ -27861,6 +29891,16 @@ typedef struct tornado__transform {
 
 #define TORNADO__TRANSFORM_STATE ((sizeof(tornado__transform) + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1))
 
+/* A body on its way to data_received, which runs in the handler's coroutine. Between pieces that waits for a future
+   which is never done, and is continued right where a piece has come, so that no piece is copied. */
+typedef struct tornado__streaming {
+    tornado__coroutine *co;
+    tornado_future *park;
+    tornado_bytes chunk;  /* data NULL: none */
+    tornado__http1 *kept; /* where the chunk is, while the connection waits for data_received */
+    bool parked, waits, complete, lost;
+} tornado__streaming;
+
 typedef struct tornado__response {
     tornado_handler *self;
     tornado__message *message;
@@ -27868,7 +29908,7 @@ typedef struct tornado__response {
     const char *reason; /* NULL: the standard's */
     unsigned defaults;
     bool finished, sending_error, body_allocated, with_length, transforming;
-    bool to_free;      /* the body was allocated, or there are transforms */
+    bool to_free;      /* the body was allocated, or there are transforms, or a body as it comes */
     bool asynchronous; /* holds the message until it is finished */
     char method; /* TORNADO__GET...; TORNADO__METHODS: none of them */
     tornado_http_header *headers;
@@ -27877,6 +29917,7 @@ typedef struct tornado__response {
     const char *etag; /* set by set_etag_header */
     char *body;
     size_t body_len, body_capacity;
+    tornado__streaming *streaming;   /* NULL: the body is collected */
     tornado_arguments *set_cookies;  /* names, and the headers' values; NULL: none were set */
     struct tornado__transform *transforms; /* with their states, once something is sent */
     const tornado_regex *path;       /* the rule's; NULL: it has no groups */
@@ -28570,7 +30611,7 @@ static void tornado__response_send(tornado__response *response, int64_t length)
             message->out_left -= response->body_len;
         response->body = NULL;
         response->body_allocated = false;
-        ok = tornado__iostream_adopt(&message->connection->stream, memory, response->body_len);
+        ok = tornado__iostream_adopt(message->connection->stream, memory, response->body_len);
         response->body_capacity = 0;
     } else {
         ok = tornado__http1_write(message, response->body, response->body_len);
@@ -28589,16 +30630,13 @@ TORNADO_API tornado_future *tornado_flush(tornado_handler *self)
         tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
         return tornado_future_failed(tornado_last_error());
     }
-    tornado_iostream *stream = &message->connection->stream;
     tornado__response_send(response, -1);
-    if (message->flushed)
-        return tornado_future_retain(message->flushed);
-    tornado_future *future = tornado_future_new();
-    if (future->immortal)
-        return future;
-    message->flushed = tornado_future_retain(future);
-    if (tornado__iostream_flush(stream) && !stream->out)
-        tornado__message_flushed(message, NULL);
+    tornado__http1 *connection = message->connection;
+    tornado__iostream_retain(&connection->own);
+    tornado_future *future = tornado__http1_flush_future(connection);
+    if (tornado__iostream_flush(connection->stream) && !connection->stream->out)
+        tornado__http1_flushed(connection, NULL);
+    tornado__iostream_release(&connection->own);
     return future;
 }
 
@@ -28677,7 +30715,7 @@ static TORNADO__COLD void tornado__finish_asynchronous(tornado_handler *self)
     if (!response->finished && co && co->arg == response)
         tornado__raise(&error);
     if (!response->finished && message->connection)
-        tornado__iostream_shut(&message->connection->stream, &error);
+        tornado__iostream_shut(message->connection->stream, &error);
     response->finished = true;
     response->asynchronous = false;
     tornado__message_release(message);
@@ -28948,6 +30986,12 @@ static void tornado__nothing(tornado_handler *self)
     (void)self;
 }
 
+static void tornado__ignore_data(tornado_handler *self, tornado_bytes chunk)
+{
+    (void)self;
+    (void)chunk;
+}
+
 static const tornado_handler_class tornado__base_class = {
     .name = "handler",
     .instance_size = sizeof(tornado_handler),
@@ -28961,6 +31005,7 @@ static const tornado_handler_class tornado__base_class = {
     .patch = tornado__method_not_allowed,
     .put = tornado__method_not_allowed,
     .options = tornado__method_not_allowed,
+    .data_received = tornado__ignore_data,
     .on_finish = tornado__nothing,
     .on_connection_close = tornado__nothing,
     .write_error = tornado__default_write_error,
@@ -29195,26 +31240,105 @@ static TORNADO__COLD void tornado__decode_path_args(tornado_handler *self)
     }
 }
 
-static void *tornado__handler_execute(void *arg)
+/* ---- bodies as they come ---- */
+
+/* The piece is done with: reading may go on, if it waited for that. */
+static void tornado__streaming_go_on(tornado__response *response)
 {
-    tornado__response *response = arg;
+    tornado__streaming *streaming = response->streaming;
+    tornado__http1 *kept = streaming->kept;
+    bool waits = streaming->waits;
+    streaming->chunk.data = NULL;
+    streaming->waits = false;
+    streaming->kept = NULL;
+    if (waits)
+        tornado__message_go_on(response->message);
+    if (kept)
+        tornado__iostream_release(&kept->own);
+}
+
+/* Hands the piece to the handler. */
+static void tornado__streaming_take(tornado__response *response)
+{
+    tornado_scope scope;
+    tornado_scope_enter(&scope); /* what it waits for is let go of with each piece */
+    response->self->cls->data_received(response->self, response->streaming->chunk);
+    tornado_scope_leave(&scope);
+    tornado__streaming_go_on(response);
+}
+
+#ifndef TORNADO_NO_COROUTINES
+/* Waits for the next piece, or for the end. */
+static void tornado__streaming_park(tornado__streaming *streaming)
+{
+    streaming->parked = true;
+    const tornado_error *error = tornado__wait(tornado_future_retain(streaming->park));
+    streaming->parked = false;
+    if (error)
+        tornado__raise(error);
+    tornado_future_release(streaming->park); /* the wait's */
+}
+
+/* Takes the body, piece by piece. False: it will not be complete. */
+static bool tornado__streaming_receive(tornado__response *response)
+{
+    tornado__streaming *streaming = response->streaming;
+    tornado__streaming_go_on(response); /* prepare may have waited */
+    while (!response->finished && !streaming->lost && !streaming->complete) {
+        tornado__streaming_park(streaming);
+        if (streaming->chunk.data && !streaming->lost)
+            tornado__streaming_take(response);
+    }
+    return !response->finished && !streaming->lost;
+}
+
+/* Continues the handler where it waits for this. */
+static void tornado__streaming_wake(tornado__streaming *streaming)
+{
+    tornado__coroutine *co = streaming->co;
+    if (!streaming->parked || co->waiting != streaming->park)
+        return; /* it is elsewhere, or was cancelled */
+    tornado__future_unwait(streaming->park, &co->waiter);
+    tornado__coroutine_continue(co);
+}
+#endif
+
+/* From the beginning to the end of prepare. Whether there is more to do. */
+static TORNADO__INLINE bool tornado__handler_prepare(tornado__response *response, tornado__handler_fn *more)
+{
     tornado_handler *self = response->self;
     self->cls->set_default_headers(self);
     self->cls->initialize(self);
-    tornado__handler_fn more = NULL;
-    if (TORNADO__UNLIKELY(response->method == TORNADO__METHODS) && !(more = tornado__more_methods(self)))
+    if (TORNADO__UNLIKELY(response->method == TORNADO__METHODS) && !(*more = tornado__more_methods(self)))
         tornado_raise_http_status(405);
     if (TORNADO__UNLIKELY(response->path != NULL))
         tornado__decode_path_args(self);
     self->cls->prepare(self);
-    if (response->finished)
-        return NULL;
+    return !response->finished;
+}
+
+static TORNADO__INLINE void tornado__handler_verb(tornado__response *response, tornado__handler_fn more)
+{
+    tornado_handler *self = response->self;
     tornado__handler_fn verb = more;
     if (TORNADO__LIKELY(!more))
         memcpy(&verb, (const char *)self->cls + tornado__methods[(int)response->method].offset, sizeof verb);
     verb(self);
     if (!response->finished && TORNADO__LIKELY(!response->asynchronous))
         tornado_finish(self);
+}
+
+static void *tornado__handler_execute(void *arg)
+{
+    tornado__response *response = arg;
+    tornado__handler_fn more = NULL;
+    if (!tornado__handler_prepare(response, &more))
+        return NULL;
+#ifndef TORNADO_NO_COROUTINES
+    if (TORNADO__UNLIKELY(response->streaming != NULL) && !tornado__streaming_receive(response))
+        return NULL;
+#endif
+    tornado__handler_verb(response, more);
     return NULL;
 }
 
@@ -29266,7 +31390,7 @@ static void tornado__handler_failed(tornado__response *response, const tornado_e
     if (!gone)
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "the answer cannot be sent");
     if (response->message->connection)
-        tornado__iostream_shut(&response->message->connection->stream, error);
+        tornado__iostream_shut(response->message->connection->stream, error);
     response->finished = true;
     if (response->asynchronous) {
         response->asynchronous = false;
@@ -29302,7 +31426,7 @@ static void tornado__answer_unavailable(tornado__message *message)
                     message->request.remote_ip, tornado_last_error()->message);
     message->keep_alive = false;
     if (!tornado__http1_start(message, &answer, 0))
-        tornado__iostream_shut(&message->connection->stream, &tornado__thread.last);
+        tornado__iostream_shut(message->connection->stream, &tornado__thread.last);
     else
         tornado__http1_finish(message);
 }
@@ -29337,33 +31461,38 @@ static TORNADO__COLD bool tornado__keep_path_args(tornado__response *response, c
     return true;
 }
 
-static void tornado__application_finish(tornado_http_request *request)
+/* The route for a request; NULL when memory is short. */
+static TORNADO__INLINE const tornado__route *tornado__application_route(tornado__message *message,
+                                                                        tornado_application *application,
+                                                                        tornado__route_subject *subject,
+                                                                        tornado_span *spans)
 {
-    tornado__message *message = (tornado__message *)(void *)request;
-    tornado_application *application = message->host->arg;
-    tornado_span spans[TORNADO__ROUTE_SPANS];
-    tornado__route_subject subject; /* its hosts are set when a rule asks for them */
-    subject.path = (tornado_bytes){request->path, message->path_len};
-    subject.spans = spans;
-    subject.failed = false;
+    tornado_http_request *request = &message->request;
+    subject->path = (tornado_bytes){request->path, message->path_len};
+    subject->spans = spans;
+    subject->failed = false; /* its hosts are set when a rule asks for them */
     if (TORNADO__UNLIKELY(application->router.hosts))
-        tornado__subject_host(application, request, &subject);
-    const tornado__route *route = tornado__router_find(&application->router, &subject);
-    if (TORNADO__UNLIKELY(!route)) {
-        if (subject.failed) {
-            tornado__answer_unavailable(message);
-            return;
-        }
-        route = &application->fallback;
-    }
+        tornado__subject_host(application, request, subject);
+    const tornado__route *route = tornado__router_find(&application->router, subject);
+    return TORNADO__LIKELY(route != NULL) || subject->failed ? route : &application->fallback;
+}
+
+/* Makes a handler for a request. NULL: it was answered, as there is no memory for one. */
+static TORNADO__INLINE tornado__coroutine *tornado__handler_new(tornado__message *message,
+                                                               tornado_application *application,
+                                                               const tornado__route *route,
+                                                               const tornado__route_subject *subject,
+                                                               tornado_coroutine_fn execute)
+{
+    tornado_http_request *request = &message->request;
     const tornado_handler_class *cls = route->handler;
     size_t size = (sizeof(tornado__response) + cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
     char *memory = tornado__arena_alloc(&message->arena, size + TORNADO__FIRST_BODY);
     tornado__coroutine *co =
-        memory ? tornado__coroutine_new(message->host->loop, tornado__handler_execute, memory, cls->name) : NULL;
+        memory ? tornado__coroutine_new(message->host->loop, execute, memory, cls->name) : NULL;
     if (TORNADO__UNLIKELY(!co)) {
         tornado__answer_unavailable(message);
-        return;
+        return NULL;
     }
     memset(memory, 0, size);
     co->recover = tornado__handler_recover;
@@ -29384,14 +31513,170 @@ static void tornado__application_finish(tornado_http_request *request)
     self->data = route->data;
     self->response = response;
     request->context = response;
-    if (TORNADO__UNLIKELY(route->regex != NULL) && !tornado__keep_path_args(response, route->regex, &subject)) {
+    if (TORNADO__UNLIKELY(route->regex != NULL) && !tornado__keep_path_args(response, route->regex, subject)) {
         tornado__coroutine_free(co);
+        tornado__answer_unavailable(message);
+        return NULL;
+    }
+    tornado__coroutine_join(co, message);
+    return co;
+}
+
+static void tornado__application_finish(tornado__message *message)
+{
+    tornado_application *application = tornado__message_self(message);
+    tornado_span spans[TORNADO__ROUTE_SPANS];
+    tornado__route_subject subject;
+    const tornado__route *route = tornado__application_route(message, application, &subject, spans);
+    if (TORNADO__UNLIKELY(!route)) {
         tornado__answer_unavailable(message);
         return;
     }
-    tornado__coroutine_join(co, message);
-    tornado__coroutine_continue(co);
+    tornado__coroutine *co =
+        tornado__handler_new(message, application, route, &subject, tornado__handler_execute);
+    if (TORNADO__LIKELY(co != NULL))
+        tornado__coroutine_continue(co);
 }
+
+/* ---- requests whose bodies are handed on as they come ---- */
+
+static const tornado__http1_sink tornado__streaming_sink;
+
+#ifdef TORNADO_NO_COROUTINES
+/* Each step of such a request runs for itself. */
+static void *tornado__step_prepare(void *arg)
+{
+    tornado__handler_fn more = NULL;
+    tornado__handler_prepare(arg, &more);
+    return NULL;
+}
+
+static void *tornado__step_data(void *arg)
+{
+    tornado__streaming_take(arg);
+    return NULL;
+}
+
+static void *tornado__step_verb(void *arg)
+{
+    tornado__response *response = arg;
+    tornado__handler_fn more =
+        response->method == TORNADO__METHODS ? tornado__more_methods(response->self) : NULL;
+    tornado__handler_verb(response, more);
+    return NULL;
+}
+
+static void tornado__streaming_step(tornado__response *response, tornado_coroutine_fn step)
+{
+    tornado__message *message = response->message;
+    tornado__coroutine *co =
+        response->finished ? NULL
+                           : tornado__coroutine_new(message->host->loop, step, response, response->self->cls->name);
+    if (co) {
+        co->recover = tornado__handler_recover;
+        tornado__coroutine_join(co, message);
+        tornado__coroutine_continue(co);
+    } else if (!response->finished && message->connection) {
+        tornado__http1_break(message->connection);
+    }
+}
+#define TORNADO__EXECUTE_STREAMING tornado__step_prepare
+#else
+#define TORNADO__EXECUTE_STREAMING tornado__handler_execute
+#endif
+
+static bool tornado__application_headers(tornado__message *message)
+{
+    tornado_application *application = tornado__message_self(message);
+    tornado_span spans[TORNADO__ROUTE_SPANS];
+    tornado__route_subject subject;
+    const tornado__route *route =
+        application->streams ? tornado__application_route(message, application, &subject, spans) : NULL;
+    if (!route || !route->handler->stream_request_body || !message->reading)
+        return true;
+    tornado__streaming *streaming = tornado_arena_calloc(&message->arena, 1, sizeof *streaming);
+    tornado_future *park = tornado__future_alloc(message->host->loop, sizeof *park, NULL);
+    tornado__coroutine *co = NULL;
+    if (!streaming || !park)
+        tornado__answer_unavailable(message);
+    else
+        co = tornado__handler_new(message, application, route, &subject, TORNADO__EXECUTE_STREAMING);
+    if (!co) {
+        tornado_future_release(park);
+        return false;
+    }
+    tornado__response *response = message->request.context;
+    response->streaming = streaming;
+    response->to_free = true;
+    streaming->co = co;
+    streaming->park = park;
+    message->sink = &tornado__streaming_sink;
+    message->references++;
+    tornado__coroutine_continue(co);
+#ifdef TORNADO_NO_COROUTINES
+    streaming->waits = false;
+#else
+    streaming->waits = !streaming->parked && !response->finished;
+#endif
+    bool go_on = !streaming->waits;
+    tornado__message_release(message);
+    return go_on;
+}
+
+static bool tornado__streaming_data(tornado__message *message, const char *data, size_t len)
+{
+    tornado__response *response = message->request.context;
+    tornado__streaming *streaming = response->streaming;
+    tornado__http1 *connection = message->connection;
+    message->references++;
+    streaming->chunk = (tornado_bytes){data, len};
+#ifdef TORNADO_NO_COROUTINES
+    tornado__streaming_step(response, tornado__step_data);
+    streaming->chunk.data = NULL;
+#else
+    tornado__streaming_wake(streaming);
+#endif
+    bool go_on = !streaming->chunk.data || response->finished;
+    if (!go_on) {
+        streaming->waits = true;
+        streaming->kept = connection;
+        tornado__iostream_retain(&connection->own);
+    }
+    tornado__message_release(message);
+    return go_on;
+}
+
+static void tornado__streaming_finish(tornado__message *message)
+{
+    tornado__response *response = message->request.context;
+    response->streaming->complete = true;
+#ifdef TORNADO_NO_COROUTINES
+    tornado__streaming_step(response, tornado__step_verb);
+#else
+    tornado__streaming_wake(response->streaming);
+#endif
+}
+
+static void tornado__application_close(tornado__message *message, const tornado_error *error);
+static void tornado__application_release(tornado__message *message);
+
+/* The handler learns of it in a turn of its own: whoever closed may be a handler. */
+static void tornado__streaming_closed(tornado__message *message, const tornado_error *error)
+{
+    tornado__response *response = message->request.context;
+    tornado__streaming *streaming = response->streaming;
+    if (!streaming->complete && !streaming->lost) {
+        streaming->lost = true;
+        tornado_future_set_result(streaming->park, NULL, NULL);
+    }
+    tornado__application_close(message, error);
+}
+
+static const tornado__http1_sink tornado__streaming_sink = {.headers = tornado__application_headers,
+                                                            .data = tornado__streaming_data,
+                                                            .finish = tornado__streaming_finish,
+                                                            .closed = tornado__streaming_closed,
+                                                            .release = tornado__application_release};
 
 static void *tornado__call_connection_close(void *arg)
 {
@@ -29409,9 +31694,10 @@ TORNADO_API tornado_future *tornado_handler_spawn(tornado_handler *self, tornado
     return future;
 }
 
-static void tornado__application_close(tornado_http_request *request)
+static void tornado__application_close(tornado__message *message, const tornado_error *error)
 {
-    tornado__response *response = request->context;
+    tornado__response *response = message->request.context;
+    (void)error;
     if (!response || response->finished || response->self->cls->on_connection_close == tornado__nothing)
         return;
     tornado_future_release(tornado_handler_spawn(response->self, tornado__call_connection_close, response->self));
@@ -29432,11 +31718,13 @@ static void tornado__response_free(tornado__response *response)
     for (tornado__transform *at = response->transforms; at; at = at->next)
         if (at->functions->release)
             at->functions->release((char *)at + TORNADO__TRANSFORM_STATE);
+    if (response->streaming)
+        tornado_future_release(response->streaming->park);
 }
 
-static void tornado__application_release(tornado_http_request *request)
+static void tornado__application_release(tornado__message *message)
 {
-    tornado__response *response = request->context;
+    tornado__response *response = message->request.context;
     if (!response)
         return;
     tornado_application *application = response->self->application;
@@ -29446,12 +31734,17 @@ static void tornado__application_release(tornado_http_request *request)
         tornado__application_delete(application);
 }
 
-static const tornado_http_delegate tornado__application_delegate = {.finish = tornado__application_finish,
-                                                                    .on_connection_close =
-                                                                        tornado__application_close,
-                                                                    .release = tornado__application_release};
+static const tornado__http1_sink tornado__application_sink = {.headers = tornado__application_headers,
+                                                              .finish = tornado__application_finish,
+                                                              .closed = tornado__application_close,
+                                                              .release = tornado__application_release};
 
-TORNADO_API const tornado_http_delegate *tornado_application_delegate(void)
+static const tornado_http_message_delegate tornado__application_messages = {.sink = &tornado__application_sink};
+
+static const tornado_http_server_connection_delegate tornado__application_delegate = {
+    .messages = &tornado__application_messages};
+
+TORNADO_API const tornado_http_server_connection_delegate *tornado_application_delegate(void)
 {
     return &tornado__application_delegate;
 }
@@ -29481,6 +31774,7 @@ static void tornado__class_inherit(tornado_handler_class *flat, const tornado_ha
         flat->name = parent->name;
     if (flat->instance_size < parent->instance_size)
         flat->instance_size = parent->instance_size;
+    flat->stream_request_body |= parent->stream_request_body;
     flat->parent = parent;
 }
 
@@ -29542,6 +31836,7 @@ static const tornado_handler_class *tornado__class_flatten(tornado_application *
             if (!tornado__class_copy_methods(application, &known->flat, flat))
                 return NULL;
             tornado__class_inherit(&known->flat, flat);
+            application->streams |= known->flat.stream_request_body;
             known->next = application->classes;
             application->classes = known;
         }

@@ -1,5 +1,6 @@
 /* HTTP/1.x, case by case: the files in tests/http/ say what is sent and what has to become of it; their README tells
    how to read them. */
+#include "delegate.h"
 #include "http_client.h"
 
 #include <dirent.h>
@@ -230,50 +231,53 @@ static void show_request(tornado_buffer *out, const tornado_http_request *reques
     show_headers(out, "trailer=", &request->trailers, true);
 }
 
-static void service_headers(tornado_http_request *request, void *arg)
-{
-    (void)request;
-    (void)arg;
-    service.begun++;
-}
-
 /* The path tells how to answer. */
-static void service_finish(tornado_http_request *request)
+static void service_finish(void *self)
 {
+    tornado_http1_connection *c = self;
+    const tornado_http_request *request = tornado_http1_connection_request(c);
     bool bodiless = strcmp(request->path, "/204") == 0 || strcmp(request->path, "/304") == 0;
     bool pieces = strcmp(request->path, "/pieces") == 0;
     tornado_buffer body = {0};
     service.finished++;
     if (!bodiless)
         show_request(&body, request);
-    tornado_http_response_start start = {.status = bodiless ? atoi(request->path + 1) : 200,
-                                         .content_length = pieces ? TORNADO_NONE : (int64_t)body.len};
-    CHECK(tornado_http_request_write_headers(request, &start));
+    CHECK(sent(write_head(c, bodiless ? atoi(request->path + 1) : 200, pieces ? TORNADO_NONE : (int64_t)body.len,
+                          NULL)));
     for (size_t i = 0; pieces && i < body.len; i++)
-        CHECK(tornado_http_request_write(request, (tornado_bytes){body.data + i, 1}));
-    CHECK(pieces || tornado_http_request_write(request, (tornado_bytes){body.data, body.len}));
-    CHECK(tornado_http_request_finish(request));
+        CHECK(sent(tornado_http1_connection_write(c, (tornado_bytes){body.data + i, 1})));
+    CHECK(pieces || sent(tornado_http1_connection_write(c, (tornado_bytes){body.data, body.len})));
+    CHECK(sent(tornado_http1_connection_finish(c)));
     tornado_buffer_free(&body);
 }
 
-static void service_closed(tornado_http_request *request)
+static void service_closed(void *self, const tornado_error *error)
 {
-    (void)request;
+    CHECK(self && error->code);
     service.closed++;
 }
 
-static void service_release(tornado_http_request *request)
+static void service_release(void *self)
 {
-    (void)request;
+    (void)self;
     service.released++;
+}
+
+static const tornado_http_message_delegate *service_begin(void *self, tornado_http1_server_connection *server,
+                                                          tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate delegate = {
+        .finish = service_finish, .on_connection_close = service_closed, .release = service_release};
+    (void)self;
+    (void)server;
+    service.begun++;
+    *message = connection;
+    return &delegate;
 }
 
 static void service_start(void)
 {
-    static const tornado_http_delegate delegate = {.headers_received = service_headers,
-                                                   .finish = service_finish,
-                                                   .on_connection_close = service_closed,
-                                                   .release = service_release};
+    static const tornado_http_server_connection_delegate delegate = {.start_request = service_begin};
     tornado_bind_options bind = {.address = "127.0.0.1"};
     static const tornado_log_options errors_only = {.level = TORNADO_LOG_ERROR};
     tornado_enable_pretty_logging(&errors_only);

@@ -6,6 +6,7 @@
    `make test` tries a part of the failure points, `make faults` all of them; it prints how many each scenario has. */
 #include "certificates.h"
 #include "faults.h"
+#include "delegate.h"
 #include "http_client.h"
 #include "runtime.h"
 
@@ -894,7 +895,7 @@ static void limits_talk(site *s, client *c)
 SCENARIO(limits)
 {
     tornado_httpserver_options options = {.bind.address = "127.0.0.1",
-                                          .http = {.max_header_size = 2000, .max_body_size = 100}};
+                                          .max_header_size = 2000, .max_body_size = 100};
     served((tornado_rule[]){{.path = "/sum", .handler = &sum_class}, {0}}, &options, NULL, limits_talk);
 }
 
@@ -915,8 +916,8 @@ SCENARIO(clients_that_are_late)
 {
     site s;
     tornado_httpserver_options options = {.bind.address = "127.0.0.1",
-                                          .http = {.header_timeout = 0.01, .body_timeout = 0.01,
-                                                   .idle_connection_timeout = 0.01}};
+                                          .header_timeout = 0.01, .body_timeout = 0.01,
+                                                   .idle_connection_timeout = 0.01};
     if (!site_open(&s, (tornado_rule[]){{.path = "/sum", .handler = &sum_class}, {0}}, &options))
         return;
     client c = dialled(s.port);
@@ -966,29 +967,41 @@ SCENARIO(work_besides)
 }
 
 /* Bodies that go to a delegate as they come, and an answer in pieces. */
-static void pieces_finish(tornado_http_request *request)
+static void pieces_finish(void *self)
 {
     char text[40];
-    tornado_http_header header = {"X-Pieces", "yes", 8, 3};
-    tornado_http_response_start start = {.status = 200, .headers = {&header, 1}, .content_length = TORNADO_NONE};
-    snprintf(text, sizeof text, "%zu", (size_t)(uintptr_t)request->context);
-    if (tornado_http_request_write_headers(request, &start) &&
-        tornado_http_request_write(request, tornado_bytes_of("got ")) &&
-        tornado_http_request_write(request, tornado_bytes_of(text)))
-        tornado_http_request_finish(request);
+    tornado_http1_connection *c = self;
+    tornado_http_header header = header_of("X-Pieces", "yes");
+    snprintf(text, sizeof text, "%zu", (size_t)(uintptr_t)tornado_http1_connection_request(c)->context);
+    if (sent(write_head(c, 200, TORNADO_NONE, &header)) &&
+        sent(tornado_http1_connection_write(c, tornado_bytes_of("got "))) &&
+        sent(tornado_http1_connection_write(c, tornado_bytes_of(text))))
+        sent(tornado_http1_connection_finish(c));
 }
 
 /* To /early it answers when the first comes. */
-static void pieces_received(tornado_http_request *request, tornado_bytes chunk)
+static tornado_future *pieces_received(void *self, tornado_bytes chunk)
 {
+    tornado_http_request *request = tornado_http1_connection_request(self);
     request->context = (void *)((uintptr_t)request->context + chunk.len);
     if (strcmp(request->path, "/early") == 0)
-        pieces_finish(request);
+        pieces_finish(self);
+    return NULL;
+}
+
+static const tornado_http_message_delegate *pieces_start(void *self, tornado_http1_server_connection *server,
+                                                         tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate delegate = {.data_received = pieces_received, .finish = pieces_finish};
+    (void)self;
+    (void)server;
+    *message = connection;
+    return &delegate;
 }
 
 SCENARIO(delegate)
 {
-    static const tornado_http_delegate delegate = {.data_received = pieces_received, .finish = pieces_finish};
+    static const tornado_http_server_connection_delegate delegate = {.start_request = pieces_start};
     static char body[70000];
     tornado_bind_options options = {.address = "127.0.0.1"};
     client_wait = wait_for;

@@ -1,5 +1,9 @@
 /* The server as a whole: many connections, times, limits, and its end, with handlers that wait. */
+#include "delegate.h"
 #include "http_client.h"
+
+#include <signal.h>
+#include <sys/wait.h>
 
 /* Requests of an application wait here until a test lets them go on. */
 static struct {
@@ -125,7 +129,7 @@ static void expect_close(client *c, double seconds)
 
 TEST(httpserver_head_that_takes_too_long_is_answered_408)
 {
-    site s = SITE(.http.header_timeout = 0.2);
+    site s = SITE(.header_timeout = 0.2);
     client c = client_open(s.port);
     answer a;
     client_send(&c, "GET / HT");
@@ -138,7 +142,7 @@ TEST(httpserver_head_that_takes_too_long_is_answered_408)
 
 TEST(httpserver_dribbling_a_head_does_not_help)
 {
-    site s = SITE(.http.header_timeout = 0.3);
+    site s = SITE(.header_timeout = 0.3);
     client c = client_open(s.port);
     const char *at = HELLO;
     double start = tornado_monotonic();
@@ -157,7 +161,7 @@ TEST(httpserver_dribbling_a_head_does_not_help)
 
 TEST(httpserver_head_timeout_counts_for_each_request_alone)
 {
-    site s = SITE(.http.header_timeout = test_scaled(0.4));
+    site s = SITE(.header_timeout = test_scaled(0.4));
     client c = client_open(s.port);
     for (int i = 0; i < 4; i++) {
         client_send(&c, "GET / HTTP/1.1\r\n");
@@ -172,7 +176,7 @@ TEST(httpserver_head_timeout_counts_for_each_request_alone)
 
 TEST(httpserver_body_that_takes_too_long_is_answered_408)
 {
-    site s = SITE(.http.body_timeout = 0.2);
+    site s = SITE(.body_timeout = 0.2);
     client c = client_open(s.port);
     answer a;
     client_send(&c, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n012");
@@ -187,7 +191,7 @@ TEST(httpserver_body_that_takes_too_long_is_answered_408)
 
 TEST(httpserver_body_that_stops_is_given_up_when_idle_for_too_long)
 {
-    site s = SITE(.http.idle_connection_timeout = 0.2);
+    site s = SITE(.idle_connection_timeout = 0.2);
     client c = client_open(s.port);
     client_send(&c, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n012");
     UNTIL(tornado_httpserver_connections(s.server) == 1);
@@ -198,7 +202,7 @@ TEST(httpserver_body_that_stops_is_given_up_when_idle_for_too_long)
 
 TEST_EACH_POLLER(httpserver_idle_connections_are_closed)
 {
-    site s = SITE(.http.idle_connection_timeout = 0.2);
+    site s = SITE(.idle_connection_timeout = 0.2);
     client fresh = client_open(s.port), used = client_open(s.port);
     CHECK_INT(client_ask(&used, HELLO).status, 200);
     expect_close(&used, 0.2);
@@ -212,7 +216,7 @@ TEST_EACH_POLLER(httpserver_idle_connections_are_closed)
 
 TEST(httpserver_a_handler_that_waits_is_not_idle)
 {
-    site s = SITE(.http = {.idle_connection_timeout = 0.1, .header_timeout = 0.1, .body_timeout = 0.1});
+    site s = SITE(.idle_connection_timeout = 0.1, .header_timeout = 0.1, .body_timeout = 0.1);
     client c = client_open(s.port);
     answer a;
     client_send(&c, WAIT);
@@ -226,7 +230,7 @@ TEST(httpserver_a_handler_that_waits_is_not_idle)
 
 TEST(httpserver_a_client_that_stops_reading_is_given_up)
 {
-    site s = SITE(.http.idle_connection_timeout = 0.3);
+    site s = SITE(.idle_connection_timeout = 0.3);
     client c = client_open(s.port);
     client_send(&c, "GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
     UNTIL(tornado_httpserver_connections(s.server) == 1);
@@ -367,7 +371,7 @@ TEST(httpserver_connections_beyond_the_maximum_are_closed)
 
 TEST(httpserver_no_keep_alive_closes_after_each_answer)
 {
-    site s = SITE(.http.no_keep_alive = true);
+    site s = SITE(.no_keep_alive = true);
     client c = client_open(s.port);
     answer a = client_ask(&c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
     CHECK(a.close);
@@ -425,32 +429,42 @@ TEST(httpserver_stop_refuses_new_connections_and_serves_the_old_ones)
 }
 
 static int delegate_finished, delegate_closed, delegate_released;
-static tornado_http_request *delegate_request;
 
-static void delegate_finish(tornado_http_request *request)
+static void outliving_finish(void *self)
 {
+    tornado_http1_connection *connection = *(tornado_http1_connection **)self;
+    tornado_http1_connection_retain(connection);
     delegate_finished++;
-    tornado_http_request_retain(request);
-    delegate_request = request;
 }
 
-static void delegate_close(tornado_http_request *request)
+static void outliving_closed(void *arg)
 {
-    (void)request;
+    (void)arg;
     delegate_closed++;
 }
 
-static void delegate_release(tornado_http_request *request)
+static void outliving_release(void *self)
 {
-    (void)request;
+    (void)self;
     delegate_released++;
+}
+
+static const tornado_http_message_delegate *outliving_start(void *self, tornado_http1_server_connection *server,
+                                                            tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate delegate = {.finish = outliving_finish, .release = outliving_release};
+    (void)server;
+    CHECK(*message == self);
+    *(tornado_http1_connection **)self = connection;
+    tornado_http1_connection_set_close_callback(connection, outliving_closed, NULL);
+    return &delegate;
 }
 
 TEST(httpserver_requests_may_outlive_their_server)
 {
-    static const tornado_http_delegate delegate = {
-        .finish = delegate_finish, .on_connection_close = delegate_close, .release = delegate_release};
-    tornado_httpserver *server = tornado_httpserver_new(&delegate, NULL, NULL);
+    static const tornado_http_server_connection_delegate delegate = {.start_request = outliving_start};
+    tornado_http1_connection *connection = NULL;
+    tornado_httpserver *server = tornado_httpserver_new(&delegate, &connection, NULL);
     CHECK(server && tornado_httpserver_listen(server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
     client c = client_open(tornado_httpserver_port(server));
     client_send(&c, "GET /path HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -458,10 +472,9 @@ TEST(httpserver_requests_may_outlive_their_server)
     tornado_httpserver_free(server);
     CHECK_INT(delegate_closed, 1);
     CHECK_INT(delegate_released, 0);
-    CHECK_STR(delegate_request->path, "/path");
-    CHECK(!tornado_http_request_write_headers(delegate_request, &(tornado_http_response_start){.status = 200}));
-    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_CLOSED);
-    tornado_http_request_release(delegate_request);
+    CHECK_STR(tornado_http1_connection_request(connection)->path, "/path");
+    CHECK_INT(failure(write_head(connection, 200, 0, NULL)), TORNADO_ERR_CLOSED);
+    tornado_http1_connection_release(connection);
     CHECK_INT(delegate_released, 1);
     CHECK(!client_more(&c));
     client_close(&c);
@@ -636,4 +649,246 @@ TEST(httpserver_is_understood_by_h2load)
     if (!strstr(out->text, "2000 succeeded, 0 failed, 0 errored, 0 timeout"))
         FAIL("%s", out->text);
     site_free(&s);
+}
+
+/*----------------------------------------------------------------------------
+ * Options and delegates.
+ *----------------------------------------------------------------------------*/
+
+/* Answers with who asks, and how. */
+static void tell_address(tornado_http_request *request, void *arg)
+{
+    char text[80];
+    CHECK(arg == &delegate_finished);
+    snprintf(text, sizeof text, "%s %s", request->remote_ip, request->protocol);
+    CHECK(sent(write_head(request->connection, 200, (int64_t)strlen(text), NULL)));
+    CHECK(sent(tornado_http1_connection_write(request->connection, tornado_bytes_of(text))));
+    CHECK(sent(tornado_http1_connection_finish(request->connection)));
+}
+
+static tornado_httpserver *address_server(const tornado_httpserver_options *options)
+{
+    tornado_httpserver *server = tornado_httpserver_new_callback(tell_address, &delegate_finished, options);
+    CHECK(server != NULL);
+    return server;
+}
+
+TEST(httpserver_xheaders_tell_who_asks)
+{
+    static const char *const trusted[] = {"10.0.0.1", "10.0.0.2", NULL};
+    static const struct {
+        bool xheaders;
+        const char *protocol, *headers, *answer;
+    } cases[] = {
+        {false, NULL, "X-Real-Ip: 1.2.3.4\r\nX-Scheme: https\r\n", "127.0.0.1 http"},
+        {false, "https", "", "127.0.0.1 https"},
+        {true, NULL, "", "127.0.0.1 http"},
+        {true, NULL, "X-Real-Ip: 1.2.3.4\r\n", "1.2.3.4 http"},
+        {true, NULL, "X-Real-Ip: 2001:db8::1\r\n", "2001:db8::1 http"},
+        {true, NULL, "X-Real-Ip: example.com\r\n", "127.0.0.1 http"},
+        {true, NULL, "X-Real-Ip: \r\n", "127.0.0.1 http"},
+        {true, NULL, "X-Real-Ip: 1.2.3.4, 5.6.7.8\r\n", "127.0.0.1 http"},
+        {true, NULL, "X-Forwarded-For: 1.2.3.4\r\n", "1.2.3.4 http"},
+        {true, NULL, "X-Forwarded-For: 9.9.9.9, 1.2.3.4\r\n", "1.2.3.4 http"},
+        {true, NULL, "X-Forwarded-For: 9.9.9.9, 1.2.3.4, 10.0.0.2,10.0.0.1\r\n", "1.2.3.4 http"},
+        {true, NULL, "X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 10.0.0.1\r\n", "1.2.3.4 http"},
+        {true, NULL, "X-Forwarded-For: 10.0.0.2, 10.0.0.1\r\n", "10.0.0.2 http"},
+        {true, NULL, "X-Forwarded-For: <script>\r\n", "127.0.0.1 http"},
+        {true, NULL, "X-Forwarded-For: 1.2.3.4\r\nX-Real-Ip: 5.6.7.8\r\n", "5.6.7.8 http"},
+        {true, NULL, "X-Scheme: https\r\n", "127.0.0.1 https"},
+        {true, NULL, "X-Forwarded-Proto: https\r\n", "127.0.0.1 https"},
+        {true, NULL, "X-Scheme: http\r\nX-Forwarded-Proto: https\r\n", "127.0.0.1 http"},
+        {true, NULL, "X-Forwarded-Proto: http, https\r\n", "127.0.0.1 https"},
+        {true, "https", "X-Scheme: ftp\r\n", "127.0.0.1 https"},
+        {true, "https", "X-Scheme: http\r\n", "127.0.0.1 http"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        tornado_httpserver_options options = {.xheaders = cases[i].xheaders, .protocol = cases[i].protocol,
+                                              .trusted_downstream = trusted, .bind = {.address = "127.0.0.1"}};
+        tornado_httpserver *server = address_server(&options);
+        CHECK(tornado_httpserver_listen(server, 0, NULL));
+        client c = client_open(tornado_httpserver_port(server));
+        char request[256];
+        snprintf(request, sizeof request, "GET / HTTP/1.1\r\nHost: a\r\n%s\r\n", cases[i].headers);
+        answer a = client_ask(&c, request);
+        CHECK_STR(a.body.data, cases[i].answer);
+        a = client_ask(&c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); /* each request for itself */
+        CHECK(strncmp(a.body.data, "127.0.0.1 ", 10) == 0);
+        client_close(&c);
+        tornado_httpserver_free(server);
+    }
+}
+
+TEST(httpserver_accepts_on_sockets_that_listen_already)
+{
+    for (int several = 0; several < 2; several++) {
+        tornado_sockets sockets = {.count = 2};
+        int ports[2];
+        tornado_httpserver *server = address_server(NULL);
+        for (int i = 0; i < 2; i++)
+            sockets.fds[i] = listen_loopback(&ports[i]);
+        if (several)
+            CHECK(tornado_httpserver_add_sockets(server, &sockets));
+        for (int i = 0; i < 2 && !several; i++)
+            CHECK(tornado_httpserver_add_socket(server, sockets.fds[i]));
+        CHECK_INT(tornado_httpserver_port(server), ports[0]);
+        for (int i = 0; i < 2; i++)
+            CHECK_INT(ask_once(ports[i], HELLO).status, 200);
+        tornado_httpserver_free(server); /* which closes them */
+        CHECK(fcntl(sockets.fds[0], F_GETFD) < 0 && fcntl(sockets.fds[1], F_GETFD) < 0);
+    }
+}
+
+TEST(httpserver_bind_listens_and_start_serves)
+{
+    tornado_ioloop_close(tornado_ioloop_current(), false);
+    tornado_ioloop_clear_current();
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}};
+    tornado_httpserver *server = address_server(&options);
+    CHECK(tornado_httpserver_bind(server, 0, NULL));
+    int port = tornado_httpserver_port(server);
+    CHECK(port > 0);
+    client c = client_open(port); /* it waits to be accepted */
+    CHECK(tornado_httpserver_start(server, 1));
+    CHECK(!tornado_httpserver_start(server, 2)); /* it has a loop already */
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    client_close(&c);
+    tornado_httpserver_free(server);
+}
+
+/* In a process of its own: becomes two children that serve. */
+static void start_two(int port_pipe)
+{
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}};
+    tornado_httpserver *server = address_server(&options);
+    int port = tornado_httpserver_bind(server, 0, NULL) ? tornado_httpserver_port(server) : 0;
+    if (write(port_pipe, &port, sizeof port) != (ssize_t)sizeof port || !tornado_httpserver_start(server, 2))
+        _exit(1);
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_shutdown_on_signals(loop, 1);
+    tornado_ioloop_start(loop);
+    tornado_httpserver_free(server);
+    _exit(0);
+}
+
+TEST(httpserver_start_serves_in_several_processes)
+{
+    int ends[2], port = 0, status = 0;
+    tornado_ioloop_close(tornado_ioloop_current(), false);
+    tornado_ioloop_clear_current();
+    CHECK(pipe(ends) == 0);
+    pid_t pid = fork();
+    if (pid == 0)
+        start_two(ends[1]);
+    CHECK(read(ends[0], &port, sizeof port) == (ssize_t)sizeof port && port > 0);
+    for (int i = 0; i < 5; i++)
+        CHECK_INT(ask_once(port, HELLO).status, 200);
+    kill(pid, SIGTERM);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+TEST(httpserver_connections_of_one_address_beyond_the_maximum_are_closed)
+{
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .max_connections_per_ip = 2};
+    tornado_httpserver *server = address_server(&options);
+    CHECK(tornado_httpserver_listen(server, 0, NULL));
+    int port = tornado_httpserver_port(server);
+    for (int rounds = 0; rounds < 2; rounds++) { /* places become free again */
+        client a = client_open(port), b = client_open(port);
+        CHECK_INT(client_ask(&a, HELLO).status, 200);
+        CHECK_INT(client_ask(&b, HELLO).status, 200);
+        client third = client_open(port);
+        CHECK(!client_more(&third));
+        client_close(&third);
+        client other = {.fd = socket(AF_INET, SOCK_STREAM, 0), .data = calloc(1, 1)};
+        struct sockaddr_in from = loopback(0), to = loopback(port);
+        from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1); /* 127.0.0.2 */
+        CHECK(bind(other.fd, (struct sockaddr *)&from, sizeof from) == 0);
+        CHECK(connect(other.fd, (struct sockaddr *)&to, sizeof to) == 0);
+        set_nonblocking(other.fd);
+        CHECK_STR(client_ask(&other, HELLO).body.data, "127.0.0.2 http");
+        client_close(&other);
+        client_close(&a);
+        client_close(&b);
+        UNTIL(tornado_httpserver_connections(server) == 0);
+    }
+    tornado_httpserver_free(server);
+}
+
+TEST(httpserver_drain_waits_for_answers_under_way)
+{
+    site s = SITE(.no_keep_alive = false);
+    client idle = client_open(s.port), busy = client_open(s.port);
+    CHECK_INT(client_ask(&idle, HELLO).status, 200);
+    client_send(&busy, "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    UNTIL(state.entered == 1);
+    tornado_future *drained = tornado_httpserver_drain(s.server), *again = tornado_httpserver_drain(s.server);
+    CHECK(!client_more(&idle));
+    loop_turns(3);
+    CHECK(!tornado_future_done(drained));
+    CHECK_INT(tornado_httpserver_port(s.server), 0);
+    open_gate();
+    answer a;
+    CHECK(client_answer(&busy, &a) && a.close);
+    CHECK_INT(loop_code(drained), 0);
+    CHECK_INT(loop_code(again), 0);
+    CHECK_INT(loop_code(tornado_httpserver_drain(s.server)), 0);
+    client_close(&idle);
+    client_close(&busy);
+    site_free(&s);
+}
+
+TEST(httpserver_close_all_connections_can_be_waited_for)
+{
+    site s = SITE(.no_keep_alive = false);
+    client idle = client_open(s.port);
+    CHECK_INT(client_ask(&idle, HELLO).status, 200);
+    CHECK_INT(loop_code(tornado_httpserver_close_all_connections(s.server)), 0);
+    CHECK_INT(tornado_httpserver_connections(s.server), 0);
+    CHECK(!client_more(&idle));
+    client_close(&idle);
+    site_free(&s);
+}
+
+/* A delegate for some requests; the others are the application's. */
+static void *the_application;
+
+static const tornado_http_message_delegate *share_start(void *self, tornado_http1_server_connection *server,
+                                                        tornado_http1_connection *connection, void **message)
+{
+    const tornado_http_server_connection_delegate *application = tornado_application_delegate();
+    (void)server;
+    CHECK(self == NULL);
+    if (strncmp(tornado_http1_connection_request(connection)->path, "/hand", 5) != 0) {
+        *message = the_application;
+        return application->messages;
+    }
+    static const tornado_http_message_delegate delegate = {.finish = outliving_finish};
+    static tornado_http1_connection *of_hand;
+    of_hand = connection;
+    *message = &of_hand;
+    CHECK(sent(write_head(connection, 200, 0, NULL)));
+    CHECK(sent(tornado_http1_connection_finish(connection)));
+    return &delegate;
+}
+
+TEST(httpserver_delegates_may_leave_requests_to_an_application)
+{
+    static const tornado_http_server_connection_delegate delegate = {.start_request = share_start};
+    static const int teapot = 418;
+    tornado_rule rules[] = {{.path = "/tea", .handler = &tornado_error_handler, .data = (void *)(uintptr_t)&teapot}, {0}};
+    tornado_application *application = the_application = tornado_application_new(rules, NULL);
+    tornado_httpserver *server = tornado_httpserver_new(&delegate, NULL, NULL);
+    CHECK(application && server && tornado_httpserver_listen(server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
+    int port = tornado_httpserver_port(server);
+    client c = client_open(port);
+    CHECK_INT(client_ask(&c, "GET /tea HTTP/1.1\r\nHost: a\r\n\r\n").status, 418);
+    CHECK_INT(client_ask(&c, "GET /hand HTTP/1.1\r\nHost: a\r\n\r\n").status, 200);
+    CHECK_INT(client_ask(&c, "POST /none HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").status, 404);
+    client_close(&c);
+    tornado_httpserver_free(server);
+    tornado_application_free(application);
 }

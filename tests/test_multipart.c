@@ -1,4 +1,5 @@
 /* Forms of parts, with and without files: parsed alone, and as what a handler gets. */
+#include "delegate.h"
 #include "http_client.h"
 #include "runtime.h"
 
@@ -356,8 +357,9 @@ TEST(multipart_a_form_with_a_content_encoding_is_not_read)
  * The same, without a handler.
  *----------------------------------------------------------------------------*/
 
-static void tell_input(tornado_http_request *request)
+static void tell_input(tornado_http_request *request, void *arg)
 {
+    (void)arg;
     char text[1024];
     const tornado_arguments *all = tornado_http_request_arguments(request), *query, *body, *cookies;
     query = tornado_http_request_query_arguments(request);
@@ -370,17 +372,16 @@ static void tell_input(tornado_http_request *request)
     size_t len = (size_t)snprintf(text, sizeof text, "%zu %zu %zu %s ", query->count, body->count, cookies->count,
                                   tornado_arguments_get(cookies, "c")->value.data);
     len += (size_t)snprintf(text + len, sizeof text - len, "%s", shown(all, tornado_http_request_files(request)));
-    tornado_http_response_start start = {.status = 200, .content_length = (int64_t)len};
-    CHECK(tornado_http_request_write_headers(request, &start));
-    CHECK(tornado_http_request_write(request, (tornado_bytes){text, len}));
-    CHECK(tornado_http_request_finish(request));
+    CHECK(sent(write_head(request->connection, 200, (int64_t)len, NULL)));
+    CHECK(sent(tornado_http1_connection_write(request->connection, (tornado_bytes){text, len})));
+    CHECK(sent(tornado_http1_connection_finish(request->connection)));
 }
 
 TEST(httputil_a_request_has_arguments_files_and_cookies)
 {
     static const char form[] = FIELD("name=a", "2") FIELD("name=f; filename=x", "y") END;
     char request[2048];
-    tornado_httpserver *server = tornado_httpserver_new(&(tornado_http_delegate){.finish = tell_input}, NULL, NULL);
+    tornado_httpserver *server = tornado_httpserver_new_callback(tell_input, NULL, NULL);
     CHECK(tornado_httpserver_listen(server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
     snprintf(request, sizeof request,
              "POST /?a=1&b=%%20 HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=1234\r\nCookie: "
@@ -394,19 +395,19 @@ TEST(httputil_a_request_has_arguments_files_and_cookies)
 
 static int unread; /* what the request of many arguments fails with */
 
-static void tell_unread(tornado_http_request *request)
+static void tell_unread(tornado_http_request *request, void *arg)
 {
+    (void)arg;
     CHECK(tornado_http_request_arguments(request) == NULL && tornado_http_request_body_arguments(request) == NULL);
     CHECK(tornado_http_request_files(request) == NULL && tornado_http_request_query_arguments(request) != NULL);
     unread = tornado_last_error()->code;
-    CHECK(tornado_http_request_write_headers(request, &(tornado_http_response_start){.status = 400}));
-    CHECK(tornado_http_request_finish(request));
+    CHECK(sent(write_head(request->connection, 400, 0, NULL)));
+    CHECK(sent(tornado_http1_connection_finish(request->connection)));
 }
 
 TEST(httputil_a_request_tells_each_time_why_its_form_cannot_be_read)
 {
-    tornado_httpserver *server =
-        tornado_httpserver_new(&(tornado_http_delegate){.finish = tell_unread}, NULL, NULL);
+    tornado_httpserver *server = tornado_httpserver_new_callback(tell_unread, NULL, NULL);
     CHECK(tornado_httpserver_listen(server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
     CHECK_INT(ask_once(tornado_httpserver_port(server), "POST /?a=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n"
                                                         "Content-Type: multipart/form-data; boundary=1234\r\n\r\nx")

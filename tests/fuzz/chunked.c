@@ -54,6 +54,19 @@ static long plain_size(const char *line, size_t len, size_t most)
     return size > most ? -1 : (long)size;
 }
 
+/* Whether a field may not be a trailer. */
+static bool is_forbidden(const char *name, size_t len)
+{
+    static const char all[] = " age authorization cache-control connection content-encoding content-length content-range"
+                              " content-type cookie date expect expires host keep-alive location max-forwards pragma"
+                              " proxy-authenticate proxy-authorization range retry-after set-cookie te trailer"
+                              " transfer-encoding upgrade vary warning www-authenticate ";
+    char word[40];
+    if (len > 3 && strncasecmp(name, "if-", 3) == 0)
+        return true;
+    return len < 30 && snprintf(word, sizeof word, " %.*s ", (int)len, name) && strcasestr(all, word);
+}
+
 /* Trailers, with the blank line behind them. */
 static int plain_trailers(const char *text, size_t len, size_t most, outcome *o)
 {
@@ -78,7 +91,7 @@ static int plain_trailers(const char *text, size_t len, size_t most, outcome *o)
         return REFUSED;
     while (text + used < end - 2) {
         size_t line = fuzz_header(text + used, (size_t)(end - text) - used, &name, &value, &value_len);
-        if (!line || ++o->trailers > TORNADO_MAX_HEADERS)
+        if (!line || ++o->trailers > TORNADO_MAX_HEADERS || is_forbidden(text + used, name))
             return REFUSED;
         used += line;
     }
@@ -124,17 +137,26 @@ static void decode(const char *text, size_t len, size_t most_body, size_t most_h
 
 static outcome got;
 
-static void take(tornado_http_request *request, tornado_bytes chunk)
+static tornado_future *take(void *self, tornado_bytes chunk)
 {
-    (void)request;
-    MUST(chunk.len && got.how == WAITING && tornado_buffer_append(&got.body, chunk.data, chunk.len));
+    MUST(self && chunk.len && got.how == WAITING && tornado_buffer_append(&got.body, chunk.data, chunk.len));
+    return NULL;
 }
 
-static void complete(tornado_http_request *request)
+static void complete(void *self)
 {
     MUST(got.how == WAITING);
     got.how = COMPLETE;
-    got.trailers = request->trailers.count;
+    got.trailers = tornado_http1_connection_trailers(self)->count;
+}
+
+static const tornado_http_message_delegate *begin(void *self, tornado_http1_server_connection *server,
+                                                  tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate delegate = {.data_received = take, .finish = complete};
+    MUST(!self && server);
+    *message = connection;
+    return &delegate;
 }
 
 /* Gives a connection a text in pieces, as its stream does: what it did not use comes again, with more behind it. */
@@ -143,19 +165,19 @@ static void feed(tornado_httpserver *server, const char *text, size_t len, size_
     tornado__http1 *connection = TORNADO__CONTAINER(server->host.connections.next, tornado__http1, link);
     char head[] = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     size_t end = 0;
-    tornado__iostream_retain(&connection->stream);
-    MUST(tornado__http1_data(&connection->stream, head, sizeof head - 1) == sizeof head - 1);
+    tornado__iostream_retain(&connection->own);
+    MUST(tornado__http1_data(&connection->own, head, sizeof head - 1) == sizeof head - 1);
     while (end < len && got.how == WAITING) {
         end = len - end > piece ? end + piece : len;
         char *data = fuzz_copy(text + got.used, end - got.used);
-        size_t used = tornado__http1_data(&connection->stream, data, end - got.used);
+        size_t used = tornado__http1_data(&connection->own, data, end - got.used);
         MUST(used <= end - got.used);
         got.used += used;
         free(data);
-        if (connection->closing || connection->stream.closed)
+        if (connection->closing || connection->own.closed)
             got.how = REFUSED;
     }
-    tornado__iostream_release(&connection->stream);
+    tornado__iostream_release(&connection->own);
 }
 
 /* What a refusal says. */
@@ -172,13 +194,13 @@ static void check_answer(int fd)
 
 static void run(const char *text, size_t len, size_t piece, const tornado_httpserver_options *options)
 {
-    static const tornado_http_delegate delegate = {.data_received = take, .finish = complete};
+    static const tornado_http_server_connection_delegate delegate = {.start_request = begin};
     tornado_httpserver *server = tornado_httpserver_new(&delegate, NULL, options);
     tornado_address address;
     int ends[2];
     MUST(server && tornado_address_ip(&address, "127.0.0.1", 1));
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) == 0);
-    tornado__http1_serve(&server->host, ends[0], &address);
+    MUST(tornado__httpserver_activate(server) && tornado__http1_serve(&server->host, ends[0], &address));
     got = (outcome){.how = WAITING};
     feed(server, text, len, piece);
     if (got.how == REFUSED)
@@ -193,13 +215,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     tornado_log_options quiet = {.level = TORNADO_LOG_OFF};
     static const int bodies[] = {1000000, 1000, 16, 3}, heads[] = {65536, 64};
-    tornado_httpserver_options options = {.http = {.max_body_size = bodies[data[1] & 3],
-                                                   .max_header_size = (size_t)heads[data[1] >> 2 & 1]}};
+    tornado_httpserver_options options = {.max_body_size = bodies[data[1] & 3],
+                                          .max_header_size = (size_t)heads[data[1] >> 2 & 1]};
     size_t pieces[] = {size, 1 + data[0] % 16}, len = size - 2;
     outcome want = {.how = WAITING};
     const char *text = (const char *)data + 2;
     tornado_enable_pretty_logging(&quiet);
-    decode(text, len, (size_t)options.http.max_body_size, options.http.max_header_size, &want);
+    decode(text, len, (size_t)options.max_body_size, options.max_header_size, &want);
     for (int i = 0; i < 2; i++) {
         run(text, len, pieces[i], &options);
         MUST(got.how == want.how);

@@ -426,7 +426,8 @@ static tornado_application *new_application(void)
 
 typedef struct exchange {
     tornado_http_request *request;
-    char kind; /* the second character of the path: 'e' echoes as it comes, 'f' answers first, 'h' answers later */
+    char kind; /* the second character of the path: 'e' echoes as it comes, 'f' answers first, 'h' answers later, 'w' waits
+                  for each piece */
     bool complete, closed, started, answered;
     uint64_t received;
     tornado_buffer body;
@@ -434,11 +435,22 @@ typedef struct exchange {
 
 static size_t exchanges;
 
+static bool sent(tornado_future *future)
+{
+    bool ok = !tornado_future_error(future);
+    tornado_future_release(future);
+    return ok;
+}
+
 static bool start_answer(exchange *x, int status, int64_t length)
 {
-    tornado_http_header headers[] = {{"X-Method", x->request->method, 8, (uint32_t)strlen(x->request->method)}};
-    tornado_http_response_start start = {.status = status, .headers = {headers, 1}, .content_length = length};
-    x->started = tornado_http_request_write_headers(x->request, &start);
+    char digits[24];
+    int len = snprintf(digits, sizeof digits, "%lld", (long long)length);
+    tornado_http_header items[] = {{"X-Method", x->request->method, 8, (uint32_t)strlen(x->request->method)},
+                                   {"Content-Length", digits, 14, (uint32_t)len}};
+    tornado_http_headers headers = {.items = items, .count = length < 0 ? 1 : 2};
+    tornado_http_start_line start = {.code = status};
+    x->started = sent(tornado_http1_connection_write_headers(x->request->connection, &start, &headers, NULL));
     MUST(x->started == !x->closed);
     return x->started;
 }
@@ -448,7 +460,7 @@ static void end_answer(exchange *x)
     MUST(!x->closed);
     x->answered = true;
     tell(200, strcmp(x->request->method, "HEAD") == 0, false);
-    MUST(tornado_http_request_finish(x->request)); /* and with it x */
+    MUST(sent(tornado_http1_connection_finish(x->request->connection))); /* and with it x */
 }
 
 static void answer_all(exchange *x)
@@ -458,39 +470,41 @@ static void answer_all(exchange *x)
     tornado_buffer_append(&text, x->body.data, x->body.len);
     MUST(!text.failed);
     if (start_answer(x, 200, (int64_t)text.len)) {
-        MUST(tornado_http_request_write(x->request, (tornado_bytes){text.data, text.len}));
+        MUST(sent(tornado_http1_connection_write(x->request->connection, (tornado_bytes){text.data, text.len})));
         end_answer(x);
     }
     tornado_buffer_free(&text);
 }
 
-static void delegate_headers(tornado_http_request *request, void *arg)
+static tornado_future *delegate_headers(void *self, const tornado_http_start_line *start,
+                                        const tornado_http_headers *headers)
 {
-    exchange *x = tornado_arena_calloc(request->arena, 1, sizeof *x);
-    MUST(x && !arg && !request->context);
-    request->context = x;
-    x->request = request;
-    x->kind = request->path[1];
-    exchanges++;
-    check_request(request);
+    exchange *x = self;
+    MUST(start->method == x->request->method && start->path == x->request->uri && headers == &x->request->headers);
+    x->kind = x->request->path[1];
+    check_request(x->request);
     if (x->kind == 'e') {
         start_answer(x, 200, TORNADO_NONE);
     } else if (x->kind == 'f') {
         start_answer(x, 200, 5);
-        MUST(tornado_http_request_write(request, (tornado_bytes){"first", 5}));
+        MUST(sent(tornado_http1_connection_write(x->request->connection, (tornado_bytes){"first", 5})));
         end_answer(x);
+    } else if (x->kind == 'w') {
+        return tornado_sleep(0.001);
     }
+    return NULL;
 }
 
-static void delegate_data(tornado_http_request *request, tornado_bytes chunk)
+static tornado_future *delegate_data(void *self, tornado_bytes chunk)
 {
-    exchange *x = request->context;
+    exchange *x = self;
     MUST(x && !x->complete && !x->closed && !x->answered && chunk.len);
     x->received += chunk.len;
     if (x->kind == 'e')
-        MUST(tornado_http_request_write(request, chunk));
+        MUST(sent(tornado_http1_connection_write(x->request->connection, chunk)));
     else
         MUST(tornado_buffer_append(&x->body, chunk.data, chunk.len));
+    return x->kind == 'w' ? tornado_sleep(0.001) : NULL;
 }
 
 static void answer_held(void *arg)
@@ -499,46 +513,67 @@ static void answer_held(void *arg)
     if (!x->closed)
         answer_all(x);
     else
-        MUST(!tornado_http_request_finish(x->request));
+        MUST(!sent(tornado_http1_connection_finish(x->request->connection)));
     tornado_http_request_release(x->request);
 }
 
-static void delegate_finish(tornado_http_request *request)
+static void delegate_finish(void *self)
 {
-    exchange *x = request->context;
+    exchange *x = self;
     MUST(x && !x->complete && !x->closed && !x->answered);
-    MUST(body_is_announced(request, x->received));
-    check_request(request);
+    MUST(body_is_announced(x->request, x->received));
+    check_request(x->request);
     x->complete = true;
     if (x->kind == 'e') {
         end_answer(x);
     } else if (x->kind == 'h') {
-        tornado_http_request_retain(request);
+        tornado_http_request_retain(x->request);
         MUST(tornado_ioloop_call_later(loop, 0.001, answer_held, x));
     } else {
         answer_all(x);
     }
 }
 
-static void delegate_closed(tornado_http_request *request)
+/* The client has gone before the answer was complete. */
+static void exchange_closed(void *arg)
 {
-    exchange *x = request->context;
+    exchange *x = arg;
     MUST(x && !x->closed && !x->answered);
     x->closed = true;
     if (x->started)
-        tell(200, strcmp(request->method, "HEAD") == 0, true);
+        tell(200, strcmp(x->request->method, "HEAD") == 0, true);
 }
 
-static void delegate_release(tornado_http_request *request)
+static void delegate_closed(void *self, const tornado_error *error)
 {
-    exchange *x = request->context;
+    const exchange *x = self;
+    MUST(!x->complete && error->code && error->message[0]);
+}
+
+static void delegate_release(void *self)
+{
+    exchange *x = self;
     MUST(x && (x->closed || x->answered));
     tornado_buffer_free(&x->body);
     exchanges--;
 }
 
-static const tornado_http_delegate raw_delegate = {delegate_headers, delegate_data, delegate_finish,
-                                                   delegate_closed, delegate_release};
+static const tornado_http_message_delegate *delegate_start(void *self, tornado_http1_server_connection *server,
+                                                           tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate delegate = {
+        .headers_received = delegate_headers, .data_received = delegate_data, .finish = delegate_finish,
+        .on_connection_close = delegate_closed, .release = delegate_release};
+    exchange *x = tornado_arena_calloc(tornado_http1_connection_arena(connection), 1, sizeof *x);
+    MUST(x && !self && server);
+    exchanges++;
+    x->request = tornado_http1_connection_request(connection);
+    tornado_http1_connection_set_close_callback(connection, exchange_closed, x);
+    *message = x;
+    return &delegate;
+}
+
+static const tornado_http_server_connection_delegate raw_delegate = {.start_request = delegate_start};
 
 /*----------------------------------------------------------------------------
  * Reading answers, strictly.
@@ -733,7 +768,7 @@ static void check_end(tornado_httpserver *server)
     tornado__http1 *connection = TORNADO__CONTAINER(server->host.connections.next, tornado__http1, link);
     MUST(tornado_httpserver_connections(server) == 1);
     size_t before = wire.got.len, count = told.count;
-    bool idle = !connection->message && !connection->stream.in;
+    bool idle = !connection->message && !connection->own.in;
     pass_time(200);
     if (!idle) { /* in the middle of a request, which takes too long, or is not being answered */
         for (int i = 0; i < 30 && !wire.ended; i++)
@@ -754,14 +789,14 @@ typedef enum manner { BY_CUTS, WHOLE, BY_BYTES, SHUT } manner;
 
 static outcome connection_run(int mode, const uint8_t *data, size_t len, manner how)
 {
-    static const tornado_http1_params limits = {.max_header_size = 300, .max_body_size = 50};
-    tornado_httpserver_options options = {.http = mode & SMALL_LIMITS ? limits : (tornado_http1_params){0}};
+    static const tornado_httpserver_options limits = {.max_header_size = 300, .max_body_size = 50};
+    tornado_httpserver_options options = mode & SMALL_LIMITS ? limits : (tornado_httpserver_options){0};
     tornado_address address;
     outcome o;
     int ends[2], size = 4096;
     long before = fuzz_live - kept();
     memset(&o, 0, sizeof o);
-    options.http.no_keep_alive = (mode & NO_KEEP_ALIVE) != 0;
+    options.no_keep_alive = (mode & NO_KEEP_ALIVE) != 0;
     fuzz_ns = 0;
     told.count = 0;
     tornado_application *app = mode & DELEGATE ? NULL : new_application();
@@ -779,7 +814,7 @@ static outcome connection_run(int mode, const uint8_t *data, size_t len, manner 
     wire.shut_at_end = how == SHUT;
     wire.ended = false;
     wire.got.len = 0;
-    tornado__http1_serve(&server->host, ends[0], &address);
+    MUST(tornado__httpserver_activate(server) && tornado__http1_serve(&server->host, ends[0], &address));
     run_loop();
     client_read();
     if (how == SHUT)

@@ -79,8 +79,8 @@ int main(int argc, char **argv)
                                        stats = {.name = "stats", .get = stats_get};
     tornado_log_options quiet = {.level = TORNADO_LOG_CRITICAL};
     tornado_httpserver_options options = {.bind = {.address = "127.0.0.1", .backlog = 1024},
-                                          .http = {.header_timeout = 5, .body_timeout = 10,
-                                                   .idle_connection_timeout = 120, .max_body_size = 1 << 20}};
+                                          .header_timeout = 5, .body_timeout = 10,
+                                                   .idle_connection_timeout = 120, .max_body_size = 1 << 20};
     tornado_httpserver *server = NULL;
     tornado_rule rules[] = {{.path = "/", .handler = &hello}, {.path = "/echo", .handler = &echo},
                             {.path = "/wait", .handler = &wait}, {.path = "/big", .handler = &big},

@@ -1,0 +1,919 @@
+/* Connections in both roles, over streams, and the delegates that they drive. */
+#include "delegate.h"
+#include "http_client.h"
+#include "runtime.h"
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+/*----------------------------------------------------------------------------
+ * A delegate that keeps what it is told as text.
+ *----------------------------------------------------------------------------*/
+
+typedef struct recorder {
+    tornado_buffer text;
+    tornado_future *headers_future, *data_future; /* to be returned, once */
+    tornado_bytes piece;                          /* the last */
+    void (*on_headers)(void);
+    int pieces, released;
+    bool over;
+} recorder;
+
+static tornado_future *take_future(tornado_future **future)
+{
+    tornado_future *taken = *future;
+    *future = NULL;
+    return taken ? tornado_future_retain(taken) : NULL;
+}
+
+static tornado_future *record_headers(void *self, const tornado_http_start_line *start,
+                                      const tornado_http_headers *headers)
+{
+    recorder *r = self;
+    if (start->method)
+        tornado_buffer_printf(&r->text, "%s %s %s", start->method, start->path, start->version);
+    else
+        tornado_buffer_printf(&r->text, "%s %d %s", start->version, start->code, start->reason);
+    for (size_t i = 0; i < headers->count; i++)
+        tornado_buffer_printf(&r->text, "|%s=%s", headers->items[i].name, headers->items[i].value);
+    tornado_buffer_puts(&r->text, ";");
+    if (r->on_headers)
+        r->on_headers();
+    return take_future(&r->headers_future);
+}
+
+static tornado_future *record_data(void *self, tornado_bytes chunk)
+{
+    recorder *r = self;
+    CHECK(chunk.len > 0);
+    r->pieces++;
+    r->piece = chunk;
+    tornado_buffer_append(&r->text, chunk.data, chunk.len);
+    return take_future(&r->data_future);
+}
+
+static void record_finish(void *self)
+{
+    recorder *r = self;
+    CHECK(!r->over);
+    r->over = true;
+    tornado_buffer_puts(&r->text, "$");
+}
+
+static void record_close(void *self, const tornado_error *error)
+{
+    recorder *r = self;
+    CHECK(!r->over && error->message[0]);
+    r->over = true;
+    tornado_buffer_printf(&r->text, "!%s", tornado_error_name(error->code) + 12);
+}
+
+static void record_informational(void *self, const tornado_http_start_line *start, const tornado_http_headers *headers)
+{
+    (void)headers;
+    tornado_buffer_printf(&((recorder *)self)->text, "(%d)", start->code);
+}
+
+static void record_release(void *self)
+{
+    ((recorder *)self)->released++;
+}
+
+static const tornado_http_message_delegate recording = {
+    .headers_received = record_headers, .data_received = record_data, .finish = record_finish,
+    .on_connection_close = record_close, .informational = record_informational, .release = record_release};
+
+static const char *recorded(const recorder *r)
+{
+    return r->text.data ? r->text.data : "";
+}
+
+static void recorder_end(recorder *r)
+{
+    CHECK_INT(r->released, 1);
+    tornado_buffer_free(&r->text);
+}
+
+/*----------------------------------------------------------------------------
+ * A client's connection, and the other end of it, which the test plays.
+ *----------------------------------------------------------------------------*/
+
+typedef struct dialogue {
+    tornado_iostream *stream;
+    tornado_http1_connection *connection;
+    client peer;
+    recorder seen;
+    tornado_future *done;
+} dialogue;
+
+static dialogue dialogue_open(bool is_client, const tornado_http1_connection_parameters *parameters)
+{
+    int ends[2];
+    dialogue d;
+    memset(&d, 0, sizeof d);
+    tcp_pair(ends);
+    d.stream = tornado_iostream_new(ends[0], NULL);
+    d.peer.fd = ends[1];
+    set_nonblocking(ends[1]);
+    d.peer.data = calloc(1, 1);
+    d.connection = tornado_http1_connection_new(d.stream, is_client, parameters, &ends);
+    CHECK(d.connection != NULL);
+    CHECK(tornado_http1_connection_context(d.connection) == &ends);
+    return d;
+}
+
+static void dialogue_read(dialogue *d)
+{
+    d->done = tornado_http1_connection_read_response(d->connection, &recording, &d->seen);
+}
+
+static void dialogue_ask(dialogue *d, const char *method)
+{
+    tornado_http_header host = header_of("Host", "a");
+    tornado_http_headers headers = {.items = &host, .count = 1};
+    tornado_http_start_line start = {.method = method, .path = "/p?q"};
+    CHECK(sent(tornado_http1_connection_write_headers(d->connection, &start, &headers, NULL)));
+    CHECK(sent(tornado_http1_connection_finish(d->connection)));
+    dialogue_read(d);
+}
+
+static void dialogue_end(dialogue *d)
+{
+    tornado_future_release(d->done);
+    tornado_http1_connection_release(d->connection);
+    tornado_iostream_release(d->stream);
+    client_close(&d->peer);
+    loop_turns(2); /* a connection that refused something lingers until then */
+    recorder_end(&d->seen);
+}
+
+/* Runs the loop until the other end has had so many bytes. */
+static void peer_needs(dialogue *d, size_t len)
+{
+    while (d->peer.len < len)
+        if (!client_more(&d->peer))
+            FAIL("closed after %zu bytes", d->peer.len);
+}
+
+#define OK_ "HTTP/1.1 200 OK\r\n"
+#define TEXT(text) text, sizeof(text) - 1
+
+static const struct {
+    const char *why, *method, *response;
+    size_t len;
+    const char *seen;
+    int code;  /* of the future */
+    bool open; /* whether the stream can be used again */
+} responses[] = {
+    {"length", "GET", TEXT(OK_ "Content-Length: 3\r\n\r\nabc"), "HTTP/1.1 200 OK|Content-Length=3;abc$", 0, true},
+    {"no body", "GET", TEXT(OK_ "Content-Length: 0\r\n\r\n"), "HTTP/1.1 200 OK|Content-Length=0;$", 0, true},
+    {"chunks", "GET", TEXT(OK_ "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n2;x=y\r\nbc\r\n0\r\nX: y\r\n\r\n"),
+     "HTTP/1.1 200 OK|Transfer-Encoding=chunked;abc$", 0, true},
+    {"to the end", "GET", TEXT(OK_ "\r\nabc"), "HTTP/1.1 200 OK;abc$", 0, false},
+    {"nothing to the end", "GET", TEXT(OK_ "\r\n"), "HTTP/1.1 200 OK;$", 0, false},
+    {"close", "GET", TEXT(OK_ "Connection: close\r\nContent-Length: 1\r\n\r\na"),
+     "HTTP/1.1 200 OK|Connection=close|Content-Length=1;a$", 0, false},
+    {"HTTP/1.0", "GET", TEXT("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\na"), "HTTP/1.0 200 OK|Content-Length=1;a$", 0,
+     false},
+    {"HTTP/1.0 that stays", "GET", TEXT("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 1\r\n\r\na"),
+     "HTTP/1.0 200 OK|Connection=Keep-Alive|Content-Length=1;a$", 0, true},
+    {"HEAD", "HEAD", TEXT(OK_ "Content-Length: 3\r\n\r\n"), "HTTP/1.1 200 OK|Content-Length=3;$", 0, true},
+    {"HEAD without a length", "HEAD", TEXT(OK_ "\r\n"), "HTTP/1.1 200 OK;$", 0, true},
+    {"HEAD of chunks", "HEAD", TEXT(OK_ "Transfer-Encoding: chunked\r\n\r\n"),
+     "HTTP/1.1 200 OK|Transfer-Encoding=chunked;$", 0, true},
+    {"204", "GET", TEXT("HTTP/1.1 204 No Content\r\n\r\n"), "HTTP/1.1 204 No Content;$", 0, true},
+    {"304 with a length", "GET", TEXT("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n"),
+     "HTTP/1.1 304 Not Modified|Content-Length=9;$", 0, true},
+    {"100 before", "GET", TEXT("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nX: y\r\n\r\n" OK_ "Content-Length: 1\r\n\r\na"),
+     "(100)(103)HTTP/1.1 200 OK|Content-Length=1;a$", 0, true},
+    {"101", "GET", TEXT("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
+     "HTTP/1.1 101 Switching Protocols|Upgrade=x;$", 0, true},
+    {"no reason", "GET", TEXT("HTTP/1.1 200\r\nContent-Length: 1\r\n\r\na"), "HTTP/1.1 200 |Content-Length=1;a$", 0, true},
+    {"empty reason", "GET", TEXT("HTTP/1.1 200 \r\nContent-Length: 1\r\n\r\na"), "HTTP/1.1 200 |Content-Length=1;a$", 0, true},
+    {"bare LF", "GET", TEXT("HTTP/1.1 200 OK\nX: y\nContent-Length: 1\n\na"), "HTTP/1.1 200 OK|X=y|Content-Length=1;a$",
+     0, true},
+    {"a folded header", "GET", TEXT(OK_ "X: a\r\n  b\r\n\tc\r\nContent-Length: 1\r\n\r\na"),
+     "HTTP/1.1 200 OK|X=a   b \tc|Content-Length=1;a$", 0, true},
+
+    {"nothing", "GET", TEXT(""), "!CLOSED", TORNADO_ERR_CLOSED, false},
+    {"half a head", "GET", TEXT(OK_ "Content-Le"), "!CLOSED", TORNADO_ERR_CLOSED, false},
+    {"short body", "GET", TEXT(OK_ "Content-Length: 3\r\n\r\nab"), "HTTP/1.1 200 OK|Content-Length=3;ab!CLOSED",
+     TORNADO_ERR_CLOSED, false},
+    {"short chunk", "GET", TEXT(OK_ "Transfer-Encoding: chunked\r\n\r\n3\r\nab"),
+     "HTTP/1.1 200 OK|Transfer-Encoding=chunked;ab!CLOSED", TORNADO_ERR_CLOSED, false},
+    {"chunks without end", "GET", TEXT(OK_ "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n"),
+     "HTTP/1.1 200 OK|Transfer-Encoding=chunked;a!CLOSED", TORNADO_ERR_CLOSED, false},
+    {"a bad chunk", "GET", TEXT(OK_ "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nx\r\n"),
+     "HTTP/1.1 200 OK|Transfer-Encoding=chunked;a!PARSE", TORNADO_ERR_PARSE, false},
+    {"a forbidden trailer", "GET", TEXT(OK_ "Transfer-Encoding: chunked\r\n\r\n0\r\nHost: b\r\n\r\n"),
+     "HTTP/1.1 200 OK|Transfer-Encoding=chunked;!PARSE", TORNADO_ERR_PARSE, false},
+    {"no HTTP", "GET", TEXT("SSH-2.0-x\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"HTTP/2", "GET", TEXT("HTTP/2.0 200 OK\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"two digits", "GET", TEXT("HTTP/1.1 20 OK\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"four digits", "GET", TEXT("HTTP/1.1 2000 OK\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"length and chunks", "GET", TEXT(OK_ "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"), "!PARSE",
+     TORNADO_ERR_PARSE, false},
+    {"two lengths", "GET", TEXT(OK_ "Content-Length: 1\r\nContent-Length: 1\r\n\r\na"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"another coding", "GET", TEXT(OK_ "Transfer-Encoding: gzip, chunked\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"chunks in HTTP/1.0", "GET", TEXT("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE,
+     false},
+    {"204 with a body", "GET", TEXT("HTTP/1.1 204 x\r\nContent-Length: 1\r\n\r\na"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"100 with a body", "GET", TEXT("HTTP/1.1 100 x\r\nTransfer-Encoding: chunked\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE,
+     false},
+    {"a fold before the headers", "GET", TEXT(OK_ " X: y\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"a folded length", "GET", TEXT(OK_ "Content-Length:\r\n 1\r\n\r\na"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"a folded coding", "GET", TEXT(OK_ "Transfer-Encoding:\r\n chunked\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"a bare CR", "GET", TEXT(OK_ "X: a\rb\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"a NUL", "GET", TEXT(OK_ "X: a\0b\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+    {"white space before the colon", "GET", TEXT(OK_ "X : a\r\n\r\n"), "!PARSE", TORNADO_ERR_PARSE, false},
+};
+
+static void check_response(size_t i, size_t piece)
+{
+    static const char next[] = OK_ "Content-Length: 4\r\n\r\nnext";
+    dialogue d = dialogue_open(true, NULL);
+    dialogue_ask(&d, responses[i].method);
+    for (size_t at = 0; at < responses[i].len; at += piece) {
+        size_t len = responses[i].len - at < piece ? responses[i].len - at : piece;
+        client_send_bytes(&d.peer, responses[i].response + at, len);
+        if (piece < responses[i].len)
+            loop_turns(1);
+    }
+    if (responses[i].open) /* what is behind is left to the next */
+        client_send_bytes(&d.peer, TEXT(next));
+    else
+        shutdown(d.peer.fd, SHUT_WR);
+    const tornado_error *error = loop_until(d.done);
+    if (strcmp(recorded(&d.seen), responses[i].seen) != 0 || (error ? error->code : 0) != responses[i].code)
+        FAIL("%s, %zu at a time: %s, %s", responses[i].why, piece, recorded(&d.seen),
+             error ? tornado_error_name(error->code) : "no error");
+    if (tornado_iostream_closed(d.stream) == responses[i].open)
+        FAIL("%s: the stream is %s", responses[i].why, responses[i].open ? "closed" : "open");
+    if (responses[i].open) {
+        tornado_future_release(d.done);
+        tornado_http1_connection_release(d.connection);
+        recorder_end(&d.seen);
+        memset(&d.seen, 0, sizeof d.seen);
+        d.connection = tornado_http1_connection_new(d.stream, true, NULL, NULL);
+        CHECK(d.connection != NULL);
+        dialogue_ask(&d, "GET");
+        CHECK(loop_until(d.done) == NULL);
+        CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=4;next$");
+    }
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_responses_are_understood_or_refused)
+{
+    for (size_t i = 0; i < COUNT(responses); i++)
+        check_response(i, responses[i].len + 1);
+}
+
+TEST_LIMIT(http1_connection_responses_a_byte_at_a_time_are_understood_the_same, 60)
+{
+    for (size_t i = 0; i < COUNT(responses); i++)
+        if (strstr(responses[i].seen, "abc$")) { /* several pieces of a body are one text */
+            check_response(i, 2);
+        } else {
+            check_response(i, 1);
+        }
+}
+
+TEST(http1_connection_responses_have_limits)
+{
+    static const struct {
+        const char *before, *repeated;
+        int times, code;
+    } cases[] = {{OK_, "X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n", 20000, TORNADO_ERR_LIMIT},
+                 {OK_, "X: y\r\n", 1000, TORNADO_ERR_LIMIT},
+                 {"", "HTTP/1.1 100 Continue\r\n\r\n", 40, TORNADO_ERR_LIMIT},
+                 {OK_ "Content-Length: 101\r\n\r\n", "", 0, TORNADO_ERR_LIMIT},
+                 {OK_ "\r\n", "0123456789", 11, TORNADO_ERR_LIMIT},
+                 {OK_ "Transfer-Encoding: chunked\r\n\r\n", "a\r\n0123456789\r\n", 11, TORNADO_ERR_LIMIT}};
+    tornado_http1_connection_parameters parameters = {.max_body_size = 100};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        dialogue d = dialogue_open(true, &parameters);
+        dialogue_ask(&d, "GET");
+        client_send(&d.peer, cases[i].before);
+        for (int n = 0; n < cases[i].times; n++)
+            client_send(&d.peer, cases[i].repeated);
+        client_send(&d.peer, "\r\n");
+        shutdown(d.peer.fd, SHUT_WR);
+        CHECK(is_error(loop_until(d.done), cases[i].code));
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_timeouts_fail_a_response_that_does_not_come)
+{
+    for (int body = 0; body < 2; body++) {
+        tornado_http1_connection_parameters parameters = {.header_timeout = body ? 0 : 0.05,
+                                                          .body_timeout = body ? 0.05 : 0};
+        dialogue d = dialogue_open(true, &parameters);
+        dialogue_ask(&d, "GET");
+        client_send(&d.peer, body ? OK_ "Content-Length: 2\r\n\r\na" : OK_ "X:");
+        CHECK(is_error(loop_until(d.done), TORNADO_ERR_TIMEOUT));
+        CHECK(tornado_iostream_closed(d.stream));
+        dialogue_end(&d);
+    }
+}
+
+/*----------------------------------------------------------------------------
+ * What a client sends.
+ *----------------------------------------------------------------------------*/
+
+TEST(http1_connection_requests_are_framed_as_their_headers_say)
+{
+    static const struct {
+        const char *method, *length, *connection, *body, *wire;
+    } cases[] = {
+        {"GET", NULL, NULL, "", "GET / HTTP/1.1\r\n\r\n"},
+        {"POST", NULL, NULL, "abc", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"},
+        {"PUT", "3", NULL, "abc", "PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"},
+        {"DELETE", "3", NULL, "abc", "DELETE / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"},
+        {"PATCH", "0", "close", "", "PATCH / HTTP/1.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"},
+        {"GET", NULL, "Upgrade", "", "GET / HTTP/1.1\r\nConnection: Upgrade\r\n\r\n"},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        dialogue d = dialogue_open(true, NULL);
+        tornado_http_header items[2];
+        tornado_http_headers headers = {.items = items};
+        tornado_http_start_line start = {.method = cases[i].method, .path = "/"};
+        tornado_bytes body = tornado_bytes_of(cases[i].body);
+        if (cases[i].length)
+            items[headers.count++] = header_of("Content-Length", cases[i].length);
+        if (cases[i].connection)
+            items[headers.count++] = header_of("Connection", cases[i].connection);
+        CHECK(sent(tornado_http1_connection_write_headers(d.connection, &start, &headers, &body)));
+        CHECK_INT(loop_code(tornado_http1_connection_finish(d.connection)), 0);
+        dialogue_read(&d);
+        peer_needs(&d, strlen(cases[i].wire));
+        CHECK_STR(d.peer.data, cases[i].wire);
+        client_send(&d.peer, OK_ "Content-Length: 0\r\n\r\n");
+        CHECK(loop_until(d.done) == NULL);
+        CHECK_INT(tornado_iostream_closed(d.stream), cases[i].connection && strcmp(cases[i].connection, "close") == 0);
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_requests_that_may_not_be_sent_are_not)
+{
+    static const struct {
+        const char *method, *path, *name, *value;
+    } bad[] = {
+        {NULL, "/", "X", "y"},          {"", "/", "X", "y"},       {"GE T", "/", "X", "y"}, {"GET\r\n", "/", "X", "y"},
+        {"GET", NULL, "X", "y"},        {"GET", "", "X", "y"},     {"GET", "/ x", "X", "y"}, {"GET", "/\r\nX: y", "X", "y"},
+        {"GET", "/", "X", "y\r\nZ: a"}, {"GET", "/", "X", "y\nz"}, {"GET", "/", "X y", "z"}, {"GET", "/", "", "z"},
+        {"GET", "/", "Content-Length", "1x"}, {"POST", "/", "Transfer-Encoding", "chunked"},
+    };
+    dialogue d = dialogue_open(true, NULL);
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        tornado_http_header header = header_of(bad[i].name, bad[i].value);
+        tornado_http_headers headers = {.items = &header, .count = 1};
+        tornado_http_start_line start = {.method = bad[i].method, .path = bad[i].path};
+        CHECK_INT(failure(tornado_http1_connection_write_headers(d.connection, &start, &headers, NULL)),
+                  TORNADO_ERR_INVALID);
+    }
+    dialogue_ask(&d, "GET"); /* it can still be used */
+    client_send(&d.peer, OK_ "Content-Length: 0\r\n\r\n");
+    CHECK(loop_until(d.done) == NULL);
+    CHECK(strncmp(d.peer.data, "GET /p?q HTTP/1.1\r\nHost: a\r\n\r\n", d.peer.len) == 0);
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_bodies_of_another_length_than_was_said_close)
+{
+    for (int over = 0; over < 2; over++) {
+        dialogue d = dialogue_open(true, NULL);
+        tornado_http_header header = header_of("Content-Length", "3");
+        tornado_http_headers headers = {.items = &header, .count = 1};
+        tornado_http_start_line start = {.method = "POST", .path = "/"};
+        CHECK(sent(tornado_http1_connection_write_headers(d.connection, &start, &headers, NULL)));
+        dialogue_read(&d);
+        if (over) {
+            CHECK_INT(failure(tornado_http1_connection_write(d.connection, tornado_bytes_of("abcd"))),
+                      TORNADO_ERR_INVALID);
+        } else {
+            CHECK(sent(tornado_http1_connection_write(d.connection, tornado_bytes_of("ab"))));
+            CHECK_INT(failure(tornado_http1_connection_finish(d.connection)), TORNADO_ERR_INVALID);
+        }
+        CHECK(tornado_iostream_closed(d.stream));
+        CHECK(is_error(loop_until(d.done), TORNADO_ERR_INVALID));
+        CHECK_STR(recorded(&d.seen), "!INVALID");
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_trailers_are_sent_behind_chunks)
+{
+    static const char wire[] = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1\r\n\r\n";
+    dialogue d = dialogue_open(true, NULL);
+    tornado_http_header bad = header_of("Content-Length", "1"), good = header_of("X-Sum", "1");
+    tornado_http_headers forbidden = {.items = &bad, .count = 1}, trailers = {.items = &good, .count = 1};
+    tornado_http_start_line start = {.method = "POST", .path = "/"};
+    tornado_bytes body = {"a", 1};
+    CHECK(sent(tornado_http1_connection_write_headers(d.connection, &start, NULL, &body)));
+    CHECK_INT(failure(tornado_http1_connection_finish_with_trailers(d.connection, &forbidden)), TORNADO_ERR_INVALID);
+    CHECK(sent(tornado_http1_connection_finish_with_trailers(d.connection, &trailers)));
+    dialogue_read(&d);
+    peer_needs(&d, sizeof wire - 1);
+    CHECK_STR(d.peer.data, wire);
+    client_send(&d.peer, OK_ "Transfer-Encoding: chunked\r\n\r\n0\r\nX-Back: 2\r\n\r\n");
+    CHECK(loop_until(d.done) == NULL);
+    const tornado_http_headers *back = tornado_http1_connection_trailers(d.connection);
+    CHECK_INT(back->count, 1);
+    CHECK_STR(back->items[0].value, "2");
+    dialogue_end(&d);
+}
+
+/*----------------------------------------------------------------------------
+ * Delegates that wait.
+ *----------------------------------------------------------------------------*/
+
+TEST(http1_connection_nothing_is_read_until_what_the_delegate_returned_is_done)
+{
+    dialogue d = dialogue_open(true, NULL);
+    tornado_future *headers = d.seen.headers_future = tornado_future_new();
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, OK_ "Content-Length: 6\r\n\r\nabc");
+    while (!recorded(&d.seen)[0])
+        loop_turns(1);
+    loop_turns(5);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=6;");
+    tornado_future *data = d.seen.data_future = tornado_future_new();
+    tornado_future_set_result(headers, NULL, NULL);
+    while (!d.seen.pieces)
+        loop_turns(1);
+    client_send(&d.peer, "def");
+    shutdown(d.peer.fd, SHUT_WR); /* nor is the end seen, which comes before the body is read */
+    loop_turns(5);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=6;abc");
+    CHECK_MEM(d.seen.piece.data, d.seen.piece.len, "abc", 3);
+    tornado_future_set_result(data, NULL, NULL);
+    CHECK(loop_until(d.done) == NULL);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=6;abcdef$");
+    tornado_future_release(headers);
+    tornado_future_release(data);
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_pieces_are_at_most_chunk_size)
+{
+    tornado_http1_connection_parameters parameters = {.chunk_size = 4};
+    dialogue d = dialogue_open(true, &parameters);
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, OK_ "Transfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n0\r\n\r\n");
+    CHECK(loop_until(d.done) == NULL);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Transfer-Encoding=chunked;0123456789$");
+    CHECK_INT(d.seen.pieces, 3);
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_failure_of_what_a_delegate_returned_closes)
+{
+    log_keep();
+    dialogue d = dialogue_open(true, NULL);
+    tornado_error error = {.code = TORNADO_ERR_STATE, .message = "no room"};
+    tornado_future *future = d.seen.data_future = tornado_future_new();
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, OK_ "Content-Length: 6\r\n\r\nabc");
+    while (!d.seen.pieces)
+        loop_turns(1);
+    tornado_future_set_error(future, &error);
+    tornado_future_release(future);
+    CHECK(is_error(loop_until(d.done), TORNADO_ERR_STATE));
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=6;abc!STATE");
+    CHECK_INT(logged("Uncaught exception in data_received"), 1);
+    dialogue_end(&d);
+}
+
+static tornado_future *raise_in_data(void *self, tornado_bytes chunk)
+{
+    (void)self;
+    (void)chunk;
+    tornado_raise(TORNADO_ERR_STATE, "raised");
+}
+
+TEST(http1_connection_what_a_delegate_raises_is_logged_and_closes)
+{
+    static const tornado_http_message_delegate raising = {.data_received = raise_in_data,
+                                                          .on_connection_close = record_close};
+    log_keep();
+    dialogue d = dialogue_open(true, NULL);
+    dialogue_ask(&d, "GET"); /* and again, with another delegate */
+    CHECK_INT(failure(tornado_http1_connection_read_response(d.connection, &raising, &d.seen)), TORNADO_ERR_STATE);
+    client_send(&d.peer, OK_ "Content-Length: 0\r\n\r\n");
+    CHECK(loop_until(d.done) == NULL);
+    dialogue_end(&d);
+    d = dialogue_open(true, NULL);
+    d.done = tornado_http1_connection_read_response(d.connection, &raising, &d.seen);
+    client_send(&d.peer, OK_ "Content-Length: 1\r\n\r\nx");
+    CHECK(is_error(loop_until(d.done), TORNADO_ERR_STATE));
+    CHECK_STR(recorded(&d.seen), "!STATE");
+    CHECK_INT(logged("Uncaught exception in data_received"), 1);
+    d.seen.released = 1;
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_close_during_a_wait_is_told_when_that_is_over)
+{
+    dialogue d = dialogue_open(true, NULL);
+    tornado_future *future = d.seen.data_future = tornado_future_new();
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, OK_ "Content-Length: 6\r\n\r\nabc");
+    while (!d.seen.pieces)
+        loop_turns(1);
+    tornado_http1_connection_close(d.connection);
+    loop_turns(3);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=6;abc");
+    CHECK_MEM(d.seen.piece.data, d.seen.piece.len, "abc", 3);
+    tornado_future_set_result(future, NULL, NULL);
+    tornado_future_release(future);
+    CHECK(is_error(loop_until(d.done), TORNADO_ERR_CLOSED));
+    loop_turns(3);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=6;abc!CLOSED");
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_body_is_collected_without_data_received)
+{
+    static const tornado_http_message_delegate plain = {.finish = record_finish, .release = record_release};
+    dialogue d = dialogue_open(true, NULL);
+    d.done = tornado_http1_connection_read_response(d.connection, &plain, &d.seen);
+    tornado_http_start_line start = {.method = "GET", .path = "/"};
+    CHECK(sent(tornado_http1_connection_write_headers(d.connection, &start, NULL, NULL)));
+    CHECK(sent(tornado_http1_connection_finish(d.connection)));
+    client_send(&d.peer, OK_ "Content-Length: 6\r\n\r\nabcdef");
+    CHECK(loop_until(d.done) == NULL);
+    tornado_bytes body = tornado_http1_connection_body(d.connection);
+    CHECK_MEM(body.data, body.len + 1, "abcdef", 7);
+    dialogue_end(&d);
+}
+
+/*----------------------------------------------------------------------------
+ * What is allowed during headers_received.
+ *----------------------------------------------------------------------------*/
+
+static dialogue *the_dialogue;
+static tornado_iostream *detached;
+
+static void allow_more(void)
+{
+    tornado_http1_connection_set_max_body_size(the_dialogue->connection, 6);
+    tornado_http1_connection_set_body_timeout(the_dialogue->connection, 0.05);
+}
+
+TEST(http1_connection_limits_may_be_changed_for_one_message)
+{
+    tornado_http1_connection_parameters parameters = {.max_body_size = 2};
+    for (int more = 0; more < 2; more++) {
+        dialogue d = dialogue_open(true, &parameters);
+        the_dialogue = &d;
+        d.seen.on_headers = more ? allow_more : NULL;
+        dialogue_ask(&d, "GET");
+        client_send(&d.peer, OK_ "Content-Length: 6\r\n\r\nabc");
+        CHECK(is_error(loop_until(d.done), more ? TORNADO_ERR_TIMEOUT : TORNADO_ERR_LIMIT));
+        CHECK_STR(recorded(&d.seen), more ? "HTTP/1.1 200 OK|Content-Length=6;abc!TIMEOUT"
+                                          : "HTTP/1.1 200 OK|Content-Length=6;!LIMIT");
+        dialogue_end(&d);
+    }
+}
+
+static void detach_now(void)
+{
+    detached = tornado_http1_connection_detach(the_dialogue->connection);
+}
+
+/* The stream is the user's, with what came behind the head. */
+static void check_detached(dialogue *d)
+{
+    CHECK(detached == d->stream);
+    tornado_future *read = tornado_iostream_read_bytes(detached, 8);
+    client_send(&d->peer, "more");
+    CHECK(loop_until(read) == NULL);
+    CHECK_MEM(tornado_future_bytes(read).data, tornado_future_bytes(read).len, "\x81\x02himore", 8);
+    tornado_future_release(read);
+    CHECK_INT(loop_code(tornado_iostream_write(detached, tornado_bytes_of("raw"))), 0);
+    peer_needs(d, d->peer.len + 3);
+    CHECK_MEM(d->peer.data + d->peer.len - 3, 3, "raw", 3);
+    tornado_iostream_release(detached);
+    CHECK_STR(recorded(&d->seen), "HTTP/1.1 101 x;"); /* neither finish nor on_connection_close */
+}
+
+TEST(http1_connection_detach_gives_the_stream_with_what_is_behind_the_head)
+{
+    for (int pieces = 0; pieces < 2; pieces++) { /* in the loop's buffer, and in the stream's own */
+        dialogue d = dialogue_open(true, NULL);
+        the_dialogue = &d;
+        CHECK(tornado_http1_connection_detach(d.connection) == NULL);
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+        d.seen.on_headers = detach_now;
+        dialogue_ask(&d, "GET");
+        if (pieces) {
+            client_send(&d.peer, "HTTP/1.1 101");
+            while (!tornado_iostream_read_buffer_size(d.stream))
+                loop_turns(1);
+        }
+        client_send(&d.peer, &"HTTP/1.1 101 x\r\n\r\n\x81\x02hi"[pieces ? 12 : 0]);
+        CHECK(loop_until(d.done) == NULL);
+        peer_needs(&d, strlen("GET /p?q HTTP/1.1\r\nHost: a\r\n\r\n"));
+        check_detached(&d);
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_detach_works_until_the_delegates_future_is_done)
+{
+    dialogue d = dialogue_open(true, NULL);
+    the_dialogue = &d;
+    tornado_future *future = d.seen.headers_future = tornado_future_new();
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, "HTTP/1.1 101 x\r\n\r\n\x81\x02hi");
+    while (!recorded(&d.seen)[0])
+        loop_turns(1);
+    detach_now();
+    CHECK(loop_until(d.done) == NULL);
+    tornado_future_set_result(future, NULL, NULL);
+    tornado_future_release(future);
+    loop_turns(3);
+    peer_needs(&d, strlen("GET /p?q HTTP/1.1\r\nHost: a\r\n\r\n"));
+    check_detached(&d);
+    dialogue_end(&d);
+}
+
+/*----------------------------------------------------------------------------
+ * The stream.
+ *----------------------------------------------------------------------------*/
+
+TEST(http1_connection_has_the_stream_until_it_is_over)
+{
+    dialogue d = dialogue_open(true, NULL);
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(d.stream, 1)), TORNADO_ERR_STATE);
+    CHECK_INT(loop_code(tornado_iostream_write(d.stream, tornado_bytes_of("x"))), TORNADO_ERR_STATE);
+    CHECK(tornado_http1_connection_new(d.stream, true, NULL, NULL) == NULL);
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+    tornado_http1_connection_release(d.connection); /* it was not used: the stream is free again */
+    CHECK_INT(loop_code(tornado_iostream_write(d.stream, tornado_bytes_of("x"))), 0);
+    tornado_future *read = tornado_iostream_read_bytes(d.stream, 1);
+    CHECK(tornado_http1_connection_new(d.stream, true, NULL, NULL) == NULL);
+    client_send(&d.peer, "y");
+    CHECK_INT(loop_code(read), 0);
+    tornado_iostream_close(d.stream);
+    CHECK(tornado_http1_connection_new(d.stream, true, NULL, NULL) == NULL);
+    tornado_iostream_release(d.stream);
+    client_close(&d.peer);
+}
+
+static void count(void *arg)
+{
+    ++*(int *)arg;
+}
+
+TEST(http1_connection_close_callback_tells_of_the_end_of_the_connection_only)
+{
+    int closed = 0, stream_closed = 0;
+    dialogue d = dialogue_open(true, NULL);
+    tornado_http1_connection_set_close_callback(d.connection, count, &closed);
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, OK_ "Content-Length: 0\r\n\r\n");
+    CHECK(loop_until(d.done) == NULL);
+    dialogue_end(&d);
+    CHECK_INT(closed, 0);
+    for (int taken_back = 0; taken_back < 2; taken_back++) {
+        d = dialogue_open(true, NULL);
+        tornado_http1_connection_set_close_callback(d.connection, count, &closed);
+        if (taken_back)
+            tornado_http1_connection_set_close_callback(d.connection, NULL, NULL);
+        tornado_iostream_set_close_callback(d.stream, count, &stream_closed);
+        dialogue_ask(&d, "GET");
+        tornado_iostream_close(d.stream);
+        CHECK(is_error(loop_until(d.done), TORNADO_ERR_CLOSED));
+        loop_turns(2);
+        CHECK_INT(closed, 1);
+        CHECK_INT(stream_closed, 1 + taken_back);
+        CHECK_INT(failure(tornado_http1_connection_write(d.connection, tornado_bytes_of("x"))), TORNADO_ERR_STATE);
+        dialogue_end(&d);
+    }
+}
+
+static void read_with_shortage(void)
+{
+    int ends[2];
+    recorder seen = {.released = 0};
+    tcp_pair(ends);
+    tornado_iostream *stream = tornado_ioloop_current() ? tornado_iostream_new(ends[0], NULL) : NULL;
+    tornado_http1_connection *c = stream ? tornado_http1_connection_new(stream, true, NULL, NULL) : NULL;
+    if (c) {
+        static const char response[] = OK_ "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n";
+        tornado_http_start_line start = {.method = "POST", .path = "/"};
+        tornado_future *done = tornado_http1_connection_read_response(c, &recording, &seen);
+        tornado_bytes body = {"body", 4};
+        if (sent(tornado_http1_connection_write_headers(c, &start, NULL, &body)))
+            sent(tornado_http1_connection_finish(c));
+        CHECK(send(ends[1], response, sizeof response - 1, MSG_NOSIGNAL) > 0);
+        shutdown(ends[1], SHUT_WR);
+        for (int turns = 0; turns < 50 && !tornado_future_done(done); turns++)
+            tornado_ioloop_run_once(tornado_ioloop_current(), 0.001);
+        tornado_future_error(done);
+        tornado_future_release(done);
+        tornado_http1_connection_release(c);
+    }
+    if (stream)
+        tornado_iostream_close(stream);
+    else
+        close(ends[0]);
+    tornado_iostream_release(stream);
+    close(ends[1]);
+    tornado_buffer_free(&seen.text);
+}
+
+TEST_LIMIT(http1_connection_memory_that_runs_short_leaks_nothing, 30)
+{
+    each_shortage(read_with_shortage);
+}
+
+/*----------------------------------------------------------------------------
+ * The server's role.
+ *----------------------------------------------------------------------------*/
+
+TEST(http1_connection_reads_one_request_and_answers_it)
+{
+    dialogue d = dialogue_open(false, NULL);
+    CHECK_INT(failure(write_head(d.connection, 200, 0, NULL)), TORNADO_ERR_STATE);
+    dialogue_read(&d);
+    client_send(&d.peer, "POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /next HTTP/1.1\r\n");
+    while (!d.seen.over)
+        loop_turns(1);
+    CHECK_STR(recorded(&d.seen), "POST /p HTTP/1.1|Host=a|Content-Length=3;abc$");
+    CHECK_STR(tornado_http1_connection_request(d.connection)->path, "/p");
+    CHECK(!tornado_future_done(d.done));
+    CHECK(sent(write_head(d.connection, 103, TORNADO_NONE, &(tornado_http_header){"Link", "x", 4, 1})));
+    CHECK(sent(write_head(d.connection, 200, 2, NULL)));
+    CHECK(sent(tornado_http1_connection_write(d.connection, tornado_bytes_of("ok"))));
+    CHECK(sent(tornado_http1_connection_finish(d.connection)));
+    CHECK(loop_until(d.done) == NULL);
+    answer a;
+    CHECK(client_answer(&d.peer, &a));
+    CHECK_INT(a.status, 103);
+    CHECK_STR(head_value(a.head, "Link"), "x");
+    CHECK(client_answer(&d.peer, &a));
+    CHECK_MEM(a.body.data, a.body.len, "ok", 2);
+    tornado_future *rest = tornado_iostream_read_until(d.stream, "\r\n");
+    CHECK(loop_until(rest) == NULL);
+    CHECK_MEM(tornado_future_bytes(rest).data, tornado_future_bytes(rest).len, "GET /next HTTP/1.1\r\n", 20);
+    tornado_future_release(rest);
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_refuses_one_bad_request)
+{
+    dialogue d = dialogue_open(false, NULL);
+    dialogue_read(&d);
+    client_send(&d.peer, "GET / HTTP/1.1\r\n\r\n");
+    answer a;
+    CHECK(client_answer(&d.peer, &a));
+    CHECK_INT(a.status, 400);
+    CHECK(is_error(loop_until(d.done), TORNADO_ERR_PARSE));
+    CHECK_STR(recorded(&d.seen), ""); /* headers_received was not called, so nothing is */
+    client_until_end(&d.peer);
+    dialogue_end(&d);
+}
+
+static int server_closed;
+
+static void server_on_close(void *self, tornado_http1_server_connection *connection)
+{
+    (void)self;
+    CHECK(tornado_http1_server_connection_context(connection) == &server_closed);
+    server_closed++;
+}
+
+static void echo_finish(void *self)
+{
+    tornado_http1_connection *c = self;
+    tornado_bytes body = tornado_http1_connection_body(c);
+    CHECK(tornado_http1_connection_context(c) == &server_closed);
+    CHECK(sent(write_head(c, 200, (int64_t)body.len, NULL)));
+    CHECK(sent(tornado_http1_connection_write(c, body)));
+    CHECK(sent(tornado_http1_connection_finish(c)));
+}
+
+static const tornado_http_message_delegate *echo_start(void *self, tornado_http1_server_connection *server,
+                                                       tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate delegate = {.finish = echo_finish};
+    (void)self;
+    (void)server;
+    *message = connection;
+    return strcmp(tornado_http1_connection_request(connection)->path, "/none") == 0 ? NULL : &delegate;
+}
+
+static const tornado_http_server_connection_delegate echo_delegate = {.start_request = echo_start,
+                                                                      .on_close = server_on_close};
+
+TEST(http1_server_connection_serves_a_stream_until_it_is_closed)
+{
+    int ends[2];
+    tcp_pair(ends);
+    tornado_iostream *stream = tornado_iostream_new(ends[0], NULL);
+    tornado_http1_server_connection *server = tornado_http1_server_connection_new(stream, NULL, &server_closed);
+    tornado_iostream_release(stream);
+    CHECK(server && tornado_http1_server_connection_start_serving(server, &echo_delegate, NULL));
+    CHECK(!tornado_http1_server_connection_start_serving(server, &echo_delegate, NULL));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+    client c = {.fd = ends[1], .data = calloc(1, 1)};
+    set_nonblocking(c.fd);
+    for (int i = 0; i < 2; i++) {
+        answer a = client_ask(&c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+        CHECK_MEM(a.body.data, a.body.len, "hi", 2);
+    }
+    CHECK_INT(client_ask(&c, "GET /none HTTP/1.1\r\nHost: a\r\n\r\n").status, 503);
+    CHECK_INT(server_closed, 0);
+    CHECK_INT(loop_code(tornado_http1_server_connection_close(server)), 0);
+    CHECK_INT(server_closed, 1);
+    client_until_end(&c);
+    client_close(&c);
+    tornado_http1_server_connection_release(server);
+}
+
+TEST(http1_server_connection_goes_on_without_whoever_made_it)
+{
+    int ends[2];
+    tcp_pair(ends);
+    tornado_iostream *stream = tornado_iostream_new(ends[0], NULL);
+    tornado_http1_connection_parameters parameters = {.no_keep_alive = true};
+    tornado_http1_server_connection *server = tornado_http1_server_connection_new(stream, &parameters, &server_closed);
+    tornado_iostream_release(stream);
+    CHECK(server && tornado_http1_server_connection_start_serving(server, &echo_delegate, NULL));
+    tornado_http1_server_connection_release(server);
+    client c = {.fd = ends[1], .data = calloc(1, 1)};
+    set_nonblocking(c.fd);
+    answer a = client_ask(&c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+    CHECK(a.close);
+    client_until_end(&c);
+    CHECK_INT(server_closed, 1);
+    client_close(&c);
+}
+
+/*----------------------------------------------------------------------------
+ * Bodies that are compressed.
+ *----------------------------------------------------------------------------*/
+
+/* A response with a body that gzip has compressed, and perhaps cut or spoiled. */
+static tornado_buffer gzip_response(size_t len, size_t cut, bool spoil)
+{
+    tornado_buffer text = {0}, body = {0}, response = {0};
+    for (size_t i = 0; i < len; i++)
+        tornado_buffer_append(&text, "x", 1);
+    tornado_compressor_options options = {.format = TORNADO_ZIP_GZIP};
+    CHECK(tornado_compress(&body, (tornado_bytes){text.data, text.len}, &options));
+    if (spoil)
+        body.data[body.len - 6] ^= 1; /* the checksum */
+    body.len -= cut;
+    tornado_buffer_printf(&response, OK_ "Content-Encoding: gzip\r\nContent-Length: %zu\r\n\r\n", body.len);
+    tornado_buffer_append(&response, body.data, body.len);
+    tornado_buffer_free(&text);
+    tornado_buffer_free(&body);
+    return response;
+}
+
+TEST(http1_connection_decompresses_bodies_within_the_limit)
+{
+    static const struct {
+        size_t len, cut;
+        bool spoil, wait;
+        int code;
+    } cases[] = {{10, 0, false, false, 0},
+                 {900, 0, false, false, 0},
+                 {900, 0, false, true, 0},
+                 {1000000, 0, false, false, TORNADO_ERR_LIMIT}, /* of less than a thousand bytes */
+                 {900, 4, false, false, TORNADO_ERR_PARSE},
+                 {900, 0, true, false, TORNADO_ERR_PARSE}};
+    tornado_http1_connection_parameters parameters = {.decompress = TORNADO_GUNZIP, .max_body_size = 1000,
+                                                      .chunk_size = 100};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        tornado_buffer response = gzip_response(cases[i].len, cases[i].cut, cases[i].spoil);
+        dialogue d = dialogue_open(true, &parameters);
+        tornado_future *gate = tornado_future_new();
+        d.seen.data_future = cases[i].wait ? gate : NULL;
+        dialogue_ask(&d, "GET");
+        client_send_bytes(&d.peer, response.data, response.len);
+        while (cases[i].wait && !d.seen.pieces)
+            loop_turns(1);
+        tornado_future_set_result(gate, NULL, NULL);
+        const tornado_error *error = loop_until(d.done);
+        if ((error ? error->code : 0) != cases[i].code)
+            FAIL("case %zu: %s", i, error ? error->message : "no error");
+        if (!error) {
+            const char *body = strchr(recorded(&d.seen), ';') + 1;
+            CHECK_INT(strspn(body, "x"), cases[i].len);
+            CHECK_STR(body + cases[i].len, "$");
+            CHECK(strstr(recorded(&d.seen), "|X-Consumed-Content-Encoding=gzip|") != NULL);
+            CHECK_INT(d.seen.pieces, (cases[i].len + 99) / 100);
+        } else {
+            CHECK(strchr(recorded(&d.seen), '$') == NULL);
+        }
+        tornado_future_release(gate);
+        tornado_buffer_free(&response);
+        dialogue_end(&d);
+    }
+}
