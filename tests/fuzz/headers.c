@@ -33,7 +33,12 @@ static void check_block(tornado_arena *arena, tornado_bytes text)
         for (size_t i = 0; i < count; i++)
             len += strlen(list[i]) + (i > 0);
         MUST(joined && strlen(joined) == len);
+        tornado_http_headers copy = {0};
+        MUST(tornado_http_headers_copy(arena, &copy, &first) && copy.count == first.count);
+        MUST(tornado_http_headers_add(arena, &copy, name, joined) && copy.count == first.count + 1);
+        MUST(strcmp(copy.items[first.count].name, name) == 0);
         MUST(tornado_http_headers_set(arena, &second, name, "x") && second.count == first.count - count + 1);
+        MUST(tornado_http_headers_remove(arena, &second, name) && second.count == first.count - count);
         MUST(tornado_http_headers_remove(arena, &second, name) && second.count == first.count - count);
     }
     tornado_buffer_free(&out);

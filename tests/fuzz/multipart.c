@@ -80,6 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             tornado_bytes in = files.items[i].body;
             MUST(in.data >= body && in.data + in.len <= body + rest);
             MUST(*files.items[i].name && *files.items[i].filename);
+            MUST(tornado_http_files_find(&files, files.items[i].name, NULL) <= &files.items[i]);
             MUST(tornado_utf8_valid(files.items[i].filename, strlen(files.items[i].filename)));
         }
         if (again && (!*type || strncasecmp(type, "multipart/form-data", 19) == 0))
