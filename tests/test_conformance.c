@@ -6,7 +6,8 @@
 #include <dirent.h>
 #include <netinet/tcp.h>
 
-#define DIRECTORY "tests/http"
+#define REQUESTS  "tests/http"
+#define RESPONSES "tests/http/responses"
 
 /*----------------------------------------------------------------------------
  * Cases, read from the files.
@@ -17,11 +18,13 @@ enum { ANSWERS = 12 };
 typedef struct expected {
     int status; /* 0: no answer */
     bool open, bodiless;
+    const char *error; /* what a response is refused with; NULL: it is not */
     const char *understood; /* NULL: does not matter */
 } expected;
 
 typedef struct test_row {
     char *name; /* "length: two, equal" */
+    const char *method; /* of the request that a response is for */
     expected answers[ANSWERS];
     size_t count;
     tornado_buffer message;
@@ -68,6 +71,10 @@ static const char *append_text(tornado_buffer *out, const char *at, bool repeate
 static void read_answer(test_row *row, char *line)
 {
     CHECK(row->count < ANSWERS);
+    if (strncmp(line, "to ", 3) == 0) {
+        row->method = strdup(line + 3);
+        return;
+    }
     expected *answer = &row->answers[row->count++];
     char *understood = strstr(line, ": "), word[16] = "", more[16] = "";
     if (understood) {
@@ -76,6 +83,10 @@ static void read_answer(test_row *row, char *line)
     }
     if (strcmp(line, "none") == 0)
         return;
+    if (strncmp(line, "error ", 6) == 0) {
+        answer->error = strdup(line + 6);
+        return;
+    }
     CHECK(sscanf(line, "%3d %15s %15s", &answer->status, word, more) >= 2);
     answer->open = strcmp(word, "open") == 0;
     answer->bodiless = strcmp(more, "bodiless") == 0;
@@ -92,14 +103,14 @@ static test_row *row_new(const char *file, const char *title)
 }
 
 /* Appends the cases of a file. */
-static void read_file(const char *file, test_row ***end)
+static void read_file(const char *directory, const char *file, test_row ***end)
 {
     enum { BEFORE, ANSWER, MESSAGE } part = BEFORE;
     char path[512], *line = NULL;
     size_t room = 0;
     ssize_t len;
     test_row *row = NULL;
-    snprintf(path, sizeof path, DIRECTORY "/%s", file);
+    snprintf(path, sizeof path, "%s/%s", directory, file);
     FILE *stream = fopen(path, "r");
     if (!stream)
         FAIL("%s cannot be read", path);
@@ -129,15 +140,15 @@ static int by_name(const void *a, const void *b)
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-/* All cases of all files. */
-static test_row *read_rows(void)
+/* All cases of all files in a directory. */
+static test_row *read_rows(const char *path)
 {
     char *files[64];
     size_t count = 0;
     test_row *rows = NULL, **end = &rows;
-    DIR *directory = opendir(DIRECTORY);
+    DIR *directory = opendir(path);
     if (!directory)
-        FAIL(DIRECTORY " cannot be read: not started in the project's directory");
+        FAIL("%s cannot be read: not started in the project's directory", path);
     for (struct dirent *entry; (entry = readdir(directory)) != NULL;)
         if (strstr(entry->d_name, ".txt")) {
             CHECK(count < 64);
@@ -146,7 +157,7 @@ static test_row *read_rows(void)
     closedir(directory);
     qsort(files, count, sizeof *files, by_name);
     for (size_t i = 0; i < count; i++) {
-        read_file(files[i], &end);
+        read_file(path, files[i], &end);
         free(files[i]);
     }
     for (test_row *row = rows; row; row = row->next)
@@ -158,8 +169,11 @@ static void free_rows(test_row *rows)
 {
     while (rows) {
         test_row *next = rows->next;
-        for (size_t i = 0; i < rows->count; i++)
+        for (size_t i = 0; i < rows->count; i++) {
             free((char *)(uintptr_t)rows->answers[i].understood);
+            free((char *)(uintptr_t)rows->answers[i].error);
+        }
+        free((char *)(uintptr_t)rows->method);
         tornado_buffer_free(&rows->message);
         free(rows->name);
         free(rows);
@@ -362,7 +376,7 @@ static void send_whole(const test_row *row, bool next)
 
 TEST_EACH_POLLER(conformance_of_messages_that_come_at_once)
 {
-    test_row *rows = read_rows();
+    test_row *rows = read_rows(REQUESTS);
     service_start();
     for (test_row *row = rows; row; row = row->next)
         send_whole(row, false);
@@ -372,7 +386,7 @@ TEST_EACH_POLLER(conformance_of_messages_that_come_at_once)
 
 TEST(conformance_of_messages_with_another_one_right_behind)
 {
-    test_row *rows = read_rows();
+    test_row *rows = read_rows(REQUESTS);
     service_start();
     for (test_row *row = rows; row; row = row->next)
         if (row->answers[row->count - 1].status) /* else it would be part of what is not complete */
@@ -384,7 +398,7 @@ TEST(conformance_of_messages_with_another_one_right_behind)
 /* Long messages come in steps, which meet their limits at other bytes. */
 TEST_LIMIT(conformance_of_messages_that_come_a_byte_at_a_time, 60)
 {
-    test_row *rows = read_rows();
+    test_row *rows = read_rows(REQUESTS);
     service_start();
     for (test_row *row = rows; row; row = row->next) {
         client c = client_now();
@@ -404,7 +418,7 @@ TEST_LIMIT(conformance_of_messages_that_come_a_byte_at_a_time, 60)
 
 TEST_LIMIT(conformance_of_messages_in_two_pieces, 120)
 {
-    test_row *rows = read_rows();
+    test_row *rows = read_rows(REQUESTS);
     service_start();
     for (test_row *row = rows; row; row = row->next)
         for (size_t cut = 1; cut < row->message.len && row->message.len < 400; cut++) {
@@ -424,7 +438,7 @@ TEST_LIMIT(conformance_of_messages_in_two_pieces, 120)
 /* Wherever a client stops, and however, nothing of it is left. */
 TEST_LIMIT(conformance_of_messages_that_stop_anywhere, 120)
 {
-    test_row *rows = read_rows();
+    test_row *rows = read_rows(REQUESTS);
     service_start();
     loop_turns(2);
     for (test_row *row = rows; row; row = row->next)
@@ -443,5 +457,149 @@ TEST_LIMIT(conformance_of_messages_that_stop_anywhere, 120)
                 FAIL("%s, cut after %zu bytes: the connection is still there", row->name, cut);
         }
     service_end();
+    free_rows(rows);
+}
+
+/*----------------------------------------------------------------------------
+ * Responses, against the client's side of a connection.
+ *----------------------------------------------------------------------------*/
+
+/* What a client's delegate is told. */
+typedef struct exchange {
+    tornado_http1_connection *connection;
+    tornado_buffer seen;
+    int status;
+    bool body, over;
+} exchange;
+
+static tornado_future *exchange_headers(void *self, const tornado_http_start_line *start,
+                                        const tornado_http_headers *headers)
+{
+    exchange *e = self;
+    e->status = start->code;
+    if (strcmp(start->version, "HTTP/1.1") != 0)
+        tornado_buffer_printf(&e->seen, "%s ", start->version);
+    show(&e->seen, start->reason, strlen(start->reason));
+    show_headers(&e->seen, "", headers, false);
+    return NULL;
+}
+
+static tornado_future *exchange_data(void *self, tornado_bytes chunk)
+{
+    exchange *e = self;
+    if (!e->body)
+        tornado_buffer_puts(&e->seen, " body=");
+    e->body = true;
+    show(&e->seen, chunk.data, chunk.len);
+    return NULL;
+}
+
+static void exchange_finish(void *self)
+{
+    exchange *e = self;
+    CHECK(!e->over);
+    e->over = true;
+    show_headers(&e->seen, "trailer=", tornado_http1_connection_trailers(e->connection), true);
+}
+
+static void exchange_closed(void *self, const tornado_error *error)
+{
+    exchange *e = self;
+    (void)error;
+    CHECK(!e->over);
+    e->over = true;
+}
+
+static void exchange_informational(void *self, const tornado_http_start_line *start,
+                                   const tornado_http_headers *headers)
+{
+    exchange *e = self;
+    tornado_buffer_printf(&e->seen, "(%d", start->code);
+    show_headers(&e->seen, "", headers, true);
+    tornado_buffer_puts(&e->seen, ") ");
+}
+
+static const tornado_http_message_delegate exchange_delegate = {.headers_received = exchange_headers,
+                                                                .data_received = exchange_data,
+                                                                .finish = exchange_finish,
+                                                                .on_connection_close = exchange_closed,
+                                                                .informational = exchange_informational};
+
+/* Asks over a stream and starts to read the response. */
+static tornado_future *exchange_begin(exchange *e, tornado_iostream *stream, const char *method)
+{
+    tornado_http_header host = {"Host", "a", 4, 1};
+    tornado_http_headers headers = {.items = &host, .count = 1};
+    tornado_http_start_line start = {.method = method, .path = "/"};
+    memset(e, 0, sizeof *e);
+    e->connection = tornado_http1_connection_new(stream, true, NULL, NULL);
+    CHECK(e->connection != NULL);
+    tornado_future_release(tornado_http1_connection_write_headers(e->connection, &start, &headers, NULL));
+    tornado_future_release(tornado_http1_connection_finish(e->connection));
+    return tornado_http1_connection_read_response(e->connection, &exchange_delegate, e);
+}
+
+static void exchange_end(exchange *e)
+{
+    tornado_http1_connection_release(e->connection);
+    tornado_buffer_free(&e->seen);
+}
+
+/* Plays the server for one case, which comes in steps of so many bytes. */
+static void check_response(const test_row *row, size_t step)
+{
+    const expected *want = &row->answers[0];
+    exchange e;
+    int ends[2];
+    tcp_pair(ends);
+    client server = {.fd = ends[1], .data = calloc(1, 1)};
+    tornado_iostream *stream = tornado_iostream_new(ends[0], NULL);
+    set_nonblocking(server.fd);
+    tornado_future *done = exchange_begin(&e, stream, row->method ? row->method : "GET");
+    for (size_t at = 0; at < row->message.len && !tornado_future_done(done); at += step) {
+        size_t left = row->message.len - at;
+        client_send_bytes(&server, row->message.data + at, left < step ? left : step);
+        if (left > step)
+            loop_turns(1);
+    }
+    if (want->open) /* what is behind is left to the next */
+        client_send(&server, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
+    else
+        shutdown(server.fd, SHUT_WR);
+    const tornado_error *error = loop_until(done);
+    const char *name = error ? tornado_error_name(error->code) + 12 : NULL, *seen = e.seen.data ? e.seen.data : "";
+    if (want->error ? !name || strcmp(name, want->error) != 0 : name || e.status != want->status)
+        FAIL("%s, %zu at a time: %d, %s: %s", row->name, step, e.status, name ? name : "no error", seen);
+    if (want->understood && strcmp(seen, want->understood) != 0)
+        FAIL("%s, %zu at a time: %s", row->name, step, seen);
+    if (tornado_iostream_closed(stream) == want->open)
+        FAIL("%s, %zu at a time: the stream is %s", row->name, step, want->open ? "closed" : "open");
+    tornado_future_release(done);
+    exchange_end(&e);
+    if (want->open) {
+        done = exchange_begin(&e, stream, "GET");
+        CHECK(loop_until(done) == NULL);
+        CHECK_STR(e.seen.data, "OK body=next");
+        tornado_future_release(done);
+        exchange_end(&e);
+    }
+    tornado_iostream_release(stream);
+    client_close(&server);
+    loop_turns(2); /* a connection that refused something lingers until then */
+}
+
+TEST_EACH_POLLER(conformance_of_responses_that_come_at_once)
+{
+    test_row *rows = read_rows(RESPONSES);
+    for (test_row *row = rows; row; row = row->next)
+        check_response(row, SIZE_MAX);
+    free_rows(rows);
+}
+
+TEST_LIMIT(conformance_of_responses_that_come_a_byte_at_a_time, 30)
+{
+    test_row *rows = read_rows(RESPONSES);
+    for (test_row *row = rows; row; row = row->next)
+        check_response(row, row->message.len > 2000 ? 997 : 1);
     free_rows(rows);
 }
