@@ -59,11 +59,20 @@ static tornado__http1_host host;
 static tornado__http1 connection;
 static size_t received;
 
-static void count_data(tornado_http_request *request, tornado_bytes data)
+static bool count_data(tornado__message *message, const char *data, size_t len)
 {
-    (void)request;
-    received += data.len;
+    (void)message;
+    (void)data;
+    received += len;
+    return true;
 }
+
+static void finish(tornado__message *message)
+{
+    (void)message;
+}
+
+static const tornado__http1_sink sink = {.data = count_data, .finish = finish};
 
 static tornado__message *read_head(const char *text, size_t len)
 {
@@ -87,6 +96,7 @@ static void ours_chunked(void)
     static const char head[] = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     tornado__message *message = read_head(head, sizeof head - 1);
     size_t used = 0;
+    message->sink = &sink;
     message->connection = &connection;
     connection.message = message;
     message->reading = true;
@@ -192,8 +202,8 @@ int main(int argc, char **argv)
     host.loop = tornado_ioloop_current();
     host.references = 1;
     host.max_header_size = 65536;
-    host.max_body_size = BODY;
-    host.delegate.data_received = count_data;
+    host.max_body_size = connection.max_body_size = BODY;
+    host.chunk_size = CHUNK;
     connection.host = &host;
     strcpy(connection.ip.text, "127.0.0.1");
 #ifdef BENCH_HTTP_PARSER
