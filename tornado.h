@@ -187,7 +187,8 @@
     TORNADO_OPENSSL          TLS by OpenSSL 1.1.1 or later, to be linked by -lssl -lcrypto; default: none
     TORNADO_NO_ZIP, TORNADO_NO_EXECUTOR, TORNADO_NO_PROCESS, TORNADO_NO_RESOLVER, TORNADO_NO_TCP, TORNADO_NO_HTTP,
     TORNADO_NO_WEB           leave out sections, for a smaller object: what they declare is not there, and what would
-                             use it says so. HTTP is httputil, http1, httpserver and, as WEB is, routing and web
+                             use it says so. RESOLVER takes TCP along; HTTP is httputil, http1, httpserver and, as
+                             WEB is, routing and web
     TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
@@ -289,6 +290,9 @@
 #endif
 
 /* What is left out takes along what stands on it. */
+#if defined(TORNADO_NO_RESOLVER) && !defined(TORNADO_NO_TCP)
+#define TORNADO_NO_TCP
+#endif
 #if defined(TORNADO_NO_HTTP) && !defined(TORNADO_NO_WEB)
 #define TORNADO_NO_WEB
 #endif
@@ -22262,6 +22266,16 @@ TORNADO_API tornado_future *tornado_subprocess_wait_for_exit(tornado_subprocess 
     if (process->returncode != TORNADO_RUNNING)
         tornado__subprocess_resolve(process, future, raise_error);
     return tornado_future_retain(future);
+}
+
+#else
+
+static int tornado_fork_processes(int processes, int max_restarts)
+{
+    (void)processes;
+    (void)max_restarts;
+    tornado__fail(TORNADO_ERR_UNSUPPORTED, 0, "several processes: the library was built with TORNADO_NO_PROCESS");
+    return -1;
 }
 
 #endif /* TORNADO_NO_PROCESS */
