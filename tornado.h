@@ -185,10 +185,9 @@
     TORNADO_MAX_HEADERS      header lines of a request; default 256
     TORNADO_NO_COROUTINES    no stacks to switch (see COROUTINES); in each file that includes the header
     TORNADO_OPENSSL          TLS by OpenSSL 1.1.1 or later, to be linked by -lssl -lcrypto; default: none
-    TORNADO_NO_ZIP, TORNADO_NO_EXECUTOR, TORNADO_NO_PROCESS, TORNADO_NO_RESOLVER, TORNADO_NO_TCP, TORNADO_NO_HTTP,
-    TORNADO_NO_WEB           leave out sections, for a smaller object: what they declare is not there, and what would
-                             use it says so. RESOLVER takes TCP along; HTTP is httputil, http1, httpserver and, as
-                             WEB is, routing and web
+    TORNADO_NO_ZIP, TORNADO_NO_EXECUTOR, TORNADO_NO_PROCESS, TORNADO_NO_TCP   no such section, for a smaller object
+    TORNADO_NO_RESOLVER      neither resolver nor tcp
+    TORNADO_NO_WEB, TORNADO_NO_HTTP   neither routing nor web; nor httputil, http1 and httpserver
     TORNADO_NO_THREADS       no pthreads: what would run on threads blocks the loop (glibc before 2.34 needs -pthread)
     TORNADO_UCONTEXT         switch stacks by ucontext instead of assembly (used by itself where there is none)
 
@@ -14580,6 +14579,7 @@ static void tornado__stack_trim(const tornado__coroutine *co)
 static void tornado__stacks_free(tornado__attachment *attachment)
 {
     tornado__stacks *stacks = TORNADO__CONTAINER(attachment, tornado__stacks, attachment);
+    tornado__timer_clear(stacks->loop, &stacks->trim);
     for (tornado__slab *slab = stacks->slabs, *next; slab; slab = next) {
         next = slab->next;
         tornado__stack_unmap(slab->memory, slab->size);

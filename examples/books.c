@@ -140,7 +140,7 @@ int main(int argc, char **argv)
     tornado_rule rules[] = {{.path = "/books", .handler = &all},
                             {.path = "/books/([1-9][0-9]*)", .handler = &one, .name = "book"},
                             {0}};
-    tornado_httpserver_options options = {.http.max_body_size = BODY};
+    tornado_httpserver_options options = {.max_body_size = BODY};
     tornado_application *app = tornado_application_new(rules, &(tornado_settings){.default_handler_class = &none});
     tornado_httpserver *server = app ? tornado_application_listen(app, (int)port, &options) : NULL;
     if (!server)
