@@ -132,7 +132,8 @@
 
    Each is one file, to build on: examples/hello.c, json.c, books.c (a JSON API), form.c (a form that redirects),
    upload.c (files), wait_twice.c, long_poll.c, workers.c (threads, subprocesses, a process for each core), echo.c (a
-   TCP server), spider.c (queues), own_loop.c (beside another loop), gzip.c (compressed streams).
+   TCP server), echo_callbacks.c (the same without waiting), spider.c (queues), own_loop.c (beside another loop),
+   gzip.c (compressed streams).
 
    MAP
 
@@ -162,7 +163,7 @@
     netutil     listening sockets, datagrams
     process     several processes of one server; subprocesses
     resolver    addresses of names: by the system, by DNS, by a table
-    tcp         a server with a coroutine for each connection
+    tcp         a client; a server with a coroutine for each connection
     httputil    headers, status codes, arguments, cookies, URLs
     http1       HTTP/1.x connections
     httpserver  an HTTP server over listening sockets
@@ -2235,8 +2236,38 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_resolver_resolve(tornado_re
 
 /*============================================================================
  * section: tcp (public)
- * A server that runs a function, as a coroutine, for each connection.
+ * A client that connects to names, and a server that runs a function, as a coroutine, for each connection.
  *============================================================================*/
+
+/* Makes connections. */
+typedef struct tornado_tcpclient tornado_tcpclient;
+
+/* One on the current loop. The resolver is borrowed; NULL: it gets one of its own (tornado_resolver_new(NULL)). NULL
+   with the reason. */
+TORNADO_API tornado_tcpclient *tornado_tcpclient_new(tornado_resolver *resolver);
+
+/* Frees it. What is being connected fails with TORNADO_ERR_CLOSED; streams go on. NULL is allowed. */
+TORNADO_API void tornado_tcpclient_free(tornado_tcpclient *client);
+
+typedef struct tornado_connect_options {
+    int family;              /* AF_INET or AF_INET6, for one of them only; default: both */
+    double timeout;          /* seconds for all of it; default TORNADO_NONE */
+    double deadline;         /* or a point in time, on the loop's clock; default: none */
+    const char *source_ip;   /* from this address of this machine; default: as the system likes */
+    int source_port;         /* from this port; default: as the system likes */
+    const char *unix_socket; /* to this path, or "@name", instead of the host and port */
+    tornado_iostream_options stream; /* without a backend. With ssl_options: by TLS, where server_hostname defaults to
+                                the host; a context in there spares reading the files for each connection */
+} tornado_connect_options;
+
+/* Resolves a host and connects to its addresses: the families take turns, and while one does not answer the next is
+   tried beside it after 0.3 seconds (RFC 8305); the first to be connected is used, the others are closed. With TLS the
+   handshake follows. The future's result is a tornado_iostream that belongs to the future, and so, for who waits, to
+   the innermost scope: tornado_iostream_retain it to keep it longer. Fails with the last address's error
+   (TORNADO_ERR_SYSTEM), with the resolver's or that of TLS, or with TORNADO_ERR_TIMEOUT. The strings are copied. */
+TORNADO_API TORNADO_MUST_USE tornado_future *tornado_tcpclient_connect(tornado_tcpclient *client, const char *host,
+                                                                       int port,
+                                                                       const tornado_connect_options *options);
 
 typedef struct tornado_tcpserver tornado_tcpserver;
 
@@ -2247,18 +2278,34 @@ typedef void (*tornado_stream_handler)(tornado_iostream *stream, void *arg);
 typedef struct tornado_tcpserver_options {
     const char *name;                /* for log lines; borrowed; default "tcpserver" */
     int max_connections;             /* at once; more are closed at once; default TORNADO_NONE */
-    tornado_iostream_options stream; /* with ssl_options: a server with TLS, server_side is understood */
+    /* Each connection begins with a header of the PROXY protocol, version 1 or 2, that a proxy in front has put there.
+       Then nobody else may be able to connect. A connection without one, or with one that is malformed or longer than
+       4 KiB, is closed, and that is logged. */
+    bool proxy_protocol;
+    double proxy_timeout;            /* seconds for that header; default 5 */
+    tornado_iostream_options stream; /* with ssl_options: a server with TLS, server_side is understood; the files are
+                                        read once, and the handler is called before the handshake is over */
 } tornado_tcpserver_options;
 
-/* A server on the current loop. NULL when memory is short, or the ssl_options cannot be used, with the reason. */
+/* A server. NULL when memory is short, or the ssl_options cannot be used, with the reason. */
 TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler handle_stream, void *arg,
                                                      const tornado_tcpserver_options *options);
 
-/* Starts to accept on a port, right away; may be called again for others. False with the reason, which is logged
-   too. */
+/* Starts to accept on a port, right away, on the current loop; may be called again for others. False with the reason,
+   which is logged too. */
 TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, const tornado_bind_options *options);
 
-/* Starts to accept on sockets that listen already; the server closes them. */
+/* Listens on a port, and accepts nothing before tornado_tcpserver_start; may be called again for others. Needs no
+   loop. False with the reason, which is logged too. */
+TORNADO_API bool tornado_tcpserver_bind(tornado_tcpserver *server, int port, const tornado_bind_options *options);
+
+/* Starts to accept where it was bound: in this process, with 1, or in so many children of it (0 or less: one per core),
+   as tornado_fork_processes makes them with up to 100 restarts. Then the loop must not have been made before, and
+   this comes back in the children only. False with the reason, which is logged too. */
+TORNADO_API bool tornado_tcpserver_start(tornado_tcpserver *server, int processes);
+
+/* Starts to accept on sockets that listen already, on the current loop; the server closes them. False with the reason,
+   and none is taken over. */
 TORNADO_API bool tornado_tcpserver_add_sockets(tornado_tcpserver *server, const tornado_sockets *sockets);
 TORNADO_API bool tornado_tcpserver_add_socket(tornado_tcpserver *server, int fd);
 
@@ -2270,6 +2317,16 @@ TORNADO_API void tornado_tcpserver_stop(tornado_tcpserver *server);
 
 /* Stops, and frees the server when its last connection has ended. NULL is allowed. */
 TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server);
+
+/* Both ends of a connection to a server: as the socket has them, or, with proxy_protocol, as the proxy tells. */
+typedef struct tornado_connection {
+    tornado_address remote, local;
+    bool proxied; /* the proxy has told them */
+} tornado_connection;
+
+/* The connection of the handler that runs, the coroutine that a server has started; NULL elsewhere. Lives until the
+   handler ends. */
+TORNADO_API const tornado_connection *tornado_current_connection(void);
 
 /*============================================================================
  * section: httputil (public)
@@ -23679,12 +23736,648 @@ TORNADO_API tornado_future *tornado_resolver_resolve(tornado_resolver *resolver,
 
 /*============================================================================
  * section: tcp (private)
- * A coroutine for each connection; the server outlives the last of them.
+ * Connecting to the first of several addresses that answers; a coroutine for each connection to a server, which
+ * outlives the last of them; the PROXY protocol.
  *============================================================================*/
 
-struct tornado_tcpserver {
+/* ---- the client ----
+
+   A connector is one call of connect. It is held by its client until it is over, and by each future that it waits for:
+   a wait that is over already cannot be taken back. */
+
+#ifdef TORNADO_TESTING
+#define TORNADO__CONNECT_DELAY INT64_C(50000000)
+#else
+#define TORNADO__CONNECT_DELAY INT64_C(300000000) /* ns until the next address is tried beside the others */
+#endif
+
+struct tornado_tcpclient {
     tornado_ioloop *loop;
+    tornado_resolver *resolver;
+    bool own;
+    tornado__link connectors;
+};
+
+typedef struct tornado__attempt {
+    tornado__waiter waiter;
+    struct tornado__connector *connector;
+    tornado_iostream *stream;
+    tornado_future *connected; /* held while it is waited for; NULL: not */
+} tornado__attempt;
+
+typedef struct tornado__connector {
+    tornado__link link; /* of the client's */
+    unsigned references;
+    tornado_ioloop *loop;
+    tornado_future *future;    /* NULL: it is over */
+    tornado__timer delay, deadline;
+    tornado__waiter waiter;    /* for the resolver, later for the handshake; */
+    tornado_future *waiting;   /* NULL: for neither */
+    tornado_iostream_options stream;
+    tornado_ssl_context *context; /* of TLS; NULL: in the clear */
+    tornado_iostream *secured;    /* whose handshake is waited for; NULL: none */
+    tornado_address source; /* its len is 0: any */
+    int source_port;
+    const char *hostname;   /* for TLS, behind `where` */
+    tornado_error error;    /* of the attempt that failed last */
+    size_t count, next, pending; /* addresses, the first not tried, attempts under way */
+    tornado_address *addresses;  /* in the order in which they are tried */
+    tornado__attempt *attempts;  /* in the same block */
+    char where[];           /* for messages */
+} tornado__connector;
+
+static void tornado__connector_release(tornado__connector *connector)
+{
+    if (--connector->references > 0)
+        return;
+    tornado_ssl_context_release(connector->context);
+    TORNADO_FREE(connector->addresses);
+    TORNADO_FREE(connector);
+}
+
+static void tornado__stream_free(void *stream)
+{
+    tornado_iostream_release(stream);
+}
+
+/* Ends a wait. When its future is done its task comes all the same, and lets go of the connector then. */
+static void tornado__connector_unwait(tornado__connector *connector, tornado_future **waited, tornado__waiter *waiter)
+{
+    tornado_future *future = *waited;
+    if (!future)
+        return;
+    *waited = NULL;
+    if (future->state == TORNADO__PENDING) {
+        tornado__future_unwait(future, waiter);
+        connector->references--; /* the caller has one */
+    } else {
+        (void)tornado_future_error(future); /* it was seen: another was faster, or it is too late */
+    }
+    tornado_future_release(future);
+}
+
+/* Ends all attempts. */
+static void tornado__connector_drop(tornado__connector *connector)
+{
+    tornado__timer_clear(connector->loop, &connector->delay);
+    for (size_t i = 0; i < connector->next; i++) {
+        tornado__attempt *attempt = &connector->attempts[i];
+        tornado__connector_unwait(connector, &attempt->connected, &attempt->waiter);
+        tornado_iostream_release(attempt->stream);
+        attempt->stream = NULL;
+    }
+}
+
+/* It is over: with a stream, whose reference is handed on, or with an error. */
+static void tornado__connector_finish(tornado__connector *connector, tornado_iostream *stream,
+                                      const tornado_error *error)
+{
+    tornado_future *future = connector->future;
+    connector->future = NULL;
+    tornado__link_remove(&connector->link);
+    tornado__timer_clear(connector->loop, &connector->deadline);
+    tornado__connector_unwait(connector, &connector->waiting, &connector->waiter);
+    tornado__connector_drop(connector);
+    tornado_iostream_release(connector->secured);
+    connector->secured = NULL;
+    if (stream)
+        tornado_future_set_result(future, stream, tornado__stream_free);
+    else
+        tornado_future_set_error(future, error);
+    tornado_future_release(future);
+    tornado__connector_release(connector);
+}
+
+static void tornado__connector_failed(tornado__connector *connector)
+{
+    tornado_error error = connector->error;
+    if (error.code == TORNADO_ERR_SYSTEM)
+        tornado__error_set(&error, TORNADO_ERR_SYSTEM, connector->error.sys_errno, "cannot connect to %.100s: %s",
+                           connector->where, strerror(connector->error.sys_errno));
+    tornado__connector_finish(connector, NULL, &error);
+}
+
+/* Opens a socket for an address, bound as the options say. NULL with the reason. */
+static tornado_iostream *tornado__connector_socket(const tornado__connector *connector,
+                                                   const tornado_address *address)
+{
+    int family = tornado__sockaddr(address)->sa_family, on = 1, fd = tornado__socket(family, SOCK_STREAM);
+    tornado_address source = connector->source;
+    bool ok = fd >= 0;
+    if (ok && family != AF_UNIX && (source.len || connector->source_port)) {
+        if (!source.len)
+            tornado_address_ip(&source, family == AF_INET ? "0.0.0.0" : "::", 0);
+        tornado__address_set_port(&source, connector->source_port);
+        ok = (!connector->source_port || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0) &&
+             bind(fd, tornado__sockaddr(&source), (socklen_t)source.len) == 0;
+    }
+    if (ok)
+        return tornado_iostream_new(fd, &connector->stream);
+    tornado__fail(TORNADO_ERR_SYSTEM, errno, "%s", strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return NULL;
+}
+
+/* Keeps why an attempt failed: the stream, which may be NULL, knows better than the future. */
+static void tornado__connector_note(tornado__connector *connector, const tornado_iostream *stream,
+                                    const tornado_error *error)
+{
+    const tornado_error *cause = stream ? tornado_iostream_error(stream) : NULL;
+    connector->error = cause ? *cause : *error;
+}
+
+static void tornado__attempt_done(tornado__task *task, tornado_ioloop *loop);
+
+/* Begins to connect to the next address. False: that failed at once. */
+static bool tornado__connector_attempt(tornado__connector *connector)
+{
+    const tornado_address *address = &connector->addresses[connector->next];
+    tornado__attempt *attempt = &connector->attempts[connector->next++];
+    memset(attempt, 0, sizeof *attempt);
+    attempt->connector = connector;
+    attempt->stream = tornado__connector_socket(connector, address);
+    attempt->connected = attempt->stream ? tornado_iostream_connect(attempt->stream, address) : NULL;
+    const tornado_error *error = attempt->connected ? tornado_future_error(attempt->connected) : tornado_last_error();
+    if (error) {
+        tornado__connector_note(connector, attempt->stream, error);
+        tornado_future_release(attempt->connected);
+        attempt->connected = NULL;
+        tornado_iostream_release(attempt->stream);
+        attempt->stream = NULL;
+        return false;
+    }
+    connector->pending++;
+    connector->references++;
+    attempt->waiter.task.run = tornado__attempt_done;
+    attempt->waiter.drop = NULL;
+    tornado__future_wait(attempt->connected, connector->loop, &attempt->waiter);
+    return true;
+}
+
+/* Tries addresses until one does not fail at once. The connector may be gone then, unless the caller holds it. */
+static void tornado__connector_go(tornado__connector *connector)
+{
+    bool under_way = false;
+    tornado__timer_clear(connector->loop, &connector->delay);
+    while (connector->next < connector->count && !(under_way = tornado__connector_attempt(connector)))
+        continue;
+    if (under_way && connector->next < connector->count)
+        tornado__timer_set(connector->loop, &connector->delay,
+                           tornado__add_ns(tornado__now_ns(), TORNADO__CONNECT_DELAY));
+    else if (!connector->pending)
+        tornado__connector_failed(connector);
+}
+
+/* The handshake is over. */
+static void tornado__connector_secured(tornado__connector *connector, tornado_future *handshake)
+{
+    const tornado_error *error = tornado_future_error(handshake);
+    tornado_iostream *stream = connector->secured;
+    connector->secured = NULL;
+    if (!error) {
+        tornado__connector_finish(connector, stream, NULL);
+    } else {
+        tornado__connector_note(connector, stream, error);
+        tornado_iostream_release(stream);
+        tornado__connector_failed(connector);
+    }
+    tornado_future_release(handshake);
+}
+
+/* A stream is connected: it is the one. Its reference is the connector's from now on. */
+static void tornado__connector_connected(tornado__connector *connector, tornado_iostream *stream)
+{
+    if (!connector->context) {
+        tornado__connector_finish(connector, stream, NULL);
+        return;
+    }
+    tornado__connector_drop(connector);
+    tornado_ssl_options options = {.context = connector->context, .server_hostname = connector->hostname};
+    connector->secured = stream;
+    tornado_future *handshake = tornado_iostream_start_tls(stream, &options);
+    if (tornado_future_done(handshake)) {
+        tornado__connector_secured(connector, handshake);
+        return;
+    }
+    connector->waiting = handshake;
+    connector->references++;
+    tornado__future_wait(handshake, connector->loop, &connector->waiter);
+}
+
+static void tornado__attempt_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__attempt *attempt = TORNADO__CONTAINER(task, tornado__attempt, waiter.task);
+    tornado__connector *connector = attempt->connector;
+    tornado_future *connected = attempt->connected;
+    tornado_iostream *stream = attempt->stream;
+    if (connected && !loop->closed) { /* else it is over already */
+        const tornado_error *error = tornado_future_error(connected);
+        attempt->connected = NULL;
+        attempt->stream = NULL;
+        connector->pending--;
+        if (!error) {
+            tornado__connector_connected(connector, stream);
+        } else {
+            tornado__connector_note(connector, stream, error);
+            tornado_iostream_release(stream);
+            tornado__connector_go(connector);
+        }
+        tornado_future_release(connected);
+    }
+    tornado__connector_release(connector);
+}
+
+static void tornado__connector_delayed(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)loop;
+    tornado__connector_go(TORNADO__CONTAINER(timer, tornado__connector, delay));
+}
+
+static void tornado__connector_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado__connector *connector = TORNADO__CONTAINER(timer, tornado__connector, deadline);
+    tornado_error error;
+    (void)loop;
+    tornado__error_set(&error, TORNADO_ERR_TIMEOUT, ETIMEDOUT, "Timeout while connecting to %.120s", connector->where);
+    tornado__connector_finish(connector, NULL, &error);
+}
+
+/* Takes the addresses, with the families in turns, the first's first (RFC 8305 section 4), and begins. */
+static void tornado__connector_begin(tornado__connector *connector, const tornado_address *items, size_t count)
+{
+    size_t at[2] = {0, 0};
+    int first = tornado__sockaddr(items)->sa_family;
+    connector->addresses = TORNADO_MALLOC(count * (sizeof *items + sizeof *connector->attempts));
+    if (!connector->addresses) {
+        tornado__connector_finish(connector, NULL, &tornado__error_nomem);
+        return;
+    }
+    connector->attempts = (tornado__attempt *)(void *)(connector->addresses + count);
+    for (int turn = 0; connector->count < count; turn = !turn) {
+        while (at[turn] < count && (tornado__sockaddr(&items[at[turn]])->sa_family == first) != !turn)
+            at[turn]++;
+        if (at[turn] < count)
+            connector->addresses[connector->count++] = items[at[turn]++];
+    }
+    tornado__connector_go(connector);
+}
+
+static void tornado__connector_resolved(tornado__connector *connector, tornado_future *resolving)
+{
+    const tornado_error *error = tornado_future_error(resolving);
+    const tornado_addresses *found = tornado_future_result(resolving);
+    if (error)
+        tornado__connector_finish(connector, NULL, error);
+    else
+        tornado__connector_begin(connector, found->items, found->count);
+    tornado_future_release(resolving);
+}
+
+static void tornado__connector_told(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__connector *connector = TORNADO__CONTAINER(task, tornado__connector, waiter.task);
+    tornado_future *waiting = connector->waiting;
+    if (waiting && !loop->closed) {
+        connector->waiting = NULL;
+        if (connector->secured)
+            tornado__connector_secured(connector, waiting);
+        else
+            tornado__connector_resolved(connector, waiting);
+    }
+    tornado__connector_release(connector);
+}
+
+/* Whether options make sense; from where it is to come, and when it has to be done (0: whenever). */
+static bool tornado__connect_options_read(const tornado_connect_options *options, tornado_address *source,
+                                          int64_t *deadline)
+{
+    int64_t timeout;
+    memset(source, 0, sizeof *source);
+    if (!tornado__seconds_to_ns(options->timeout, &timeout) || !tornado__seconds_to_ns(options->deadline, deadline))
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_tcpclient_connect: the timeout is not a number");
+    if (options->source_port < 0 || options->source_port > 65535)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_tcpclient_connect: not a port: %d",
+                             options->source_port);
+    if (options->stream.backend)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_tcpclient_connect: its streams have no other backend");
+    if (timeout > 0) {
+        timeout = tornado__add_ns(tornado__now_ns(), timeout);
+        *deadline = *deadline && *deadline < timeout ? *deadline : timeout;
+    }
+    return !options->source_ip || tornado_address_ip(source, options->source_ip, 0);
+}
+
+/* A connector for this client, without its future and its context; NULL with the reason. */
+static tornado__connector *tornado__connector_alloc(const tornado_tcpclient *client, const char *host, int port,
+                                                    const tornado_connect_options *options)
+{
+    const tornado_ssl_options *ssl = options->stream.ssl_options;
+    const char *hostname = ssl && ssl->server_hostname ? ssl->server_hostname : host;
+    size_t room = strlen(host) + 16, hostname_size = strlen(hostname) + 1;
+    tornado__connector *connector = TORNADO_MALLOC(sizeof *connector + room + hostname_size);
+    if (!connector) {
+        tornado__nomem();
+        return NULL;
+    }
+    memset(connector, 0, sizeof *connector);
+    char *copy = memcpy(connector->where + room, hostname, hostname_size);
+    if (hostname_size > 2 && copy[hostname_size - 2] == '.') /* a certificate has no dot there */
+        copy[hostname_size - 2] = '\0';
+    connector->hostname = copy;
+    if (options->unix_socket)
+        snprintf(connector->where, room, "%s", host);
+    else
+        snprintf(connector->where, room, strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, port);
+    connector->references = 1;
+    connector->loop = client->loop;
+    connector->stream = options->stream;
+    connector->stream.ssl_options = NULL;
+    connector->source_port = options->source_port;
+    connector->delay.fire = tornado__connector_delayed;
+    connector->deadline.fire = tornado__connector_late;
+    connector->waiter.task.run = tornado__connector_told;
+    if (ssl) {
+        tornado_ssl_options own = *ssl;
+        own.server_side = false;
+        own.server_hostname = connector->hostname;
+        if (!(connector->context = tornado_ssl_options_to_context(&own))) {
+            TORNADO_FREE(connector);
+            return NULL;
+        }
+    }
+    return connector;
+}
+
+/* The whole of it; NULL with the reason. */
+static tornado__connector *tornado__connector_new(tornado_tcpclient *client, const char *host, int port,
+                                                  const tornado_connect_options *options)
+{
+    tornado_address source;
+    int64_t deadline;
+    if (!tornado__connect_options_read(options, &source, &deadline))
+        return NULL;
+    tornado__connector *connector = tornado__connector_alloc(client, host, port, options);
+    if (!connector)
+        return NULL;
+    connector->source = source;
+    tornado_future *future = tornado_future_new();
+    bool ok = !future->immortal || tornado__nomem();
+    if (!ok || (deadline && !tornado__timer_set(client->loop, &connector->deadline, deadline))) {
+        tornado_future_release(future);
+        tornado__connector_release(connector);
+        return NULL;
+    }
+    connector->future = future;
+    tornado__link_append(&client->connectors, &connector->link);
+    return connector;
+}
+
+TORNADO_API tornado_future *tornado_tcpclient_connect(tornado_tcpclient *client, const char *host, int port,
+                                                      const tornado_connect_options *options)
+{
+    static const tornado_connect_options defaults;
+    const tornado_connect_options *o = options ? options : &defaults;
+    tornado_address address;
+    if (client->loop->closed || (o->unix_socket && !tornado_address_unix(&address, o->unix_socket))) {
+        if (client->loop->closed)
+            tornado__fail(TORNADO_ERR_STATE, 0, "tornado_tcpclient_connect: the loop is closed");
+        return tornado_future_failed(tornado_last_error());
+    }
+    const char *where = o->unix_socket ? o->unix_socket : host ? host : "";
+    tornado__connector *connector = tornado__connector_new(client, where, port, o);
+    if (!connector)
+        return tornado_future_failed(tornado_last_error());
+    tornado_future *future = tornado_future_retain(connector->future);
+    if (o->unix_socket) {
+        tornado__connector_begin(connector, &address, 1);
+        return future;
+    }
+    tornado_future *resolving = tornado_resolver_resolve(client->resolver, host, port, o->family);
+    if (tornado_future_done(resolving)) {
+        tornado__connector_resolved(connector, resolving);
+    } else {
+        connector->waiting = resolving;
+        connector->references++;
+        tornado__future_wait(resolving, connector->loop, &connector->waiter);
+    }
+    return future;
+}
+
+TORNADO_API tornado_tcpclient *tornado_tcpclient_new(tornado_resolver *resolver)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_tcpclient *client = loop ? TORNADO_MALLOC(sizeof *client) : NULL;
+    if (!client) {
+        tornado__nomem();
+        return NULL;
+    }
+    client->own = !resolver;
+    client->resolver = resolver ? resolver : tornado_resolver_new(NULL);
+    if (!client->resolver) {
+        TORNADO_FREE(client);
+        return NULL;
+    }
+    client->loop = loop;
+    tornado__ioloop_hold(loop);
+    tornado__link_init(&client->connectors);
+    return client;
+}
+
+TORNADO_API void tornado_tcpclient_free(tornado_tcpclient *client)
+{
+    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "the client was freed"};
+    if (!client)
+        return;
+    while (!tornado__link_empty(&client->connectors))
+        tornado__connector_finish(TORNADO__CONTAINER(client->connectors.next, tornado__connector, link), NULL,
+                                  &closed);
+    if (client->own)
+        tornado_resolver_free(client->resolver);
+    tornado__ioloop_let_go(client->loop);
+    TORNADO_FREE(client);
+}
+
+/* ---- the PROXY protocol: reading a header ----
+
+   proxy-protocol.txt of HAProxy, 2020/03/05. Version 1 is a line, version 2 is binary; both begin with 12 bytes that
+   tell them apart, and no header is shorter. */
+
+enum {
+    TORNADO__PROXY_BEGIN = 12,
+    TORNADO__PROXY_FIXED = 16,  /* of version 2: with the length of the rest */
+    TORNADO__PROXY_LINE = 107,  /* of version 1, with its CRLF, at most */
+    TORNADO__PROXY_MAX = 4096
+};
+
+static const char tornado__proxy_signature[] = "\r\n\r\n\0\r\nQUIT\n";
+
+/* How many bytes of a header must be there to know more: all of it, when that is known; 0: there is no header. A header
+   of version 1 wants a line instead: TORNADO__PROXY_LINE. */
+static size_t tornado__proxy_need(const unsigned char *data, size_t len)
+{
+    if (len < TORNADO__PROXY_BEGIN)
+        return TORNADO__PROXY_BEGIN;
+    if (memcmp(data, "PROXY ", 6) == 0)
+        return TORNADO__PROXY_LINE;
+    if (memcmp(data, tornado__proxy_signature, TORNADO__PROXY_BEGIN) != 0)
+        return 0;
+    if (len < TORNADO__PROXY_FIXED)
+        return TORNADO__PROXY_FIXED;
+    size_t all = TORNADO__PROXY_FIXED + ((size_t)data[14] << 8 | data[15]);
+    return all <= TORNADO__PROXY_MAX ? all : 0;
+}
+
+/* A number from 0 to 65535 without a sign or a zero in front; -1 for anything else. */
+static int tornado__proxy_port(const char *text)
+{
+    int port = 0;
+    const char *at = text;
+    for (; *at >= '0' && *at <= '9' && at - text < 5; at++)
+        port = port * 10 + (*at - '0');
+    return at == text || *at || port > 65535 || (*text == '0' && at - text > 1) ? -1 : port;
+}
+
+/* Reads a line of version 1, with its CRLF. False: it is malformed. */
+static bool tornado__proxy_parse_line(const unsigned char *data, size_t len, tornado_connection *connection)
+{
+    char line[TORNADO__PROXY_LINE + 1], *words[6];
+    int count = 0;
+    if (len < 2 || len > TORNADO__PROXY_LINE || memcmp(data + len - 2, "\r\n", 2) != 0 ||
+        memchr(data, '\r', len - 2) || memchr(data, '\0', len))
+        return false;
+    memcpy(line, data, len - 2);
+    line[len - 2] = '\0';
+    for (char *at = line; at && count < 6; count++) {
+        words[count] = at;
+        if ((at = strchr(at, ' ')) != NULL)
+            *at++ = '\0';
+        if (count == 1 && strcmp(words[1], "UNKNOWN") == 0) /* what follows says nothing */
+            return true;
+        if (count == 5 && at)
+            return false;
+    }
+    if (count != 6 || (strcmp(words[1], "TCP4") != 0 && strcmp(words[1], "TCP6") != 0))
+        return false;
+    bool four = words[1][3] == '4';
+    int from = tornado__proxy_port(words[4]), to = tornado__proxy_port(words[5]);
+    if (from < 0 || to < 0 || !tornado_is_valid_ip(words[2]) || !tornado_is_valid_ip(words[3]) ||
+        (strchr(words[2], ':') == NULL) != four || (strchr(words[3], ':') == NULL) != four)
+        return false;
+    connection->proxied = tornado_address_ip(&connection->remote, words[2], from) &&
+                          tornado_address_ip(&connection->local, words[3], to);
+    return true;
+}
+
+/* CRC-32C of a header, with zeros where the checksum itself stands. */
+static uint32_t tornado__proxy_checksum(const unsigned char *data, size_t len, size_t at)
+{
+    uint32_t crc = UINT32_MAX;
+    for (size_t i = 0; i < len; i++) {
+        crc ^= i >= at && i < at + 4 ? 0 : data[i];
+        for (int bit = 0; bit < 8; bit++)
+            crc = crc >> 1 ^ (0x82f63b78u & (0u - (crc & 1)));
+    }
+    return ~crc;
+}
+
+/* Whether what follows the addresses is what it should be: a row of values with types and lengths, and if one of them
+   is a checksum, the right one. */
+static bool tornado__proxy_values(const unsigned char *data, size_t len, size_t at)
+{
+    while (at < len) {
+        if (len - at < 3)
+            return false;
+        size_t size = (size_t)data[at + 1] << 8 | data[at + 2];
+        if (size > len - at - 3)
+            return false;
+        if (data[at] == 3) {
+            const unsigned char *sum = data + at + 3;
+            if (size != 4 || tornado__proxy_checksum(data, len, at + 3) !=
+                                 ((uint32_t)sum[0] << 24 | (uint32_t)sum[1] << 16 | (uint32_t)sum[2] << 8 | sum[3]))
+                return false;
+        }
+        at += 3 + size;
+    }
+    return true;
+}
+
+static void tornado__proxy_address(tornado_address *address, int family, const unsigned char *ip,
+                                   const unsigned char *port)
+{
+    memset(address, 0, sizeof *address);
+    struct sockaddr *sockaddr = tornado__sockaddr(address);
+    if (family == AF_INET) {
+        struct sockaddr_in *in = (struct sockaddr_in *)(void *)sockaddr;
+        in->sin_family = AF_INET;
+        memcpy(&in->sin_addr, ip, 4);
+        memcpy(&in->sin_port, port, 2);
+        address->len = sizeof *in;
+    } else if (family == AF_INET6) {
+        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)sockaddr;
+        in6->sin6_family = AF_INET6;
+        memcpy(&in6->sin6_addr, ip, 16);
+        memcpy(&in6->sin6_port, port, 2);
+        address->len = sizeof *in6;
+    } else { /* a path of up to 108 bytes; one that fits nowhere is left out */
+        struct sockaddr_un *un = (struct sockaddr_un *)(void *)sockaddr;
+        size_t len = 108;
+        while (len && !ip[len - 1])
+            len--;
+        un->sun_family = AF_UNIX;
+        if (len < sizeof un->sun_path)
+            memcpy(un->sun_path, ip, len);
+        else
+            len = 0;
+        address->len = (unsigned)(offsetof(struct sockaddr_un, sun_path) + (len ? len + (*ip != 0) : 0));
+    }
+}
+
+/* Reads a header of version 2. False: it is malformed. */
+static bool tornado__proxy_parse_binary(const unsigned char *data, size_t len, tornado_connection *connection)
+{
+    static const struct {
+        unsigned char family, size; /* of an address, without its port */
+        int native;
+    } families[] = {{0x1, 4, AF_INET}, {0x2, 16, AF_INET6}, {0x3, 108, AF_UNIX}};
+    unsigned family = data[13] >> 4, transport = data[13] & 15, command = data[12];
+    if ((command != 0x20 && command != 0x21) || family > 3 || transport > 2)
+        return false;
+    size_t at = TORNADO__PROXY_FIXED;
+    bool told = command == 0x21 && transport == 1 && family;
+    for (size_t i = 0; i < TORNADO__COUNT(families) && family; i++) {
+        size_t size = families[i].size, ports = families[i].native == AF_UNIX ? 0 : 2;
+        if (families[i].family != family || !transport)
+            continue;
+        if (len - at < 2 * (size + ports))
+            return command == 0x20; /* of one that is the proxy's own (LOCAL) nothing counts */
+        const unsigned char *ip = data + at, *port = ip + 2 * size;
+        if (told) {
+            tornado__proxy_address(&connection->remote, families[i].native, ip, port);
+            tornado__proxy_address(&connection->local, families[i].native, ip + size, port + ports);
+        }
+        at += 2 * (size + ports);
+    }
+    connection->proxied = told;
+    return command == 0x20 || !transport || !family || tornado__proxy_values(data, len, at);
+}
+
+/* Reads a whole header. When the proxy knows no addresses, or speaks for itself, those of `connection` stay. False: it
+   is malformed. */
+static bool tornado__proxy_parse(const unsigned char *data, size_t len, tornado_connection *connection)
+{
+    size_t need = tornado__proxy_need(data, len);
+    if (need == TORNADO__PROXY_LINE && *data == 'P')
+        return tornado__proxy_parse_line(data, len, connection);
+    return need && need == len && len >= TORNADO__PROXY_FIXED && tornado__proxy_parse_binary(data, len, connection);
+}
+
+/* ---- the server ---- */
+
+struct tornado_tcpserver {
+    tornado_ioloop *loop; /* NULL: it accepts nowhere yet */
     tornado__listener *listeners;
+    tornado_sockets bound; /* and not accepted from yet */
     tornado__service service;
     tornado_stream_handler handle_stream;
     void *arg;
@@ -23693,13 +24386,28 @@ struct tornado_tcpserver {
     tornado_ssl_options ssl; /* what stream has, with a context of the server's own, if any */
     size_t connections;
     int max_connections;
+    bool proxy_protocol, freed;
+    int64_t proxy_timeout; /* ns */
     int64_t told;
-    bool freed;
 };
+
+/* What a connection has until its header of the PROXY protocol was read. Of the descriptor nothing behind the header is
+   read, as that may be TLS. */
+typedef struct tornado__proxying {
+    struct tornado__tcp_connection *connection;
+    tornado__compound compound; /* of the loop: coroutines end with it, this does not by itself */
+    tornado__timer timer;
+    int fd;
+    bool watched;
+    size_t len;
+    unsigned char data[TORNADO__PROXY_MAX];
+} tornado__proxying;
 
 typedef struct tornado__tcp_connection {
     tornado_tcpserver *server;
-    tornado_iostream *stream;
+    tornado_iostream *stream; /* NULL: there is none yet */
+    tornado__proxying *proxying;
+    tornado_connection ends;
 } tornado__tcp_connection;
 
 static void *tornado__tcp_main(void *arg)
@@ -23714,25 +24422,31 @@ static void tornado__tcpserver_delete(tornado_tcpserver *server)
     tornado_ioloop *loop = server->loop;
     tornado_ssl_context_release(server->ssl.context);
     TORNADO_FREE(server);
-    tornado__ioloop_let_go(loop);
+    if (loop)
+        tornado__ioloop_let_go(loop);
 }
 
-static void tornado__tcp_done(tornado__coroutine *co)
+static void tornado__tcp_connection_free(tornado__tcp_connection *connection)
 {
-    tornado__tcp_connection *connection = co->owner;
     tornado_tcpserver *server = connection->server;
-    const tornado_error *error = &co->execution.raised;
-    if (co->failed && error->code == TORNADO_ERR_SSL) /* strangers cause these at will */
-        tornado__log_error(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING, error, "TLS failed on a connection of %s",
-                           server->name);
-    else if (co->failed && error->code != TORNADO_ERR_CLOSED && error->code != TORNADO_ERR_CANCELLED)
-        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Error in connection callback of %s",
-                           server->name);
     tornado_iostream_release(connection->stream);
     TORNADO_FREE(connection);
     server->connections--;
     if (server->freed && server->connections == 0)
         tornado__tcpserver_delete(server);
+}
+
+static void tornado__tcp_done(tornado__coroutine *co)
+{
+    tornado__tcp_connection *connection = co->owner;
+    const tornado_error *error = &co->execution.raised;
+    if (co->failed && error->code == TORNADO_ERR_SSL) /* strangers cause these at will */
+        tornado__log_error(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING, error, "TLS failed on a connection of %s",
+                           connection->server->name);
+    else if (co->failed && error->code != TORNADO_ERR_CLOSED && error->code != TORNADO_ERR_CANCELLED)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Error in connection callback of %s",
+                           connection->server->name);
+    tornado__tcp_connection_free(connection);
 }
 
 static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
@@ -23743,33 +24457,184 @@ static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
     server->told = now;
 }
 
+/* Starts the handler with a stream over the descriptor; closes the connection when that is not possible. */
+static void tornado__tcp_begin(tornado__tcp_connection *connection, int fd)
+{
+    tornado_tcpserver *server = connection->server;
+    connection->stream = tornado_iostream_new(fd, &server->stream);
+    tornado__coroutine *co = NULL;
+    if (connection->stream)
+        co = tornado__coroutine_new(server->loop, tornado__tcp_main, connection, server->name);
+    if (!co) {
+        tornado__tcp_refused(server, tornado_last_error()->message);
+        tornado__tcp_connection_free(connection);
+        return;
+    }
+    co->owner = connection;
+    co->on_done = tornado__tcp_done;
+    tornado__coroutine_continue(co);
+}
+
+TORNADO_API const tornado_connection *tornado_current_connection(void)
+{
+    tornado__coroutine *co = tornado__running()->coroutine;
+    if (!co || co->on_done != tornado__tcp_done)
+        return NULL;
+    tornado__tcp_connection *connection = co->owner;
+    if (!connection->ends.proxied && !connection->ends.local.len && !tornado_iostream_closed(connection->stream))
+        tornado_address_local(&connection->ends.local, tornado_iostream_fileno(connection->stream));
+    return &connection->ends;
+}
+
+/* ---- the server: headers of the PROXY protocol ---- */
+
+/* Takes the descriptor back from what read the header. */
+static int tornado__proxying_end(tornado__tcp_connection *connection)
+{
+    tornado__proxying *proxying = connection->proxying;
+    tornado_ioloop *loop = connection->server->loop;
+    int fd = proxying->fd;
+    connection->proxying = NULL;
+    tornado__timer_clear(loop, &proxying->timer);
+    tornado__link_remove(&proxying->compound.link);
+    if (proxying->watched && !loop->closed)
+        tornado_ioloop_remove_handler(loop, fd);
+    TORNADO_FREE(proxying);
+    return fd;
+}
+
+/* Closes the connection, and tells why unless that is NULL. */
+static void tornado__proxying_refuse(tornado__proxying *proxying, const char *why)
+{
+    tornado__tcp_connection *connection = proxying->connection;
+    bool watched = proxying->watched;
+    int fd = tornado__proxying_end(connection);
+    tornado__ioloop_close_fd(connection->server->loop, fd, watched);
+    if (why)
+        tornado__tcp_refused(connection->server, why);
+    tornado__tcp_connection_free(connection);
+}
+
+/* Receives once, nothing behind the header. Returns what recv does. */
+static ssize_t tornado__proxying_receive(tornado__proxying *proxying, size_t need)
+{
+    unsigned char *at = proxying->data + proxying->len;
+    size_t take = need - proxying->len;
+    if (proxying->len >= TORNADO__PROXY_BEGIN && proxying->data[0] == 'P') { /* up to the end of the line */
+        ssize_t seen = recv(proxying->fd, at, take, MSG_PEEK);
+        if (seen <= 0)
+            return seen;
+        const unsigned char *end = memchr(at, '\n', (size_t)seen);
+        take = end ? (size_t)(end - at) + 1 : (size_t)seen;
+    }
+    return recv(proxying->fd, at, take, 0);
+}
+
+static void tornado__proxying_event(int fd, unsigned events, void *arg);
+
+/* Reads what there is of the header. The connection may be gone then. */
+static void tornado__proxying_go(tornado__proxying *proxying)
+{
+    tornado__tcp_connection *connection = proxying->connection;
+    size_t need = tornado__proxy_need(proxying->data, proxying->len);
+    while (need > proxying->len) {
+        ssize_t got = tornado__proxying_receive(proxying, need);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            if (!proxying->watched)
+                proxying->watched = tornado_ioloop_add_handler(connection->server->loop, proxying->fd,
+                                                               tornado__proxying_event, proxying, TORNADO_IOLOOP_READ);
+            if (!proxying->watched)
+                tornado__proxying_refuse(proxying, tornado_last_error()->message);
+            return;
+        }
+        if (got <= 0) { /* often a check of the proxy's */
+            tornado__proxying_refuse(proxying, NULL);
+            return;
+        }
+        proxying->len += (size_t)got;
+        need = tornado__proxy_need(proxying->data, proxying->len);
+        if (proxying->data[0] == 'P' && proxying->data[proxying->len - 1] == '\n')
+            break;
+    }
+    if (tornado__proxy_parse(proxying->data, proxying->len, &connection->ends))
+        tornado__tcp_begin(connection, tornado__proxying_end(connection));
+    else
+        tornado__proxying_refuse(proxying, "its PROXY header is missing or malformed");
+}
+
+static void tornado__proxying_event(int fd, unsigned events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    tornado__proxying_go(arg);
+}
+
+static void tornado__proxying_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)loop;
+    tornado__proxying_refuse(TORNADO__CONTAINER(timer, tornado__proxying, timer), "no PROXY header came in time");
+}
+
+static void tornado__proxying_let_go(tornado__compound *compound)
+{
+    tornado__proxying_refuse(TORNADO__CONTAINER(compound, tornado__proxying, compound), NULL);
+}
+
+/* Reads the header first. False, when that cannot be begun. */
+static bool tornado__proxying_begin(tornado__tcp_connection *connection, int fd)
+{
+    tornado_tcpserver *server = connection->server;
+    tornado__proxying *proxying = TORNADO_MALLOC(sizeof *proxying);
+    if (!proxying)
+        return tornado__nomem();
+    memset(proxying, 0, offsetof(tornado__proxying, data));
+    proxying->timer.fire = tornado__proxying_late;
+    if (!tornado__timer_set(server->loop, &proxying->timer,
+                            tornado__add_ns(tornado__now_ns(), server->proxy_timeout))) {
+        TORNADO_FREE(proxying);
+        return false;
+    }
+    proxying->connection = connection;
+    proxying->fd = fd;
+    proxying->compound.let_go = tornado__proxying_let_go;
+    tornado__link_append(&server->loop->compounds, &proxying->compound.link);
+    connection->proxying = proxying;
+    tornado__proxying_go(proxying);
+    return true;
+}
+
+/* ---- the server: accepting ---- */
+
 static void tornado__tcp_accept(int fd, const tornado_address *address, void *arg)
 {
     tornado_tcpserver *server = arg;
-    (void)address;
     if (server->max_connections > 0 && server->connections >= (size_t)server->max_connections) {
         close(fd);
         tornado__tcp_refused(server, "the limit of connections is reached");
         return;
     }
-    tornado_iostream *stream = tornado_iostream_new(fd, &server->stream);
-    tornado__tcp_connection *connection = stream ? TORNADO_MALLOC(sizeof *connection) : NULL;
-    if (stream && !connection)
-        tornado__nomem();
-    tornado__coroutine *co =
-        connection ? tornado__coroutine_new(server->loop, tornado__tcp_main, connection, server->name) : NULL;
-    if (!co) {
-        tornado__tcp_refused(server, tornado_last_error()->message);
-        tornado_iostream_release(stream);
-        TORNADO_FREE(connection);
+    tornado__tcp_connection *connection = TORNADO_MALLOC(sizeof *connection);
+    if (!connection) {
+        close(fd);
+        tornado__tcp_refused(server, tornado__error_nomem.message);
         return;
     }
     connection->server = server;
-    connection->stream = stream;
-    co->owner = connection;
-    co->on_done = tornado__tcp_done;
+    connection->stream = NULL;
+    connection->proxying = NULL;
+    connection->ends.remote = *address;
+    connection->ends.local.len = 0;
+    connection->ends.proxied = false;
     server->connections++;
-    tornado__coroutine_continue(co);
+    if (!server->proxy_protocol) {
+        tornado__tcp_begin(connection, fd);
+    } else if (!tornado__proxying_begin(connection, fd)) {
+        close(fd);
+        tornado__tcp_refused(server, tornado_last_error()->message);
+        tornado__tcp_connection_free(connection);
+    }
 }
 
 static void tornado__tcp_stop_service(tornado__service *service)
@@ -23785,14 +24650,20 @@ static size_t tornado__tcp_busy(const tornado__service *service)
 TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler handle_stream, void *arg,
                                                      const tornado_tcpserver_options *options)
 {
-    tornado_ioloop *loop = tornado_ioloop_current();
-    tornado_tcpserver *server = loop ? TORNADO_MALLOC(sizeof *server) : NULL;
+    tornado_tcpserver *server = TORNADO_MALLOC(sizeof *server);
     if (!server) {
         tornado__nomem();
         return NULL;
     }
     memset(server, 0, sizeof *server);
-    if (options && options->stream.ssl_options) {
+    server->handle_stream = handle_stream;
+    server->arg = arg;
+    server->name = options && options->name ? options->name : "tcpserver";
+    server->proxy_timeout = INT64_C(5000000000);
+    tornado__link_init(&server->service.link);
+    if (!options)
+        return server;
+    if (options->stream.ssl_options) {
         server->ssl.server_side = true;
         server->ssl.context = tornado__server_ssl_context(options->stream.ssl_options);
         if (!server->ssl.context) {
@@ -23800,45 +24671,103 @@ TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler hand
             return NULL;
         }
     }
+    server->stream = options->stream;
+    server->stream.ssl_options = server->ssl.context ? &server->ssl : NULL;
+    server->max_connections = options->max_connections;
+    server->proxy_protocol = options->proxy_protocol;
+    if (options->proxy_timeout > 0)
+        tornado__seconds_to_ns(options->proxy_timeout, &server->proxy_timeout);
+    return server;
+}
+
+/* Has the server be one of the current loop. */
+static bool tornado__tcpserver_attach(tornado_tcpserver *server)
+{
+    if (server->loop)
+        return true;
+    tornado_ioloop *loop = tornado_ioloop_current();
+    if (!loop)
+        return false;
     server->loop = loop;
     tornado__ioloop_hold(loop);
-    server->handle_stream = handle_stream;
-    server->arg = arg;
-    server->name = options && options->name ? options->name : "tcpserver";
-    if (options) {
-        server->stream = options->stream;
-        server->stream.ssl_options = server->ssl.context ? &server->ssl : NULL;
-        server->max_connections = options->max_connections;
-    }
     server->service.stop = tornado__tcp_stop_service;
     server->service.busy = tornado__tcp_busy;
     tornado__link_append(&loop->services, &server->service.link);
-    return server;
+    return true;
+}
+
+static bool tornado__tcpserver_add(tornado_tcpserver *server, const int *fds, int count)
+{
+    return tornado__tcpserver_attach(server) &&
+           tornado__listeners_add(&server->listeners, fds, count, tornado__tcp_accept, server);
+}
+
+/* Logs the last error, which stays that. */
+static bool tornado__tcp_logged(void)
+{
+    tornado_error error = *tornado_last_error();
+    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
+    tornado__thread.last = error;
+    return false;
 }
 
 TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, const tornado_bind_options *options)
 {
-    return tornado__listen(&server->listeners, port, options, tornado__tcp_accept, server);
+    return tornado__tcpserver_attach(server) &&
+           tornado__listen(&server->listeners, port, options, tornado__tcp_accept, server);
+}
+
+TORNADO_API bool tornado_tcpserver_bind(tornado_tcpserver *server, int port, const tornado_bind_options *options)
+{
+    tornado_sockets *bound = &server->bound, more;
+    if (!tornado_bind_sockets(&more, port, options))
+        return tornado__tcp_logged();
+    if (more.count > (int)TORNADO__COUNT(bound->fds) - bound->count) {
+        tornado_sockets_close(&more);
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_tcpserver_bind: more than %d sockets",
+                      (int)TORNADO__COUNT(bound->fds));
+        return tornado__tcp_logged();
+    }
+    if (!bound->count)
+        bound->port = more.port;
+    memcpy(bound->fds + bound->count, more.fds, (size_t)more.count * sizeof *more.fds);
+    bound->count += more.count;
+    return true;
+}
+
+TORNADO_API bool tornado_tcpserver_start(tornado_tcpserver *server, int processes)
+{
+    if (server->loop) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_tcpserver_start: it was started already");
+        return tornado__tcp_logged();
+    }
+    if (processes != 1 && tornado_fork_processes(processes, 100) < 0)
+        return tornado__tcp_logged();
+    if (!tornado__tcpserver_add(server, server->bound.fds, server->bound.count))
+        return tornado__tcp_logged();
+    server->bound.count = 0; /* they are listeners now */
+    return true;
 }
 
 TORNADO_API bool tornado_tcpserver_add_socket(tornado_tcpserver *server, int fd)
 {
-    return tornado__listeners_add(&server->listeners, &fd, 1, tornado__tcp_accept, server);
+    return tornado__tcpserver_add(server, &fd, 1);
 }
 
 TORNADO_API bool tornado_tcpserver_add_sockets(tornado_tcpserver *server, const tornado_sockets *sockets)
 {
-    return tornado__listeners_add(&server->listeners, sockets->fds, sockets->count, tornado__tcp_accept, server);
+    return tornado__tcpserver_add(server, sockets->fds, sockets->count);
 }
 
 TORNADO_API int tornado_tcpserver_port(const tornado_tcpserver *server)
 {
-    return tornado__listeners_port(server->listeners);
+    return server->bound.count ? server->bound.port : tornado__listeners_port(server->listeners);
 }
 
 TORNADO_API void tornado_tcpserver_stop(tornado_tcpserver *server)
 {
     tornado__listeners_close(&server->listeners);
+    tornado_sockets_close(&server->bound);
 }
 
 TORNADO_API void tornado_tcpserver_free(tornado_tcpserver *server)

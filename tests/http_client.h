@@ -108,6 +108,19 @@ static inline void set_nonblocking(int fd)
     CHECK(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0);
 }
 
+/* A socket that has a free port of 127.0.0.1 and does not listen: whoever connects is refused, and nobody else can
+   listen there. */
+static inline int refuse_loopback(int *port)
+{
+    struct sockaddr_in address = loopback(0);
+    socklen_t len = sizeof address;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0);
+    CHECK(getsockname(fd, (struct sockaddr *)&address, &len) == 0);
+    *port = ntohs(address.sin_port);
+    return fd;
+}
+
 /* A socket that listens on a free port of 127.0.0.1. */
 static inline int listen_loopback(int *port)
 {

@@ -8,7 +8,8 @@
 #define GET(path) "GET " path " HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #define PAUSE     0.3 /* of examples/wait_twice.c */
 
-static const char *const examples[] = {"hello", "wait_twice", "json", "books", "echo", "long_poll", "form", "upload"};
+static const char *const examples[] = {"hello", "wait_twice", "json", "books", "echo", "echo_callbacks",
+                                       "long_poll", "form", "upload"};
 #define EXAMPLES (sizeof examples / sizeof examples[0])
 
 typedef struct process {
@@ -384,9 +385,12 @@ TEST(examples_long_poll_answers_all_who_wait_with_the_next_message)
     example_stop(&p, SIGTERM);
 }
 
-TEST(examples_echo_sends_lines_back)
+/* In coroutine and in callback style. */
+static const char *const echoes[] = {"echo", "echo_callbacks"};
+
+static void check_lines_back(const char *name)
 {
-    process p = example_start("echo");
+    process p = example_start(name);
     client one = client_open(p.port), two = client_open(p.port);
     client_send(&one, "first\nsec");
     client_send(&two, "of another\n");
@@ -403,16 +407,24 @@ TEST(examples_echo_sends_lines_back)
     example_stop(&p, SIGTERM);
 }
 
+TEST(examples_echo_sends_lines_back)
+{
+    for (int i = 0; i < 2; i++)
+        check_lines_back(echoes[i]);
+}
+
 TEST(examples_echo_drops_a_line_without_end)
 {
     static char much[1 << 20];
-    process p = example_start("echo");
-    client c = client_open(p.port);
     memset(much, 'x', sizeof much);
-    client_send_bytes(&c, much, sizeof much);
-    client_until_end(&c);
-    client_close(&c);
-    example_stop(&p, SIGTERM);
+    for (int i = 0; i < 2; i++) {
+        process p = example_start(echoes[i]);
+        client c = client_open(p.port);
+        client_send_bytes(&c, much, sizeof much);
+        client_until_end(&c);
+        client_close(&c);
+        example_stop(&p, SIGTERM);
+    }
 }
 
 /* A site for the spider. */
@@ -614,12 +626,12 @@ TEST(examples_end_on_sigint_with_idle_connections)
 
 TEST(examples_echo_ends_with_open_connections)
 {
-    for (int i = 0; i < 2; i++) {
-        process p = example_start("echo");
+    for (int i = 0; i < 4; i++) {
+        process p = example_start(echoes[i / 2]);
         client c = client_open(p.port);
         client_send(&c, "line\n");
         CHECK(client_need(&c, 5));
-        example_stop(&p, i ? SIGINT : SIGTERM);
+        example_stop(&p, i % 2 ? SIGINT : SIGTERM);
         client_until_end(&c);
         client_close(&c);
     }

@@ -1223,6 +1223,60 @@ SCENARIO(names)
     world_close();
 }
 
+/* A line goes to a server and back, by the second of two addresses; the first refuses. */
+static tornado_address connect_to[2];
+static const tornado_addresses connect_list = {2, connect_to};
+
+static tornado_future *connect_resolve(void *state, const char *host, int port, int family)
+{
+    (void)state;
+    (void)host;
+    (void)port;
+    (void)family;
+    return tornado_future_resolved((void *)(uintptr_t)&connect_list);
+}
+
+static const tornado_resolver_class connect_resolver = {.resolve = connect_resolve};
+
+static void connect_and_talk(tornado_tcpclient *client, int listener)
+{
+    tornado_future *future = tornado_tcpclient_connect(client, "a.test", 80, NULL), *line = NULL;
+    UNTIL(tornado_future_done(future));
+    const tornado_error *error = tornado_future_error(future);
+    int peer = error ? -1 : accept(listener, NULL, NULL);
+    if (DO(!error)) {
+        CHECK(peer >= 0 && write(peer, "line\n", 5) == 5);
+        line = tornado_iostream_read_until(tornado_future_result(future), "\n");
+        UNTIL(tornado_future_done(line));
+        DO(!tornado_future_error(line));
+    }
+    tornado_future_release(line);
+    tornado_future_release(future);
+    if (peer >= 0)
+        close(peer);
+    while (error && (peer = accept(listener, NULL, NULL)) >= 0)
+        close(peer); /* of one that was given up */
+}
+
+SCENARIO_EACH_POLLER(connecting)
+{
+    int refusing_port, port, refusing = refuse_loopback(&refusing_port), listener = listen_loopback(&port);
+    set_nonblocking(listener);
+    CHECK(tornado_address_ip(&connect_to[0], "127.0.0.1", refusing_port));
+    CHECK(tornado_address_ip(&connect_to[1], "127.0.0.1", port));
+    if (world_open()) {
+        tornado_resolver *resolver = tornado_resolver_new(&(tornado_resolver_options){.kind = &connect_resolver});
+        tornado_tcpclient *client = resolver ? tornado_tcpclient_new(resolver) : NULL;
+        for (int i = 0; i < 2 && DO(client != NULL); i++)
+            connect_and_talk(client, listener);
+        tornado_tcpclient_free(client);
+        tornado_resolver_free(resolver);
+        world_close();
+    }
+    close(listener);
+    close(refusing);
+}
+
 /* A stream that is used with callbacks: what is written to one end, in both directions, is read at the other. */
 static void pair_step(tornado_future *future, void *arg)
 {

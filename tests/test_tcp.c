@@ -58,6 +58,7 @@ static void wait_for_gate(tornado_iostream *stream, void *arg)
 static tornado_tcpserver *server_new(tornado_stream_handler handler, const tornado_tcpserver_options *options)
 {
     memset(&state, 0, sizeof state);
+    CHECK(tornado_ioloop_current() != NULL); /* its descriptors are none of the server's */
     state.server = tornado_tcpserver_new(handler, NULL, options);
     CHECK(state.server != NULL);
     return state.server;
@@ -264,6 +265,434 @@ TEST(tcp_sockets_are_shared_by_processes)
     }
     tornado_sockets_close(&sockets);
     CHECK(port_refuses(sockets.port));
+}
+
+/*----------------------------------------------------------------------------
+ * Bound first, started later.
+ *----------------------------------------------------------------------------*/
+
+TEST_EACH_POLLER(tcp_server_that_is_bound_accepts_when_it_is_started)
+{
+    tornado_tcpserver *server = server_new(echo, NULL);
+    CHECK(tornado_tcpserver_bind(server, 0, LOOPBACK));
+    int port = tornado_tcpserver_port(server);
+    CHECK(port > 0);
+    CHECK(tornado_tcpserver_bind(server, 0, LOOPBACK));
+    client c = client_open(port); /* it waits in the queue */
+    loop_turns(3);
+    CHECK_INT(state.begun, 0);
+    CHECK(tornado_tcpserver_start(server, 1));
+    CHECK_INT(tornado_tcpserver_port(server), port);
+    check_echo(&c);
+    CHECK(!tornado_tcpserver_start(server, 1));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+    client_close(&c);
+    server_end(server);
+    CHECK(port_refuses(port));
+}
+
+TEST(tcp_server_that_is_bound_and_freed_closes_its_sockets)
+{
+    tornado_tcpserver *server = server_new(echo, NULL);
+    int before = open_descriptors();
+    CHECK(tornado_tcpserver_bind(server, 0, LOOPBACK));
+    CHECK_INT(open_descriptors(), before + 1);
+    tornado_tcpserver_stop(server);
+    CHECK_INT(open_descriptors(), before);
+    CHECK(tornado_tcpserver_bind(server, 0, LOOPBACK));
+    tornado_tcpserver_free(server);
+    CHECK_INT(open_descriptors(), before);
+}
+
+TEST(tcp_bind_that_is_refused_is_logged_in_one_line)
+{
+    char port_text[16];
+    int port, listener = listen_loopback(&port);
+    log_keep();
+    tornado_tcpserver *server = server_new(echo, NULL);
+    CHECK(!tornado_tcpserver_bind(server, port, LOOPBACK));
+    snprintf(port_text, sizeof port_text, ":%d", port);
+    CHECK_INT(logged(port_text), 1);
+    CHECK_INT(tornado_last_error()->sys_errno, EADDRINUSE);
+    for (int i = 0; i < 16; i++)
+        CHECK(tornado_tcpserver_bind(server, 0, LOOPBACK));
+    CHECK(!tornado_tcpserver_bind(server, 0, LOOPBACK));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_LIMIT);
+    tornado_tcpserver_free(server);
+    close(listener);
+}
+
+static void tell_task(tornado_iostream *stream, void *arg)
+{
+    char text[20];
+    (void)arg;
+    snprintf(text, sizeof text, "%d\n", tornado_task_id());
+    tornado_await(tornado_iostream_write(stream, tornado_bytes_of(text)));
+}
+
+/* Becomes two processes that serve a port, which it tells first. */
+static void serve_in_two_processes(void)
+{
+    tornado_tcpserver *server = tornado_tcpserver_new(tell_task, NULL, NULL);
+    CHECK(server && tornado_tcpserver_bind(server, 0, LOOPBACK));
+    dprintf(2, "%d\n", tornado_tcpserver_port(server));
+    CHECK(tornado_tcpserver_start(server, 2));
+    tornado_ioloop_start(tornado_ioloop_current());
+}
+
+TEST(tcp_server_is_started_in_several_processes)
+{
+    char line[16];
+    int ends[2], port = 0, seen[2] = {0, 0};
+    CHECK(pipe(ends) == 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        dup2(ends[1], 2);
+        serve_in_two_processes();
+        _exit(0);
+    }
+    ssize_t got = read(ends[0], line, sizeof line - 1);
+    CHECK(got > 0);
+    line[got] = '\0';
+    port = atoi(line);
+    while (!seen[0] || !seen[1]) { /* whoever is faster; both come to it */
+        client c = client_open(port);
+        CHECK(client_need(&c, 2));
+        CHECK(*c.data == '0' || *c.data == '1');
+        seen[*c.data - '0']++;
+        client_close(&c);
+    }
+    CHECK(kill(pid, SIGTERM) == 0); /* which is passed on to the children */
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    close(ends[0]);
+    close(ends[1]);
+    CHECK(port_refuses(port));
+}
+
+TEST(tcp_server_is_not_forked_once_there_is_a_loop)
+{
+    log_keep();
+    tornado_tcpserver *server = server_new(echo, NULL); /* which has made a loop */
+    CHECK(tornado_tcpserver_bind(server, 0, LOOPBACK));
+    CHECK(!tornado_tcpserver_start(server, 2));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_STATE);
+    CHECK(tornado_tcpserver_start(server, 1));
+    tornado_tcpserver_free(server);
+}
+
+/*----------------------------------------------------------------------------
+ * Both ends, and the PROXY protocol.
+ *----------------------------------------------------------------------------*/
+
+/* Says who is at both ends, then sends lines back. */
+static void tell_ends(tornado_iostream *stream, void *arg)
+{
+    const tornado_connection *connection = tornado_current_connection();
+    char remote[TORNADO_ADDRESS_MAX], local[TORNADO_ADDRESS_MAX], text[300];
+    CHECK(connection != NULL);
+    snprintf(text, sizeof text, "%s %s %d\n", tornado_address_format(&connection->remote, remote),
+             tornado_address_format(&connection->local, local), connection->proxied);
+    tornado_await(tornado_iostream_write(stream, tornado_bytes_of(text)));
+    echo(stream, arg);
+}
+
+static void check_ends(client *c, bool proxied)
+{
+    tornado_address a, b;
+    char text[300], remote[TORNADO_ADDRESS_MAX], local[TORNADO_ADDRESS_MAX];
+    CHECK(tornado_address_local(&a, c->fd) && tornado_address_peer(&b, c->fd));
+    snprintf(text, sizeof text, "%s %s %d\n", tornado_address_format(&a, remote), tornado_address_format(&b, local),
+             proxied);
+    check_line(c, text);
+}
+
+TEST_EACH_POLLER(tcp_handler_is_told_both_ends_of_its_connection)
+{
+    CHECK(tornado_current_connection() == NULL);
+    tornado_tcpserver *server = server_start(tell_ends, NULL);
+    client c = client_open(tornado_tcpserver_port(server));
+    check_ends(&c, false);
+    check_echo(&c);
+    client_close(&c);
+    server_end(server);
+}
+
+static tornado_tcpserver *proxied_start(double timeout)
+{
+    tornado_tcpserver_options options = {.proxy_protocol = true, .proxy_timeout = timeout};
+    return server_start(tell_ends, &options);
+}
+
+#define SIGNATURE "\r\n\r\n\0\r\nQUIT\n"
+#define V2(rest)  SIGNATURE rest, sizeof(SIGNATURE rest) - 1
+#define V1(line)  line, sizeof(line) - 1
+
+typedef struct header {
+    const char *data;
+    size_t len;
+    const char *ends; /* as the handler tells them; NULL: those of the socket */
+} header;
+
+static const header headers[] = {
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 1234 443\r\n"), "192.0.2.1:1234 192.0.2.2:443 1\n"},
+    {V1("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n"),
+     "255.255.255.255:65535 255.255.255.255:65535 1\n"},
+    {V1("PROXY TCP6 2001:db8::1 ::1 0 1\r\n"), "[2001:db8::1]:0 [::1]:1 1\n"},
+    {V1("PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n"),
+     "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535 [ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535 1\n"},
+    {V1("PROXY UNKNOWN\r\n"), NULL},
+    {V1("PROXY UNKNOWN ffff::1 whatever else this line has\r\n"), NULL},
+    {V2("\x21\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), "192.0.2.1:1234 192.0.2.2:443 1\n"},
+    {V2("\x21\x11\0\x10\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb\4\0\1x"), "192.0.2.1:1234 192.0.2.2:443 1\n"},
+    {V2("\x21\x21\0\x24\x20\1\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\4\xd2\1\xbb"),
+     "[2001:db8::1]:1234 [::1]:443 1\n"},
+    {V2("\x20\0\0\0"), NULL},                               /* the proxy's own */
+    {V2("\x20\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL},
+    {V2("\x20\x11\0\1x"), NULL},
+    {V2("\x21\0\0\0"), NULL},                               /* of no family that anybody knows */
+    {V2("\x21\0\0\3abc"), NULL},
+    {V2("\x21\x12\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL}, /* datagrams */
+    {V2("\x21\x11\0\x13\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb\3\0\4\x91\x31\xab\xde"), "checksum"}, /* see below */
+};
+
+static const header malformed[] = {
+    {V1("GET / HTTP/1.1\r\n\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 1234 443 \r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 1234 443 1\r\n"), NULL},
+    {V1("PROXY TCP4  192.0.2.1 192.0.2.2 1234 443\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 1234\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 01234 443\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 65536 443\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 -1 443\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 123456 443\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.01 192.0.2.2 1234 443\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2 192.0.2.2 1234 443\r\n"), NULL},
+    {V1("PROXY TCP4 ::1 192.0.2.2 1234 443\r\n"), NULL},
+    {V1("PROXY TCP6 192.0.2.1 ::1 1234 443\r\n"), NULL},
+    {V1("PROXY TCP6 ::1%lo ::1 1234 443\r\n"), NULL},
+    {V1("PROXY TCP5 ::1 ::1 1234 443\r\n"), NULL},
+    {V1("PROXY tcp4 192.0.2.1 192.0.2.2 1234 443\r\n"), NULL},
+    {V1("PROXY UNKNOWN2\r\n"), NULL},
+    {V1("PROXY  UNKNOWN\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1 192.0.2.2 1234 443\n\r\n"), NULL},
+    {V1("PROXY TCP4 192.0.2.1\0 192.0.2.2 1234 443\r\n"), NULL},
+    {V1("proxy TCP4 192.0.2.1 192.0.2.2 1234 443\r\n"), NULL},
+    {V1("PROXY UNKNOWN "
+        "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"), NULL},
+    {V2("\x11\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL}, /* another version */
+    {V2("\x22\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL}, /* another command */
+    {V2("\x21\x41\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL}, /* another family */
+    {V2("\x21\x13\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL}, /* another transport */
+    {V2("\x21\x11\0\x0b\xc0\0\2\1\xc0\0\2\2\4\xd2\1"), NULL},     /* too short */
+    {V2("\x21\x21\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL},
+    {V2("\x21\x11\0\x0e\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb\4\0"), NULL},  /* a value that is cut */
+    {V2("\x21\x11\0\x10\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb\4\0\2x"), NULL},
+    {V2("\x21\x11\0\x13\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb\3\0\4\1\2\3\4"), NULL}, /* a wrong checksum */
+    {V2("\x21\x11\x10\0"), NULL},                            /* longer than 4 KiB, all in all */
+    {SIGNATURE "\x21\x11\xff\xff", 16, NULL},
+};
+
+/* CRC-32C by its definition, of a header whose last four bytes are the checksum, in which they count as zeros. */
+static void put_checksum(char *data, size_t len)
+{
+    unsigned long crc = 0xffffffff;
+    memset(data + len - 4, 0, 4);
+    for (size_t i = 0; i < len; i++)
+        for (int bit = 0; bit < 8; bit++) {
+            unsigned long in = ((unsigned char)data[i] >> bit & 1) ^ (crc & 1);
+            crc = crc >> 1 ^ (in ? 0x82f63b78 : 0);
+        }
+    crc = ~crc & 0xffffffff;
+    for (int i = 0; i < 4; i++)
+        data[len - 4 + (size_t)i] = (char)(crc >> (24 - 8 * i));
+}
+
+/* What goes with a header, and how it is told: with the right checksum where it has one. */
+static const char *whole_header(const header *h, char *data)
+{
+    memcpy(data, h->data, h->len);
+    if (!h->ends || strcmp(h->ends, "checksum") != 0)
+        return h->ends;
+    put_checksum(data, h->len);
+    return "192.0.2.1:1234 192.0.2.2:443 1\n";
+}
+
+TEST_EACH_POLLER(tcp_proxy_header_tells_both_ends)
+{
+    static char data[5000];
+    tornado_tcpserver *server = proxied_start(0);
+    for (size_t i = 0; i < sizeof headers / sizeof headers[0]; i++) {
+        const char *ends = whole_header(&headers[i], data);
+        client c = client_open(tornado_tcpserver_port(server));
+        memcpy(data + headers[i].len, "behind\n", 7);
+        client_send_bytes(&c, data, headers[i].len + 7);
+        if (ends)
+            check_line(&c, ends);
+        else
+            check_ends(&c, false);
+        check_line(&c, "behind\n"); /* which is not a part of it */
+        check_echo(&c);
+        client_close(&c);
+    }
+    server_end(server);
+}
+
+TEST(tcp_proxy_header_may_come_byte_by_byte)
+{
+    static char data[5000];
+    tornado_tcpserver *server = proxied_start(0);
+    for (size_t i = 0; i < sizeof headers / sizeof headers[0]; i += 3) {
+        const char *ends = whole_header(&headers[i], data);
+        client c = client_open(tornado_tcpserver_port(server));
+        for (size_t k = 0; k < headers[i].len; k++) {
+            client_send_bytes(&c, data + k, 1);
+            loop_turns(1);
+        }
+        if (ends)
+            check_line(&c, ends);
+        else
+            check_ends(&c, false);
+        client_close(&c);
+    }
+    server_end(server);
+}
+
+TEST_EACH_POLLER(tcp_proxy_header_that_is_malformed_closes_the_connection)
+{
+    log_keep();
+    tornado_tcpserver *server = proxied_start(0);
+    for (size_t i = 0; i < sizeof malformed / sizeof malformed[0]; i++) {
+        client c = client_open(tornado_tcpserver_port(server));
+        client_send_bytes(&c, malformed[i].data, malformed[i].len);
+        client_until_end(&c);
+        if (c.len)
+            FAIL("header %zu is taken", i);
+        client_close(&c);
+    }
+    CHECK_INT(state.begun, 0);
+    CHECK(logged("tcpserver: a connection was closed at once: its PROXY header") > 0);
+    client c = client_open(tornado_tcpserver_port(server));
+    client_send(&c, headers[0].data);
+    check_line(&c, headers[0].ends);
+    client_close(&c);
+    server_end(server);
+}
+
+TEST(tcp_proxy_header_of_4_kib_is_the_longest)
+{
+    static char data[4096] = SIGNATURE "\x21\x11\x0f\xf0\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb\4\x0f\xe1";
+    tornado_tcpserver *server = proxied_start(0);
+    client c = client_open(tornado_tcpserver_port(server));
+    client_send_bytes(&c, data, sizeof data);
+    check_line(&c, "192.0.2.1:1234 192.0.2.2:443 1\n");
+    client_close(&c);
+    server_end(server);
+}
+
+TEST_EACH_POLLER(tcp_proxy_header_that_does_not_come_in_time_closes_the_connection)
+{
+    static const size_t cuts[] = {0, 1, 12, 13, 40};
+    log_keep();
+    tornado_tcpserver *server = proxied_start(0.03);
+    for (size_t i = 0; i < sizeof cuts / sizeof cuts[0]; i++) {
+        client c = client_open(tornado_tcpserver_port(server));
+        client_send_bytes(&c, headers[0].data, cuts[i]);
+        client_until_end(&c);
+        CHECK_INT(c.len, 0);
+        client_close(&c);
+    }
+    CHECK(logged("no PROXY header came in time") > 0);
+    CHECK_INT(state.begun, 0);
+    server_end(server);
+}
+
+TEST(tcp_connection_that_ends_before_its_proxy_header_is_quiet)
+{
+    log_keep();
+    tornado_tcpserver *server = proxied_start(0);
+    for (size_t cut = 0; cut < headers[0].len; cut++) {
+        client c = client_open(tornado_tcpserver_port(server));
+        client_send_bytes(&c, headers[0].data, cut);
+        loop_turns(1);
+        client_close(&c);
+        loop_turns(3);
+    }
+    CHECK_INT(state.begun, 0);
+    CHECK_STR(log_text, "");
+    server_end(server);
+}
+
+/* Their number is bound like that of others, and they end with the server's loop. */
+TEST(tcp_connections_without_their_proxy_header_yet_count)
+{
+    tornado_tcpserver_options options = {.proxy_protocol = true, .max_connections = 2};
+    tornado_tcpserver *server = server_start(tell_ends, &options);
+    client clients[3];
+    log_keep();
+    for (int i = 0; i < 3; i++) {
+        clients[i] = client_open(tornado_tcpserver_port(server));
+        loop_turns(2);
+    }
+    client_until_end(&clients[2]);
+    CHECK_INT(logged("the limit of connections is reached"), 1);
+    client_send(&clients[0], headers[0].data);
+    check_line(&clients[0], headers[0].ends);
+    tornado_tcpserver_free(server);
+    tornado_ioloop_close(tornado_ioloop_current(), false);
+    for (int i = 0; i < 3; i++)
+        client_close(&clients[i]);
+}
+
+/* A real proxy. */
+static void check_haproxy(const char *send)
+{
+    char directory[64] = "/tmp/tornado-test-XXXXXX", path[80], text[TORNADO_ADDRESS_MAX], want[400];
+    int port, listener = listen_loopback(&port), status;
+    tornado_address own;
+    TEST_NEED("haproxy");
+    tornado_tcpserver *server = proxied_start(0);
+    CHECK(mkdtemp(directory) != NULL);
+    snprintf(path, sizeof path, "%s/conf", directory);
+    FILE *file = fopen(path, "w");
+    CHECK(file != NULL);
+    fprintf(file, "defaults\n mode tcp\n timeout connect 9s\n timeout client 9s\n timeout server 9s\n"
+                  "listen a\n bind fd@%d\n server b 127.0.0.1:%d %s\n", listener, tornado_tcpserver_port(server), send);
+    CHECK(fclose(file) == 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        execlp("haproxy", "haproxy", "-db", "-q", "-f", path, (char *)NULL);
+        _exit(127);
+    }
+    client c = client_open(port);
+    CHECK(tornado_address_local(&own, c.fd));
+    snprintf(want, sizeof want, "%s 127.0.0.1:%d 1\n", tornado_address_format(&own, text), port);
+    client_send(&c, "line\n");
+    while (!strchr(c.data, '\n')) {
+        CHECK(client_more(&c));
+        CHECK(waitpid(pid, &status, WNOHANG) == 0);
+    }
+    check_line(&c, want);
+    check_line(&c, "line\n");
+    client_close(&c);
+    kill(pid, SIGKILL);
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    CHECK(unlink(path) == 0 && rmdir(directory) == 0);
+    close(listener);
+    server_end(server);
+}
+
+TEST(tcp_proxy_header_of_haproxy_is_understood)
+{
+    check_haproxy("send-proxy");
+}
+
+TEST(tcp_proxy_header_of_haproxy_is_understood_in_version_2)
+{
+    check_haproxy("send-proxy-v2 proxy-v2-options crc32c,unique-id");
 }
 
 /*----------------------------------------------------------------------------
@@ -936,7 +1365,7 @@ static int example_status(const char *name, const char *port, char *text, size_t
 
 static void check_example_refuses(const char *port)
 {
-    static const char *const examples[] = {"hello", "wait_twice", "json", "echo"};
+    static const char *const examples[] = {"hello", "wait_twice", "json", "echo", "echo_callbacks"};
     for (size_t i = 0; i < sizeof examples / sizeof examples[0]; i++) {
         char text[1024];
         CHECK_INT(example_status(examples[i], port, text, sizeof text), 1);

@@ -1,4 +1,5 @@
-/* The library without coroutines and threads: a handler answers at once, fails, or answers from a callback. */
+/* The library without coroutines and threads: a handler answers at once, fails, or answers from a callback; a client
+   connects to a name. */
 #define TORNADO_NO_COROUTINES
 #define TORNADO_NO_THREADS
 #define TORNADO_IMPLEMENTATION
@@ -85,6 +86,65 @@ static void *fail(void *arg)
     tornado_raise(TORNADO_ERR_STATE, "%s", (const char *)arg);
 }
 
+/* Lines go to a server of coroutines that do not wait, and back, by a name. */
+static tornado_tcpclient *client;
+static bool echoed;
+
+static void then(tornado_future *future, tornado_future_callback callback, void *arg)
+{
+    if (!tornado_future_add_done_callback(future, callback, arg))
+        tornado_ioloop_stop(tornado_ioloop_current());
+    tornado_future_release(future);
+}
+
+static void on_echo_read(tornado_future *future, void *stream)
+{
+    if (!tornado_future_error(future))
+        tornado_future_release(tornado_iostream_write(stream, tornado_future_bytes(future)));
+    tornado_iostream_release(stream);
+}
+
+static void echo(tornado_iostream *stream, void *arg)
+{
+    (void)arg;
+    then(tornado_iostream_read_until(stream, "\n"), on_echo_read, tornado_iostream_retain(stream));
+}
+
+static void on_line(tornado_future *future, void *stream)
+{
+    echoed = !tornado_future_error(future) && tornado_future_bytes(future).len == 5;
+    tornado_iostream_release(stream);
+    tornado_ioloop_stop(tornado_ioloop_current());
+}
+
+static void on_connected(tornado_future *future, void *arg)
+{
+    tornado_iostream *stream = tornado_future_result(future);
+    (void)arg;
+    if (!stream) {
+        tornado_ioloop_stop(tornado_ioloop_current());
+        return;
+    }
+    tornado_future_release(tornado_iostream_write(stream, tornado_bytes_of("line\n")));
+    then(tornado_iostream_read_until(stream, "\n"), on_line, tornado_iostream_retain(stream));
+}
+
+/* Names are resolved by the library's own client of DNS here, which knows this one. */
+static bool connect_by_name(void)
+{
+    tornado_bind_options options = {.address = "127.0.0.1"};
+    tornado_connect_options to = {.timeout = 10};
+    tornado_tcpserver *server = tornado_tcpserver_new(echo, NULL, NULL);
+    client = tornado_tcpclient_new(NULL);
+    if (client && server && tornado_tcpserver_listen(server, 0, &options)) {
+        then(tornado_tcpclient_connect(client, "localhost", tornado_tcpserver_port(server), &to), on_connected, NULL);
+        tornado_ioloop_start(tornado_ioloop_current());
+    }
+    tornado_tcpclient_free(client);
+    tornado_tcpserver_free(server);
+    return echoed;
+}
+
 int main(void)
 {
     tornado_rule rules[] = {{.path = "/", .handler = &hello},
@@ -99,10 +159,11 @@ int main(void)
         ask(tornado_httpserver_port(server), requests[i].path);
     bool ran = tornado_ioloop_run_sync(loop, call, "x");
     bool failed = !tornado_ioloop_run_sync(loop, fail, "x") && tornado_last_error()->code == TORNADO_ERR_STATE;
+    bool connected = connect_by_name();
     tornado_application_free(app);
     tornado_ioloop_close(loop, false);
     tornado_ioloop_clear_current();
     if (answered != count)
         fprintf(stderr, "the answer to %s was: %s\n", requests[answered].path, text);
-    return answered != count || !ran || !failed;
+    return answered != count || !ran || !failed || !connected;
 }
