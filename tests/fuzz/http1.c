@@ -725,7 +725,8 @@ static void check_log(const tornado_log_record *record, void *arg)
 /* Blocks that the loop keeps to use them again. */
 static long kept(void)
 {
-    long count = (long)loop->blocks.count + (long)loop->chunks.count + (long)loop->free_callbacks_count;
+    long count = (long)loop->blocks.count + (long)loop->chunks.count + (long)loop->futures.count;
+    count += (long)loop->free_callbacks_count;
     count += loop->timer_chunks_count + (loop->timer_chunks != NULL) + (loop->heap != NULL);
     count += (loop->scratch != NULL) + (loop->fds != NULL) + (loop->stacks != NULL);
     for (const tornado__slab *slab = loop->stacks ? loop->stacks->slabs : NULL; slab; slab = slab->next)
