@@ -2,6 +2,8 @@
    status for what is refused. What follows from a head, on a whole connection, is for the fuzzer http1. */
 #include "fuzz.h"
 
+#include <ctype.h>
+
 typedef struct head {
     int status; /* 0: accepted */
     char method[4096], uri[4096], version[9], path[4096], query[4096], host[4096];
@@ -22,17 +24,26 @@ static bool is_token_char(char c)
     return is_one_of(c, "!#$%&'*+-.^_`|~" ALPHANUMERIC);
 }
 
-/* Host and port, RFC 3986 section 3.2.2; either may be empty. */
+/* A host, an address of IPv6 in brackets or a name, and perhaps a port; or nothing: RFC 3986 section 3.2.2. */
 static bool is_authority(const char *text)
 {
-    const char *end;
+    const char *end = text;
     if (*text == '[') {
-        end = text + 1 + strspn(text + 1, "!$&'()*+,;=-._~%:" ALPHANUMERIC);
-        if (*end != ']' || end == text + 1)
+        char ip[46] = "";
+        unsigned char bytes[16];
+        size_t len = strcspn(text + 1, "]");
+        if (len >= sizeof ip || !text[1 + len])
             return false;
-        end++;
+        memcpy(ip, text + 1, len);
+        end = text + len + 2;
+        if (inet_pton(AF_INET6, ip, bytes) != 1)
+            return false;
     } else {
-        end = text + strspn(text, "!$&'()*+,;=-._~%" ALPHANUMERIC);
+        for (; is_one_of(*end, "!$&'()*+,;=-._~%" ALPHANUMERIC); end++)
+            if (*end == '%' && (!isxdigit((unsigned char)end[1]) || !isxdigit((unsigned char)end[2])))
+                return false;
+        if (end == text)
+            return !*text;
     }
     return !*end || (*end == ':' && end[1 + strspn(end + 1, "0123456789")] == '\0');
 }
