@@ -574,9 +574,13 @@ bench:
 # What `make check` always does, and of what takes its turns: so many of each row as its first word says, begun at a
 # place that the commit decides, so that a commit always has the same ones; `make check ROTATION=7` has others. What
 # takes longer (the processors under QEMU 5 to 20 minutes each) is for `make check-all`.
-CHECKS = map manual symbols warnings parts callbacks examples test-asan soak-sanitized fuzz-replay fuzz-short
+CHECKS = map manual symbols warnings parts callbacks examples test-asan soak-sanitized fuzz-short
 TURNS_native = 1 gcc clang asan-clang ucontext c11 gnu17 O0 O3 poll select
-TURNS_other = 1 test-valgrind analyse
+TURNS_other = 1 valgrind-part analyse fuzz-replay test-tsan
+# Tests by the beginnings of their names; all of them take Valgrind too long.
+TURNS_valgrind = 1 web_+routing_+transform+multipart http+conformance \
+    coroutine+gen_+future+locks_+queues_+ioloop_+context iostream_+tcp_+netutil_+process_+resolver_+executor_+tls_ \
+    json+value+regex_+zip_+escape_+codec+time_+log_
 
 ROTATION := $(shell echo $$((0x$$(git rev-parse --short=6 HEAD 2>/dev/null || date +%j))))
 
@@ -585,9 +589,14 @@ turns = $(if $(2),$(shell set -- $(2); n=$$#; set -- "$$@" "$$@"; shift $$(($(RO
     for i in $$(seq $(1)); do [ $$i -le $$n ] && echo $$1; shift; done))
 turns_of = $(call turns,$(firstword $(TURNS_$(1))),$(wordlist 2,99,$(TURNS_$(1))))
 
+# One of these, which the commit decides.
+.PHONY: valgrind-part
+valgrind-part:
+	+@$(MAKE) --no-print-directory test-valgrind VALGRIND_TESTS='$(subst +, ,$(call turns_of,valgrind))'
+
 ROTATING = $(addprefix test-,$(call turns_of,native)) $(call turns_of,other)
 ALL_CHECKS = $(CHECKS) $(filter-out $(CHECKS) test-plain,$(ENVIRONMENTS:%=test-%)) \
-    analyse coverage fuzz-coverage soak-short size compile-time
+    fuzz-replay analyse coverage fuzz-coverage soak-short size compile-time
 
 # One after the other, each parallel in itself, so that test programs do not slow each other down.
 define run_checks
