@@ -146,7 +146,7 @@
     memory      arenas, buffers, intrusive lists
     time        clocks, HTTP and ISO dates
     log         three streams, pretty lines, a hook
-    codec       hexadecimal, UTF-8, random bytes
+    codec       hexadecimal, UTF-8, CRC-32, random bytes
     escape      HTML and URL escaping
     value       JSON: read, built, asked, taken apart, written
     regex       patterns in Python's syntax, in linear time
