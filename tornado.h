@@ -2843,6 +2843,11 @@ TORNADO_API tornado_bytes tornado_http1_connection_body(const tornado_http1_conn
 TORNADO_API const tornado_http_headers *
 tornado_http1_connection_trailers(const tornado_http1_connection *connection);
 
+/* The certificate that the client has shown, with TLS and ssl_options that ask for one; NULL: none, with the reason. It
+   lives until the connection closes. */
+TORNADO_API const tornado_ssl_certificate *
+tornado_http_request_get_ssl_certificate(const tornado_http_request *request);
+
 /* Keep a request, which is a connection, too, and let it go. */
 TORNADO_API void tornado_http_request_retain(tornado_http_request *request);
 TORNADO_API void tornado_http_request_release(tornado_http_request *request);
@@ -29862,6 +29867,16 @@ TORNADO_API const tornado_http_headers *
 tornado_http1_connection_trailers(const tornado_http1_connection *message)
 {
     return &message->request.trailers;
+}
+
+TORNADO_API const tornado_ssl_certificate *
+tornado_http_request_get_ssl_certificate(const tornado_http_request *request)
+{
+    const tornado__http1 *connection = request->connection ? request->connection->connection : NULL;
+    if (connection)
+        return tornado_iostream_get_ssl_certificate(connection->stream);
+    tornado__fail(TORNADO_ERR_CLOSED, 0, "tornado_http_request_get_ssl_certificate: the connection is closed");
+    return NULL;
 }
 
 /* ---- connections that serve a stream ---- */

@@ -60,11 +60,10 @@ static void site_close(void)
     certificates_remove();
 }
 
-static tornado_iostream *dial(int port)
+static tornado_iostream *dial_with(int port, const tornado_ssl_options *ssl)
 {
     tornado_address address;
-    tornado_ssl_options ssl = {.server_hostname = "localhost", .ca_certs = certificate_path("root.pem")};
-    tornado_iostream_options options = {.ssl_options = &ssl};
+    tornado_iostream_options options = {.ssl_options = ssl};
     tornado_iostream *stream = tornado_iostream_new(socket(AF_INET, SOCK_STREAM, 0), &options);
     CHECK(stream && tornado_address_ip(&address, "127.0.0.1", port));
     tornado_future *connected = tornado_iostream_connect(stream, &address);
@@ -73,6 +72,12 @@ static tornado_iostream *dial(int port)
         FAIL("no connection: %s", error->message);
     tornado_future_release(connected);
     return stream;
+}
+
+static tornado_iostream *dial(int port)
+{
+    tornado_ssl_options ssl = {.server_hostname = "localhost", .ca_certs = certificate_path("root.pem")};
+    return dial_with(port, &ssl);
 }
 
 /* The head of the next answer; its body is read as so many bytes. */
@@ -152,6 +157,43 @@ TEST_EACH_POLLER(https_takes_large_bodies_and_many_requests_at_once)
     tornado_buffer_free(&all);
     tornado_iostream_release(stream);
     site_close();
+}
+
+static void get_name(tornado_handler *self)
+{
+    const tornado_ssl_certificate *shown = tornado_http_request_get_ssl_certificate(self->request);
+    tornado_write(self, shown ? shown->common_name : "nobody");
+}
+
+static const tornado_handler_class name_class = {.get = get_name};
+
+TEST(https_tells_a_handler_whose_certificate_the_client_has_shown)
+{
+    static const char request[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    static const char *const clients[] = {"alice", NULL};
+    certificates_make();
+    certificate_make((certificate){.name = "alice", .issuer = "root"});
+    tornado_ssl_options ssl = server_files();
+    ssl.cert_reqs = TORNADO_CERT_OPTIONAL;
+    ssl.ca_certs = certificate_path("root.pem");
+    tornado_httpserver_options options = {.bind.address = "127.0.0.1", .ssl_options = &ssl};
+    tornado_application *app = tornado_application_new((tornado_rule[]){{.path = "/", .handler = &name_class}, {0}}, NULL);
+    tornado_httpserver *server = tornado_application_listen(app, 0, &options);
+    CHECK(server != NULL);
+    for (size_t i = 0; i < 2; i++) {
+        tornado_ssl_options own = {.server_hostname = "localhost", .ca_certs = certificate_path("root.pem")};
+        own.certfile = clients[i] ? certificate_path("alice.pem") : NULL;
+        own.keyfile = clients[i] ? certificate_path("alice.key") : NULL;
+        size_t len;
+        tornado_iostream *stream = dial_with(tornado_httpserver_port(server), &own);
+        CHECK(strncmp(ask(stream, request, &len), "HTTP/1.1 200 OK\r\n", 17) == 0);
+        tornado_future *read = body(stream, len);
+        CHECK_STR(tornado_future_bytes(read).data, clients[i] ? clients[i] : "nobody");
+        tornado_future_release(read);
+        tornado_iostream_release(stream);
+    }
+    tornado_application_free(app);
+    certificates_remove();
 }
 
 TEST(https_survives_whatever_is_no_tls)

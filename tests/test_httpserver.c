@@ -159,6 +159,85 @@ TEST(httpserver_dribbling_a_head_does_not_help)
     site_free(&s);
 }
 
+/* Sends a body to /echo, encoded as a header says. */
+static answer echo_encoded(client *c, const char *header, tornado_bytes body)
+{
+    char head[256];
+    answer a;
+    snprintf(head, sizeof head, "POST /echo HTTP/1.1\r\nHost: a\r\n%sContent-Length: %zu\r\n\r\n", header, body.len);
+    client_send(c, head);
+    client_send_bytes(c, body.data, body.len);
+    CHECK(client_answer(c, &a));
+    return a;
+}
+
+TEST(httpserver_decompress_request_decodes_bodies_that_say_they_are_gzip)
+{
+    static const char text[] = "a body that says it again, and says it again, and says it again\n";
+    tornado_buffer packed = {0};
+    CHECK(tornado_compress(&packed, (tornado_bytes){text, sizeof text - 1}, NULL));
+    tornado_bytes body = {packed.data, packed.len};
+    site s = SITE(.decompress_request = TORNADO_GUNZIP);
+    client c = client_open(s.port);
+    CHECK_STR(echo_encoded(&c, "Content-Encoding: gzip\r\n", body).body.data, text);
+    answer a = echo_encoded(&c, "", body); /* nothing says so */
+    CHECK(a.body.len == body.len && memcmp(a.body.data, body.data, body.len) == 0);
+    client_close(&c);
+    site_free(&s);
+    s = SITE(0); /* not asked for */
+    c = client_open(s.port);
+    a = echo_encoded(&c, "Content-Encoding: gzip\r\n", body);
+    CHECK(a.body.len == body.len && memcmp(a.body.data, body.data, body.len) == 0);
+    client_close(&c);
+    site_free(&s);
+    tornado_buffer_free(&packed);
+}
+
+TEST(httpserver_decompressed_bodies_are_bounded_and_corrupt_ones_refused)
+{
+    enum { SIZE = 1000000 };
+    static char zeroes[SIZE];
+    static const struct {
+        size_t cut, flip; /* of the compressed bytes: how many are left out at the end, which one is changed */
+        int64_t limit;
+        int status;
+    } cases[] = {{0, 0, SIZE, 200}, {0, 0, SIZE - 1, 413}, {0, 0, 10000, 413}, {4, 0, SIZE, 400}, {0, 1, SIZE, 400}};
+    tornado_buffer packed = {0};
+    CHECK(tornado_compress(&packed, (tornado_bytes){zeroes, SIZE}, NULL));
+    CHECK(packed.len < 10000);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        site s = SITE(.decompress_request = TORNADO_GUNZIP, .max_body_size = cases[i].limit);
+        client c = client_open(s.port);
+        packed.data[cases[i].flip] ^= cases[i].flip ? 0x55 : 0;
+        tornado_bytes body = {packed.data, packed.len - cases[i].cut};
+        answer a = echo_encoded(&c, "Content-Encoding: gzip\r\n", body);
+        packed.data[cases[i].flip] ^= cases[i].flip ? 0x55 : 0;
+        if (a.status != cases[i].status)
+            FAIL("case %zu: %d, not %d", i, a.status, cases[i].status);
+        CHECK(a.status != 200 || a.body.len == SIZE);
+        client_close(&c);
+        site_free(&s);
+    }
+    tornado_buffer_free(&packed);
+}
+
+TEST(httpserver_max_buffer_size_is_the_limit_of_bodies_that_have_no_other)
+{
+    static const struct {
+        int64_t buffer, body;
+        int status;
+    } cases[] = {{1000, 0, 413}, {1001, 0, 200}, {1000, 1001, 200}};
+    static char body[1001];
+    memset(body, 'x', sizeof body);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        site s = SITE(.max_buffer_size = cases[i].buffer, .max_body_size = cases[i].body);
+        client c = client_open(s.port);
+        CHECK_INT(echo_encoded(&c, "", (tornado_bytes){body, sizeof body}).status, cases[i].status);
+        client_close(&c);
+        site_free(&s);
+    }
+}
+
 TEST(httpserver_head_timeout_counts_for_each_request_alone)
 {
     site s = SITE(.header_timeout = test_scaled(0.4));

@@ -101,7 +101,7 @@ static site site_open(void)
 {
     tornado_rule rules[] = {{.path = "/", .handler = &upload_class}, {.path = "/derived", .handler = &derived_class},
                             {.path = "/plain", .handler = &plain_class}, {0}};
-    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .max_body_size = 1000};
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .max_body_size = 1000, .chunk_size = 100};
     site s = {.application = tornado_application_new(rules, NULL)};
     memset(&state, 0, sizeof state);
     tornado_httpserver *server = s.application ? tornado_application_listen(s.application, 0, &options) : NULL;
@@ -121,6 +121,20 @@ static void site_close(site *s)
     while (!(condition))                                                                                           \
     loop_turns(1)
 #define HEAD_OF(path, more) "POST " path " HTTP/1.1\r\nHost: a\r\n" more "\r\n"
+
+TEST(web_stream_pieces_have_the_servers_chunk_size_at_most)
+{
+    char body[951] = "";
+    memset(body, 'x', sizeof body - 1);
+    site s = site_open();
+    client_send(&s.c, HEAD_OF("/", "Content-Length: 950\r\n"));
+    client_send(&s.c, body);
+    answer a;
+    CHECK(client_answer(&s.c, &a));
+    CHECK_STR(a.body.data, "950");
+    CHECK(state.pieces >= 10);
+    site_close(&s);
+}
 
 TEST(web_stream_prepare_runs_at_the_headers_and_the_verb_behind_the_body)
 {
