@@ -9,7 +9,7 @@
 #define PAUSE     0.3 /* of examples/wait_twice.c */
 
 static const char *const examples[] = {"hello", "wait_twice", "json", "books", "echo", "echo_callbacks",
-                                       "long_poll", "form", "upload"};
+                                       "long_poll", "form", "upload", "receive"};
 #define EXAMPLES (sizeof examples / sizeof examples[0])
 
 typedef struct process {
@@ -536,6 +536,17 @@ TEST(examples_upload_takes_files_from_curl)
     out = test_run("curl -s -o /dev/null -w '%%{http_code}' -H 'Content-Type: multipart/form-data' -d x http://127.0.0.1:%d/post",
                    p.port);
     CHECK_STR(out->text, "400");
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_receive_counts_what_it_does_not_keep)
+{
+    TEST_NEED("curl");
+    process p = example_start("receive");
+    const test_output *out = test_run("yes | head -c 3000000 | curl -s -T - http://127.0.0.1:%d/yes;"
+                                      " printf 'no newline' | curl -s -T - http://127.0.0.1:%d/text", p.port, p.port);
+    CHECK_STR(out->text, "yes: 3000000 bytes, 1500000 lines\n"
+                         "text: 10 bytes, 0 lines\n");
     example_stop(&p, SIGTERM);
 }
 
