@@ -133,7 +133,8 @@
    Each is one file, to build on: examples/hello.c, json.c, books.c (a JSON API), form.c (a form that redirects),
    upload.c (files), receive.c (bodies of any size), wait_twice.c, long_poll.c, workers.c (threads, subprocesses, a
    process for each core), echo.c (a TCP server), echo_callbacks.c (the same without waiting), spider.c (queues),
-   own_loop.c (beside another loop), gzip.c (compressed streams), https.c (with OpenSSL).
+   own_loop.c (beside another loop), gzip.c (compressed streams), delegate.c (a server below the framework), https.c
+   (with OpenSSL).
 
    MAP
 

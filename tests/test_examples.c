@@ -9,7 +9,7 @@
 #define PAUSE     0.3 /* of examples/wait_twice.c */
 
 static const char *const examples[] = {"hello", "wait_twice", "json", "books", "echo", "echo_callbacks",
-                                       "long_poll", "form", "upload", "receive"};
+                                       "long_poll", "form", "upload", "receive", "delegate"};
 #define EXAMPLES (sizeof examples / sizeof examples[0])
 
 typedef struct process {
@@ -547,6 +547,16 @@ TEST(examples_receive_counts_what_it_does_not_keep)
                                       " printf 'no newline' | curl -s -T - http://127.0.0.1:%d/text", p.port, p.port);
     CHECK_STR(out->text, "yes: 3000000 bytes, 1500000 lines\n"
                          "text: 10 bytes, 0 lines\n");
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_delegate_answers_below_the_framework)
+{
+    TEST_NEED("curl");
+    process p = example_start("delegate");
+    const test_output *out =
+        test_run("curl -s -d 'some text' http://127.0.0.1:%d/anything http://127.0.0.1:%d/else?a=b", p.port, p.port);
+    CHECK_STR(out->text, "You requested /anything, with 9 bytes\nYou requested /else?a=b, with 9 bytes\n");
     example_stop(&p, SIGTERM);
 }
 
