@@ -2742,11 +2742,21 @@ typedef struct tornado_http_server_connection_delegate {
     const tornado_http_message_delegate *messages;
 } tornado_http_server_connection_delegate;
 
+struct tornado_decompressor;
+typedef struct tornado__http_coding { /* private */
+    const char *name;
+    struct tornado_decompressor *(*start)(void);
+    bool (*decode)(struct tornado_decompressor *state, tornado_buffer *out, tornado_bytes data, size_t max_length);
+    tornado_bytes (*rest)(const struct tornado_decompressor *state);
+    bool (*flush)(struct tornado_decompressor *state);
+    void (*free)(struct tornado_decompressor *state);
+} tornado__http_coding;
+
 /* Bodies that are encoded: TORNADO_GUNZIP, or NULL: they are passed on as they came. A pointer, so that only programs
    that ask for it have the decompressor linked. */
-typedef const struct tornado__http_coding *tornado_http_coding;
+typedef const tornado__http_coding *tornado_http_coding;
 #ifndef TORNADO_NO_ZIP
-TORNADO_API const struct tornado__http_coding tornado_http_gunzip;
+TORNADO_API const tornado__http_coding tornado_http_gunzip;
 #define TORNADO_GUNZIP (&tornado_http_gunzip)
 #endif
 
@@ -27312,17 +27322,8 @@ struct tornado_http1_connection {
 };
 
 /* A content coding: how to undo it. The functions stand in a struct so that only who asks for it links them. */
-typedef struct tornado__http_coding {
-    const char *name;
-    struct tornado_decompressor *(*start)(void);
-    bool (*decode)(struct tornado_decompressor *state, tornado_buffer *out, tornado_bytes data, size_t max_length);
-    tornado_bytes (*rest)(const struct tornado_decompressor *state);
-    bool (*flush)(struct tornado_decompressor *state);
-    void (*free)(struct tornado_decompressor *state);
-} tornado__http_coding;
-
 #ifndef TORNADO_NO_ZIP
-TORNADO__DATA const struct tornado__http_coding tornado_http_gunzip = {
+TORNADO__DATA const tornado__http_coding tornado_http_gunzip = {
     .name = "gzip",
     .start = tornado_gzip_decompressor_new,
     .decode = tornado_decompressor_decompress,

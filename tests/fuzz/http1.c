@@ -158,7 +158,7 @@ static int wire_wait(void *state, tornado_poller_event *events, int max, int64_t
 }
 
 static const tornado_poller wire_poller = {"wire",     wire_open,   wire_close, wire_watch,
-                                           wire_watch, wire_remove, wire_wait};
+                                           wire_watch, wire_remove, wire_wait, NULL};
 
 /*----------------------------------------------------------------------------
  * What a handler may rely on.
