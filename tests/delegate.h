@@ -2,10 +2,10 @@
 #ifndef TEST_DELEGATE_H
 #define TEST_DELEGATE_H
 
+#include "harness.h"
+
 #include <stdio.h>
 #include <string.h>
-
-#include "harness.h"
 
 /* Whether what a future is for has not failed, so far; uses the reference up. */
 static inline bool sent(tornado_future *future)

@@ -1,4 +1,7 @@
 /* Which system call goes wrong next, and how: the state behind faults.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1 /* netdb.h then has all of its errors */
+#endif
 #include "faults.h"
 
 #include <errno.h>

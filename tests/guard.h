@@ -2,11 +2,11 @@
 #ifndef TEST_GUARD_H
 #define TEST_GUARD_H
 
+#include "harness.h"
+
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#include "harness.h"
 
 /* A copy of up to a page of bytes with a page behind it that must not be touched. The next call overwrites it. */
 static inline char *guarded(const void *data, size_t len)

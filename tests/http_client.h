@@ -3,6 +3,8 @@
 #ifndef TEST_HTTP_CLIENT_H
 #define TEST_HTTP_CLIENT_H
 
+#include "harness.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,8 +15,6 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#include "harness.h"
 
 /*----------------------------------------------------------------------------
  * Running the loop.
