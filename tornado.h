@@ -20604,6 +20604,23 @@ TORNADO_API void tornado_sockets_close(tornado_sockets *sockets)
     sockets->count = 0;
 }
 
+/* Binds further sockets. The port of all is the first one's. */
+static bool tornado__bind_more(tornado_sockets *bound, int port, const tornado_bind_options *options)
+{
+    tornado_sockets more;
+    if (!tornado_bind_sockets(&more, port, options))
+        return false;
+    if (more.count > (int)TORNADO__COUNT(bound->fds) - bound->count) {
+        tornado_sockets_close(&more);
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "a server has %d sockets at most", (int)TORNADO__COUNT(bound->fds));
+    }
+    if (!bound->count)
+        bound->port = more.port;
+    memcpy(bound->fds + bound->count, more.fds, (size_t)more.count * sizeof *more.fds);
+    bound->count += more.count;
+    return true;
+}
+
 /* Opens one listening socket; -1 with errno set. */
 static int tornado__bind_one(const tornado_address *address, const tornado_bind_options *options)
 {
@@ -24974,20 +24991,7 @@ TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, c
 
 TORNADO_API bool tornado_tcpserver_bind(tornado_tcpserver *server, int port, const tornado_bind_options *options)
 {
-    tornado_sockets *bound = &server->bound, more;
-    if (!tornado_bind_sockets(&more, port, options))
-        return tornado__tcp_logged();
-    if (more.count > (int)TORNADO__COUNT(bound->fds) - bound->count) {
-        tornado_sockets_close(&more);
-        tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_tcpserver_bind: more than %d sockets",
-                      (int)TORNADO__COUNT(bound->fds));
-        return tornado__tcp_logged();
-    }
-    if (!bound->count)
-        bound->port = more.port;
-    memcpy(bound->fds + bound->count, more.fds, (size_t)more.count * sizeof *more.fds);
-    bound->count += more.count;
-    return true;
+    return tornado__bind_more(&server->bound, port, options) || tornado__tcp_logged();
 }
 
 TORNADO_API bool tornado_tcpserver_start(tornado_tcpserver *server, int processes)
@@ -27243,6 +27247,7 @@ struct tornado_http1_server_connection {
     bool feeding;   /* data is on the stack */
     bool queued;    /* task is */
     bool in_head;   /* a head has begun, the timer runs */
+    bool blank;     /* only empty lines have come since the last request: that is no progress */
     bool awaited;   /* there is a `flushed` */
     bool closing;   /* nothing more is read; close when all is sent */
     bool linger;    /* ...but let the peer read it: it may still be sending */
@@ -28524,7 +28529,7 @@ static TORNADO__INLINE void tornado__http1_begin(tornado__http1 *connection, con
     tornado__http1_host *host = connection->host;
     int status = 0;
     tornado__message *message = tornado__message_new(connection, head, len, &status);
-    connection->in_head = false;
+    connection->in_head = connection->blank = false;
     if (TORNADO__UNLIKELY(!message || status)) {
         if (connection->message) {
             tornado__message_refuse(connection->message, message ? status : 503, "the head cannot be accepted");
@@ -28551,8 +28556,8 @@ static TORNADO__INLINE size_t tornado__http1_head(tornado__http1 *connection, co
 {
     tornado__http1_host *host = connection->host;
     if (TORNADO__UNLIKELY(*data == '\r' && len > 1 && data[1] == '\n')) {
-        connection->in_head = false;
         connection->scanned = 0; /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
+        connection->blank = true;
         return 2;
     }
     ptrdiff_t length = tornado__head_length(data, len, &connection->scanned);
@@ -28694,7 +28699,7 @@ static TORNADO__INLINE void tornado__http1_settle(tornado__http1 *connection, bo
         return;
     if (lent && connection->single)
         return;
-    if (stream->out || (!message && !connection->in_head) ||
+    if (stream->out || (!message && !connection->in_head && !connection->blank) ||
         (message && message->reading && !message->waiting && connection->body_timeout < 0))
         tornado__http1_set_timer(connection, host->loop->now + host->idle_timeout);
     else if (message && (!message->reading || (message->waiting && connection->body_timeout < 0)))
@@ -30293,34 +30298,19 @@ TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
 
 TORNADO_API bool tornado_httpserver_bind(tornado_httpserver *server, int port, const tornado_bind_options *options)
 {
-    tornado_sockets more;
-    if (!tornado_bind_sockets(&more, port, options ? options : &server->bind))
-        return false;
-    if (server->bound.count + more.count > (int)TORNADO__COUNT(server->bound.fds)) {
-        tornado_sockets_close(&more);
-        return tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_httpserver_bind: too many sockets");
-    }
-    if (server->bound.count == 0)
-        server->bound.port = more.port;
-    for (int i = 0; i < more.count; i++)
-        server->bound.fds[server->bound.count++] = more.fds[i];
-    return true;
+    return tornado__bind_more(&server->bound, port, options ? options : &server->bind);
 }
 
 TORNADO_API bool tornado_httpserver_start(tornado_httpserver *server, int processes)
 {
-    tornado_sockets bound = server->bound;
     if (server->active && processes != 1)
         return tornado__fail(TORNADO_ERR_STATE, 0, "tornado_httpserver_start: the server has a loop already");
-#ifndef TORNADO_NO_PROCESS
     if (processes != 1 && tornado_fork_processes(processes, 100) < 0)
         return false;
-#else
-    if (processes != 1)
-        return tornado__fail(TORNADO_ERR_UNSUPPORTED, 0, "tornado_httpserver_start: built without processes");
-#endif
-    server->bound.count = 0;
-    return tornado_httpserver_add_sockets(server, &bound);
+    if (!tornado_httpserver_add_sockets(server, &server->bound))
+        return false;
+    server->bound.count = 0; /* they are listeners now */
+    return true;
 }
 
 TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd)
@@ -32040,35 +32030,13 @@ typedef struct tornado__gzip_state {
     bool gzipping;
 } tornado__gzip_state;
 
-/* Whether a weight is none: RFC 9110 section 12.4.2. */
-static bool tornado__weight_zero(const char *parameters, size_t len)
-{
-    for (const char *at = parameters, *end = parameters + len; at < end; at++) {
-        if (*at != ';')
-            continue;
-        do
-            at++;
-        while (at < end && (*at == ' ' || *at == '\t'));
-        if (end - at > 2 && (*at | 0x20) == 'q' && at[1] == '=') {
-            for (at += 2; at < end && (*at == '0' || *at == '.'); at++)
-                ;
-            return at == end || *at == ' ' || *at == '\t' || *at == ';';
-        }
-    }
-    return false;
-}
-
 /* Whether Accept-Encoding names gzip, and not with a weight of zero: RFC 9110 section 12.5.3. */
 static bool tornado__accepts_gzip(const char *list)
 {
-    const char *element;
-    size_t len;
-    while (list && tornado__next_element(&list, &element, &len)) {
-        size_t name_len = 0;
-        while (name_len < len && element[name_len] != ';' && element[name_len] != ' ' && element[name_len] != '\t')
-            name_len++;
-        if (TORNADO__IS_WORD(element, name_len, "gzip"))
-            return !tornado__weight_zero(element + name_len, len - name_len);
+    for (tornado_bytes rest = tornado_bytes_of(list ? list : ""); rest.data;) {
+        tornado_preference one = tornado__preference(tornado__strip_blank(tornado__cut_element(&rest)));
+        if (TORNADO__IS_WORD(one.value.data, one.value.len, "gzip"))
+            return one.weight > 0;
     }
     return false;
 }
@@ -32079,10 +32047,10 @@ static bool tornado__type_compressible(const char *type)
                                         "application/atom+xml",   "application/json",         "application/xhtml+xml",
                                         "image/svg+xml"};
     size_t len = type ? strcspn(type, "; \t") : 0;
-    if (len > 5 && strncasecmp(type, "text/", 5) == 0)
+    if (len > 5 && TORNADO__IS_WORD(type, 5, "text/"))
         return true;
     for (size_t i = 0; i < TORNADO__COUNT(types); i++)
-        if (len == strlen(types[i]) && strncasecmp(type, types[i], len) == 0)
+        if (tornado__is_word(type, len, types[i], strlen(types[i])))
             return true;
     return false;
 }

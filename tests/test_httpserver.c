@@ -159,6 +159,22 @@ TEST(httpserver_dribbling_a_head_does_not_help)
     site_free(&s);
 }
 
+TEST(httpserver_empty_lines_do_not_keep_a_connection)
+{
+    site s = SITE(.idle_connection_timeout = 0.3);
+    client c = client_open(s.port);
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    for (int i = 0; i < 1000 && !c.ended; i++) {
+        ssize_t ignored = send(c.fd, "\r\n", 2, MSG_NOSIGNAL);
+        (void)ignored;
+        loop_run_for(0.05);
+        client_read(&c);
+    }
+    CHECK(c.ended);
+    client_close(&c);
+    site_free(&s);
+}
+
 /* Sends a body to /echo, encoded as a header says. */
 static answer echo_encoded(client *c, const char *header, tornado_bytes body)
 {
