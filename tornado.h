@@ -28271,13 +28271,14 @@ static TORNADO__COLD bool tornado__message_deliver_decoded(tornado__message *mes
     while (go_on && rest.len) {
         size_t before = rest.len;
         decoding->out.len = 0;
-        if (!decoding->coding->decode(decoding->state, &decoding->out, rest, message->host->chunk_size)) {
+        if (decoding->coding->decode(decoding->state, &decoding->out, rest, message->host->chunk_size)) {
+            rest = decoding->coding->rest(decoding->state);
+            decoding->taken += before - rest.len;
+        } else if (!decoding->out.len) { /* else what came out before goes first, and the next turn fails again */
             bool nomem = tornado_last_error()->code == TORNADO_ERR_NOMEM;
             tornado__message_refuse(message, nomem ? 503 : 400, nomem ? "out of memory" : "the body is corrupt");
             return false;
         }
-        rest = decoding->coding->rest(decoding->state);
-        decoding->taken += before - rest.len;
         if (decoding->out.len) {
             go_on = tornado__message_deliver(message, decoding->out.data, decoding->out.len);
             if (connection->message != message)
