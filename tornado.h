@@ -1297,14 +1297,14 @@ typedef struct tornado_spawn_options {
     size_t stack_size; /* bytes of address space, when it needs more than others; such a stack is not pooled */
 } tornado_spawn_options;
 
-/* Starts fn(arg) as a coroutine in the loop's next turn. Gives a future of its result, or of the error that it
-   raised. At the limit of coroutines, or when memory is short, it is one that has failed. */
+/* Starts fn(arg) as a coroutine in the loop's next turn, which is when it gets its stack. Gives a future of its
+   result, or of the error that it raised: TORNADO_ERR_LIMIT or TORNADO_ERR_NOMEM when it could not start. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg);
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                                 const tornado_spawn_options *options);
 
 /* The same for work nobody waits for: it begins without the caller's states (see section context), and a failure is
-   logged. False when it cannot be started. */
+   logged. False, with TORNADO_ERR_NOMEM or TORNADO_ERR_STATE, when the loop is closed or memory is short. */
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 
 /* Cancels the coroutine behind a future of tornado_spawn: its wait, and each later one, fails with
@@ -14016,6 +14016,7 @@ struct tornado_future {
     bool held_in_use;
     bool taken;      /* its success has reached somebody */
     bool owns_error; /* else the error is static, or its source's */
+    bool starting;   /* a tornado__start, whose coroutine has no stack yet */
     tornado_ioloop *loop;
     union {
         void *pointer;
@@ -14094,7 +14095,8 @@ static void tornado__future_free(tornado_future *future)
         future->finalize(future);
     if (future->destroy)
         future->destroy(future->value.pointer);
-    tornado_arena_free(future->arena);
+    if (future->arena)
+        tornado_arena_free(future->arena);
     if (future->owns_error)
         TORNADO_FREE((void *)(uintptr_t)future->error);
     if (future->source) {
@@ -14434,14 +14436,34 @@ typedef struct tornado__slab {
     size_t size, used; /* used: bytes whose stacks were made; the rest was never touched */
 } tornado__slab;
 
+/* A coroutine that was spawned. It gets its stack when its turn comes: of thousands that are spawned at once and
+   hardly wait, each has the one that the last gave back, which is still in the cache. */
+typedef struct tornado__start {
+    tornado_future future; /* first; of one that nobody waits for only its block */
+    tornado__task task;
+    tornado__link link;
+    tornado_coroutine_fn fn;
+    void *arg;
+    const char *name;
+    tornado_stack_context *states;
+    size_t stack_size; /* 0: one of the pool */
+    /* When the coroutine begins, or cannot begin (NULL). */
+    void (*begin)(struct tornado__coroutine *co, void *owner);
+    void *owner;
+    bool wanted;    /* somebody has its future */
+    bool cancelled;
+} tornado__start;
+
+_Static_assert(sizeof(tornado__start) <= TORNADO__FUTURE_SIZE, "a start fits into the block of its future");
+
 typedef struct tornado__stacks {
     tornado__attachment attachment;
     tornado_ioloop *loop;
-    tornado__link alive;
+    tornado__link alive, starting; /* rings */
     tornado__coroutine *cold; /* have given their memory back */
     tornado__slab *slabs;
     size_t stack_size;
-    size_t count, warm, made; /* alive; in `free`; in all */
+    size_t waiting_to_start, count, warm, made; /* in `starting`; alive; in `free`; in all */
     tornado__timer trim;
     /* Not a list: the next one's address would have to be waited for. */
     tornado__coroutine *free[TORNADO__WARM_STACKS];
@@ -14643,7 +14665,7 @@ static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
 
 TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
 {
-    return loop->stacks ? loop->stacks->count : 0;
+    return loop->stacks ? loop->stacks->count + loop->stacks->waiting_to_start : 0;
 }
 
 static void tornado__coroutines_cancel(tornado_ioloop *loop);
@@ -14681,6 +14703,7 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
     stacks->stack_size = tornado__stack_pages(loop->stack_size);
     stacks->loop = loop;
     tornado__link_init(&stacks->alive);
+    tornado__link_init(&stacks->starting);
     stacks->trim.fire = tornado__stacks_trim;
     stacks->attachment.free = tornado__stacks_free;
     stacks->attachment.next = loop->attachments;
@@ -14977,22 +15000,11 @@ static TORNADO__NOINLINE void tornado__coroutine_suspend(tornado__coroutine *co)
 }
 #endif
 
-static void tornado__coroutine_wake_now(tornado__coroutine *co)
-{
-    if (co->state == TORNADO__CO_NEW && co->cancelled) {
-        co->failed = true;
-        co->execution.raised = tornado__error_cancelled;
-        tornado__coroutine_finish(co);
-    } else {
-        tornado__coroutine_continue(co);
-    }
-}
-
 static void tornado__coroutine_wake(tornado__task *task, tornado_ioloop *loop)
 {
     tornado__coroutine *co = TORNADO__CONTAINER(task, tornado__coroutine, waiter.task);
     if (!loop->closed) /* else tornado__coroutines_unwind resumes it */
-        tornado__coroutine_wake_now(co);
+        tornado__coroutine_continue(co);
 }
 
 static bool tornado__coroutine_cancel(tornado__coroutine *co)
@@ -15012,8 +15024,11 @@ static bool tornado__coroutine_cancel(tornado__coroutine *co)
 static void tornado__coroutines_cancel(tornado_ioloop *loop)
 {
     tornado__stacks *stacks = loop->stacks;
-    for (tornado__link *link = stacks ? stacks->alive.next : NULL; stacks && link != &stacks->alive;
-         link = link->next)
+    if (!stacks)
+        return;
+    for (tornado__link *link = stacks->starting.next; link != &stacks->starting; link = link->next)
+        TORNADO__CONTAINER(link, tornado__start, link)->cancelled = true;
+    for (tornado__link *link = stacks->alive.next; link != &stacks->alive; link = link->next)
         tornado__coroutine_cancel(TORNADO__CONTAINER(link, tornado__coroutine, link));
 }
 
@@ -15051,7 +15066,7 @@ static void tornado__coroutines_unwind(tornado_ioloop *loop)
             co->waiting = NULL;
         }
         for (int turns = 0; turns < TORNADO__LAST_TURNS && alive->next == &co->link; turns++)
-            tornado__coroutine_wake_now(co);
+            tornado__coroutine_continue(co);
         if (alive->next == &co->link)
             tornado__coroutine_abandon(co);
     }
@@ -15060,49 +15075,109 @@ static void tornado__coroutines_unwind(tornado_ioloop *loop)
 
 TORNADO_API bool tornado_cancel(tornado_future *future)
 {
+    if (future->starting)
+        return TORNADO__CONTAINER(future, tornado__start, future)->cancelled = true;
     return future->coroutine && tornado__coroutine_cancel(future->coroutine);
 }
 
-/* Starts a coroutine in the loop's next turn, and gives its future; that of the last error when it is NULL. */
-static tornado_future *tornado__spawned(tornado_ioloop *loop, tornado__coroutine *co)
+/* A coroutine could not start, or was cancelled before. */
+static TORNADO__COLD void tornado__start_failed(tornado__start *start, const tornado_error *error)
 {
-    tornado_future *future = co ? tornado__future_alloc(loop, sizeof *future, NULL) : NULL;
-    if (!future) {
-        if (co)
-            tornado__coroutine_free(co);
-        return tornado__thread.last.code == TORNADO_ERR_NOMEM ? &tornado__future_nomem
-                                                              : tornado_future_failed(&tornado__thread.last);
-    }
-    co->future = tornado_future_retain(future);
-    co->execution.states = tornado__context_capture();
-    future->coroutine = co;
-    tornado__ioloop_schedule(loop, &co->waiter.task);
-    return future;
+    tornado_stack_context_release(start->states);
+    if (!start->wanted)
+        tornado__failure_missed(error);
+    else
+        tornado_future_set_error(&start->future, error);
 }
 
-static bool tornado__may_spawn(const tornado_ioloop *loop)
+static void tornado__start_run(tornado__task *task, tornado_ioloop *loop)
 {
-    return !loop->closed || tornado__fail(TORNADO_ERR_STATE, 0, "tornado_spawn: the loop is closed");
+    tornado__start *start = TORNADO__CONTAINER(task, tornado__start, task);
+    bool may = !loop->closed && !start->cancelled;
+    tornado__coroutine *co = NULL;
+    tornado__link_remove(&start->link);
+    loop->stacks->waiting_to_start--;
+    start->future.starting = false;
+    if (TORNADO__LIKELY(may))
+        co = start->stack_size
+                 ? tornado__coroutine_new_sized(loop, start->fn, start->arg, start->name, start->stack_size)
+                 : tornado__coroutine_new(loop, start->fn, start->arg, start->name);
+    if (start->begin)
+        start->begin(co, start->owner);
+    if (TORNADO__UNLIKELY(!co)) {
+        tornado__start_failed(start, may ? &tornado__thread.last : &tornado__error_cancelled);
+    } else {
+        co->execution.states = start->states;
+        if (start->wanted) {
+            start->future.coroutine = co;
+            co->future = tornado_future_retain(&start->future);
+        }
+    }
+    if (start->wanted)
+        tornado_future_release(&start->future); /* the loop's reference */
+    else
+        tornado__pool_put(&loop->futures, &start->future.block);
+    if (TORNADO__LIKELY(co != NULL))
+        tornado__coroutine_continue(co);
+}
+
+/* Has a coroutine begin in the loop's next turn, with a future when that is `wanted`. NULL: TORNADO_ERR_STATE or
+   TORNADO_ERR_NOMEM. */
+static TORNADO__INLINE tornado__start *tornado__start_new(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
+                                                          const char *name, bool wanted)
+{
+    if (TORNADO__UNLIKELY(loop->closed)) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_spawn: the loop is closed");
+        return NULL;
+    }
+    tornado__stacks *stacks = loop->stacks ? loop->stacks : tornado__stacks_new(loop);
+    tornado__block *block = NULL;
+    if (stacks && wanted)
+        block = (tornado__block *)(void *)tornado__future_alloc(loop, sizeof(tornado_future), NULL);
+    else if (stacks)
+        block = tornado__pool_get(&loop->futures);
+    if (!block)
+        return NULL;
+    tornado__start *start = TORNADO__CONTAINER(block, tornado__start, future.block);
+    start->task.run = tornado__start_run;
+    start->fn = fn;
+    start->arg = arg;
+    start->name = name;
+    start->stack_size = 0;
+    start->begin = NULL;
+    start->wanted = wanted;
+    start->cancelled = false;
+    start->states = NULL;
+    tornado__link_append(&stacks->starting, &start->link);
+    stacks->waiting_to_start++;
+    if (wanted) {
+        start->future.starting = true;
+        start->future.references = 2; /* the caller's and the loop's */
+        start->states = tornado__context_capture();
+    }
+    tornado__ioloop_schedule(loop, &start->task);
+    return start;
 }
 
 static tornado_future *tornado__spawn(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const char *name)
 {
-    bool may = tornado__may_spawn(loop);
-    return tornado__spawned(loop, may ? tornado__coroutine_new(loop, fn, arg, name) : NULL);
+    tornado__start *start = tornado__start_new(loop, fn, arg, name, true);
+    if (TORNADO__LIKELY(start != NULL))
+        return &start->future;
+    return tornado__thread.last.code == TORNADO_ERR_NOMEM ? &tornado__future_nomem
+                                                          : tornado_future_failed(&tornado__thread.last);
 }
 
 TORNADO_API tornado_future *tornado_spawn_with(tornado_coroutine_fn fn, void *arg,
                                                const tornado_spawn_options *options)
 {
-    const char *name = options && options->name ? options->name : "coroutine";
     tornado_ioloop *loop = tornado_ioloop_current();
     if (!loop)
         return &tornado__future_nomem;
-    if (!options || !options->stack_size)
-        return tornado__spawn(loop, fn, arg, name);
-    bool may = tornado__may_spawn(loop);
-    return tornado__spawned(loop,
-                            may ? tornado__coroutine_new_sized(loop, fn, arg, name, options->stack_size) : NULL);
+    tornado_future *future = tornado__spawn(loop, fn, arg, options && options->name ? options->name : "coroutine");
+    if (options && future->starting)
+        TORNADO__CONTAINER(future, tornado__start, future)->stack_size = options->stack_size;
+    return future;
 }
 
 TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
@@ -15110,14 +15185,10 @@ TORNADO_API tornado_future *tornado_spawn(tornado_coroutine_fn fn, void *arg)
     return tornado_spawn_with(fn, arg, NULL);
 }
 
+/* Without the caller's states: it may outlive what they are for. */
 TORNADO_API bool tornado_ioloop_spawn_callback(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg)
 {
-    tornado__coroutine *co = tornado__may_spawn(loop) ? tornado__coroutine_new(loop, fn, arg, "coroutine") : NULL;
-    if (!co)
-        return false;
-    /* without the caller's states: it may outlive what they are for */
-    tornado__ioloop_schedule(loop, &co->waiter.task);
-    return true;
+    return tornado__start_new(loop, fn, arg, "coroutine", false) != NULL;
 }
 
 TORNADO_API tornado_arena *tornado_current_arena(void)
@@ -32614,12 +32685,23 @@ static void *tornado__call_connection_close(void *arg)
     return NULL;
 }
 
+static void tornado__handler_spawned(tornado__coroutine *co, void *message)
+{
+    if (co)
+        tornado__coroutine_join(co, message);
+    tornado__message_release(message);
+}
+
 TORNADO_API tornado_future *tornado_handler_spawn(tornado_handler *self, tornado_coroutine_fn fn, void *arg)
 {
     tornado__message *message = self->response->message;
     tornado_future *future = tornado__spawn(message->host->loop, fn, arg, self->cls->name);
-    if (future->coroutine)
-        tornado__coroutine_join(future->coroutine, message);
+    if (future->starting) {
+        tornado__start *start = TORNADO__CONTAINER(future, tornado__start, future);
+        start->begin = tornado__handler_spawned;
+        start->owner = message;
+        message->references++;
+    }
     return future;
 }
 
