@@ -28629,7 +28629,11 @@ static TORNADO__INLINE size_t tornado__http1_head(tornado__http1 *connection, co
     tornado__http1_host *host = connection->host;
     if (TORNADO__UNLIKELY(*data == '\r' && len > 1 && data[1] == '\n')) {
         connection->scanned = 0; /* empty lines before a request are to be ignored: RFC 9112 section 2.2 */
-        connection->blank = true;
+        if (!connection->blank) {
+            connection->blank = true;
+            connection->in_head = false;
+            tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->idle_timeout));
+        }
         return 2;
     }
     ptrdiff_t length = tornado__head_length(data, len, &connection->scanned);

@@ -175,6 +175,24 @@ TEST(httpserver_empty_lines_do_not_keep_a_connection)
     site_free(&s);
 }
 
+TEST(httpserver_empty_line_behind_a_request_leaves_the_connection_its_idle_time)
+{
+    site s = SITE(.idle_connection_timeout = 0.2);
+    client c = client_open(s.port);
+    answer a;
+    client_send(&c, WAIT "\r\n");
+    UNTIL(state.entered == 1);
+    open_gate();
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.status, 200);
+    while (!c.ended) { /* else the test's time ends */
+        loop_run_for(0.05);
+        client_read(&c);
+    }
+    client_close(&c);
+    site_free(&s);
+}
+
 /* Sends a body to /echo, encoded as a header says. */
 static answer echo_encoded(client *c, const char *header, tornado_bytes body)
 {

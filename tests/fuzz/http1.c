@@ -769,7 +769,7 @@ static void check_end(tornado_httpserver *server)
     tornado__http1 *connection = TORNADO__CONTAINER(server->host.connections.next, tornado__http1, link);
     MUST(tornado_httpserver_connections(server) == 1);
     size_t before = wire.got.len, count = told.count;
-    bool idle = !connection->message && !connection->own.in;
+    bool idle = !connection->message && !connection->own.in && !connection->in_head;
     pass_time(200);
     if (!idle) { /* in the middle of a request, which takes too long, or is not being answered */
         for (int i = 0; i < 30 && !wire.ended; i++)
