@@ -31660,8 +31660,12 @@ TORNADO_API tornado_future *tornado_flush(tornado_handler *self)
     tornado__http1 *connection = message->connection;
     tornado__iostream_retain(&connection->own);
     tornado_future *future = tornado__http1_flush_future(connection);
-    if (tornado__iostream_flush(connection->stream) && !connection->stream->out)
-        tornado__http1_flushed(connection, NULL);
+    if (tornado__iostream_flush(connection->stream)) {
+        if (!connection->stream->out)
+            tornado__http1_flushed(connection, NULL);
+        else
+            tornado__http1_queue(connection); /* from now on the client has so long to take it */
+    }
     tornado__iostream_release(&connection->own);
     return future;
 }

@@ -40,6 +40,7 @@ static void echo_post(tornado_handler *self)
 static void flood_get(tornado_handler *self)
 {
     static const char block[65536];
+    tornado_await(tornado_moment()); /* the turn in which the request came is over */
     for (int i = 0; i < 160; i++) {
         tornado_write_bytes(self, (tornado_bytes){block, sizeof block});
         tornado_await(tornado_flush(self));
