@@ -295,9 +295,9 @@ TEST(https_tcpserver_with_tls_and_openssl_s_client)
     int port = tornado_tcpserver_port(server);
     const test_output *got = test_run_loop(
         tornado_ioloop_current(),
-        "(echo a line; echo another; sleep 0.3) | openssl s_client -quiet -no_ign_eof -verify_return_error -verify_hostname localhost "
-        "-CAfile %s -connect 127.0.0.1:%d 2>/dev/null",
-        certificate_path("root.pem"), port);
+        "(echo a line; echo another; sleep %g) | openssl s_client -quiet -no_ign_eof -verify_return_error "
+        "-verify_hostname localhost -CAfile %s -connect 127.0.0.1:%d 2>/dev/null",
+        test_scaled(0.3), certificate_path("root.pem"), port);
     CHECK_STR(got->text, "a line\nanother\n");
     client c = client_open(port);
     client_send(&c, "no TLS at all\n");
