@@ -3350,6 +3350,7 @@ TORNADO_API bool tornado_connected(const tornado_handler *self);
 #include <arm_neon.h>
 #endif
 #if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
 #include <wmmintrin.h>
 #define TORNADO__CLMUL __attribute__((target("pclmul,sse2"))) /* of functions that multiply without carries */
 #endif
@@ -5568,6 +5569,19 @@ TORNADO__CLMUL static inline __m128i tornado__crc_fold(__m128i block, __m128i po
                                              _mm_clmulepi64_si128(block, powers, 0x11)));
 }
 
+/* Asked of the processor itself: __builtin_cpu_supports would bring five kilobytes of libgcc into every program. */
+static bool tornado__has_clmul(void)
+{
+    static atomic_int known; /* 1: no, 2: yes */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!answer) {
+        unsigned a, b, c, d;
+        answer = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_PCLMUL) ? 2 : 1;
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 2;
+}
+
 TORNADO__CLMUL static size_t tornado__crc_blocks(uint32_t *crc, const unsigned char *data, size_t len)
 {
     /* Powers of x, bits reversed: 512 + 32 and 512 - 32; 128 + 32 and 128 - 32. */
@@ -5576,7 +5590,7 @@ TORNADO__CLMUL static size_t tornado__crc_blocks(uint32_t *crc, const unsigned c
     const unsigned char *at = data, *end = data + len / 16 * 16;
     unsigned char rest[16];
     __m128i lane[4];
-    if (len < 128 || !__builtin_cpu_supports("pclmul"))
+    if (len < 128 || !tornado__has_clmul())
         return 0;
     for (int i = 0; i < 4; i++, at += 16)
         lane[i] = _mm_loadu_si128((const __m128i *)(const void *)at);
