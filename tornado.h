@@ -900,7 +900,7 @@ typedef struct tornado_decompressor_options {
 TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
                                     const tornado_decompressor_options *options);
 
-/* A stream that comes in parts. Takes 11 KiB, and twice the window (64 KiB) once something comes out. */
+/* A stream that comes in parts. Takes 11 KiB, and twice the window (64 KiB) when a call leaves a block to the next. */
 typedef struct tornado_decompressor tornado_decompressor;
 
 /* A new one, that the caller frees; the options are copied and may be NULL. NULL with TORNADO_ERR_INVALID or
@@ -9901,10 +9901,11 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  *       begin            given        at                  end
  *       | the window, or as much of it as there is | room        |
  *
- * In a stream that is memory of the decompressor's own, and what was written is given to the caller at the end of the
- * call, and when the room is used up; then the last window goes to the front. In tornado_decompress it is the
- * caller's buffer. Codes are decoded in a fast loop while there is room for any of them and input beyond them, else
- * one by one with everything checked; the results are the same.
+ * That is the caller's buffer, when all that a match may refer to came out in this call, or when a stored block is
+ * copied, which refers to nothing. Else it is memory of the decompressor's own, where calls leave the last window to
+ * the next; what is written there is given to the caller when its room is used up and at the end of the call. So a
+ * byte is copied once or not at all, but for the windows between calls. Codes are decoded in a fast loop while there
+ * is room for any of them and input beyond them, else one by one with everything checked; the results are the same.
  *============================================================================*/
 #ifndef TORNADO_NO_ZIP
 
@@ -9921,6 +9922,7 @@ enum {
     TORNADO__INFLATE_SIZE = 2342,    /* what no code of 288 symbols and 15 bits exceeds, with 11 for the first table */
     TORNADO__INFLATE_FAR_SIZE = 402, /* of 32 symbols and 8 bits */
     TORNADO__INFLATE_SLACK = 280,    /* a match, and 16 bytes at a time beyond it */
+    TORNADO__INFLATE_ROOM = 2048,    /* behind the window; with less the window goes to the front */
     TORNADO__INFLATE_AHEAD = 32,     /* input: refilled four times, by 7 bytes at most, of 8 that are loaded */
     TORNADO__INFLATE_LIMIT = 100 * 1024 * 1024
 };
@@ -10002,9 +10004,10 @@ typedef enum tornado__inflate_step {
     TORNADO__INFLATE_DONE
 } tornado__inflate_step;
 
-/* What stops the steps: nothing, no input, no room, the end, or a failure. */
+/* What stops the steps: nothing, that output is to come, no input, no room, the end, or a failure. */
 typedef enum tornado__inflate_outcome {
     TORNADO__INFLATE_ON,
+    TORNADO__INFLATE_PLACE,
     TORNADO__INFLATE_STARVED,
     TORNADO__INFLATE_FULL,
     TORNADO__INFLATE_ENDED,
@@ -10018,11 +10021,14 @@ struct tornado_decompressor {
     unsigned count;                        /* how many */
     const unsigned char *in, *in_begin, *in_end; /* during a call */
     uint64_t consumed;                     /* bytes of the stream before in_begin */
-    unsigned char *begin, *at, *given, *end;
-    unsigned char *memory;                 /* where they are in a stream; NULL: not yet */
+    unsigned char *begin, *at, *given, *end; /* see above */
+    unsigned char *memory;                 /* of a window and room behind it; NULL: not yet */
     size_t window;                         /* how far matches reach back at most */
+    size_t kept, missing;                  /* bytes in memory; newer ones, that only the caller's buffer has */
+    size_t start;                          /* where in that the output of this call begins */
     uint64_t total, limit;                 /* bytes that came out, of all members */
-    uint32_t sum, size;                    /* of this member: checksum and length */
+    uint64_t size;                         /* of this member, and its checksum: */
+    uint32_t sum;
     unsigned char *summed;                 /* up to there */
     unsigned at_header, flags, skip;       /* in a header of gzip: which byte, FLG, rest of a field */
     uint32_t header_sum;
@@ -10256,7 +10262,7 @@ static tornado__inflate_outcome tornado__inflate_too_far(tornado_decompressor *z
 #define TORNADO__INFLATE_REFILL()                                                                                  \
     (bits |= tornado__load_le64(in) << count, in += (63 - count) >> 3, count |= 56)
 #define TORNADO__INFLATE_DROP(entry) (bits >>= (entry)&63, count -= (entry)&63)
-static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
+static TORNADO__INLINE tornado__inflate_outcome tornado__inflate_loop(tornado_decompressor *z)
 {
     const unsigned char *in = z->in, *in_last = z->in_end - TORNADO__INFLATE_AHEAD;
     unsigned char *at = z->at, *at_last = z->end - TORNADO__INFLATE_SLACK;
@@ -10337,6 +10343,25 @@ static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
     return stop ? stop(z) : TORNADO__INFLATE_ON;
 }
 
+/* The loop spends its time shifting, for which newer processors have better instructions; they have to be asked, as
+   compilers for x86-64 do not count on them. */
+#if defined(__x86_64__) && !defined(__BMI2__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+__attribute__((target("bmi,bmi2"))) static tornado__inflate_outcome tornado__inflate_fast_bmi2(tornado_decompressor *z)
+{
+    return tornado__inflate_loop(z);
+}
+
+static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
+{
+    return __builtin_cpu_supports("bmi2") ? tornado__inflate_fast_bmi2(z) : tornado__inflate_loop(z);
+}
+#else
+static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
+{
+    return tornado__inflate_loop(z);
+}
+#endif
+
 /* Looks for the code that `bits` begin with, in a table of `width` bits; *used becomes the bits up to and with what
    stands behind it. */
 static TORNADO__INLINE uint32_t tornado__inflate_find(const uint32_t *table, unsigned width, uint64_t bits,
@@ -10411,8 +10436,8 @@ static tornado__inflate_outcome tornado__inflate_codes(tornado_decompressor *z)
 static tornado__inflate_outcome tornado__inflate_magic(tornado_decompressor *z)
 {
     z->sum = z->wanted == TORNADO_ZIP_ZLIB; /* Adler-32 begins with 1 */
-    z->size = z->at_header = z->header_sum = z->flags = 0;
-    z->summed = z->at;
+    z->at_header = z->header_sum = z->flags = 0;
+    z->begin = z->summed = z->at; /* no match reaches into the member before */
     z->step = TORNADO__INFLATE_BLOCK;
     if (z->format == TORNADO_ZIP_RAW)
         return TORNADO__INFLATE_ON;
@@ -10517,7 +10542,7 @@ static tornado__inflate_outcome tornado__inflate_block(tornado_decompressor *z)
     case 1:
         tornado__inflate_fixed(z);
         z->step = TORNADO__INFLATE_CODES;
-        return TORNADO__INFLATE_ON;
+        return TORNADO__INFLATE_PLACE;
     case 2:
         z->step = TORNADO__INFLATE_COUNTS;
         return TORNADO__INFLATE_ON;
@@ -10535,7 +10560,7 @@ static tornado__inflate_outcome tornado__inflate_stored(tornado_decompressor *z)
         return tornado__inflate_malformed(z, "the length of a stored block is damaged");
     tornado__inflate_unread(z);
     z->step = TORNADO__INFLATE_COPY;
-    return TORNADO__INFLATE_ON;
+    return TORNADO__INFLATE_PLACE;
 }
 
 static tornado__inflate_outcome tornado__inflate_copy(tornado_decompressor *z)
@@ -10611,14 +10636,14 @@ static tornado__inflate_outcome tornado__inflate_lengths(tornado_decompressor *z
                                 TORNADO__INFLATE_FAR))
         return tornado__inflate_malformed(z, "lengths of codes that are no code");
     z->step = TORNADO__INFLATE_CODES;
-    return TORNADO__INFLATE_ON;
+    return TORNADO__INFLATE_PLACE;
 }
 
 /* Notes checksum and length of what came out and was not looked at. */
 static void tornado__inflate_sum(tornado_decompressor *z)
 {
     size_t len = (size_t)(z->at - z->summed);
-    z->size += (uint32_t)len;
+    z->size += len;
     if (len > 0 && z->format == TORNADO_ZIP_GZIP)
         z->sum = tornado__crc32(z->sum, z->summed, len);
     else if (len > 0 && z->format == TORNADO_ZIP_ZLIB)
@@ -10639,9 +10664,11 @@ static tornado__inflate_outcome tornado__inflate_trailer(tornado_decompressor *z
             sum = sum << 24 | (sum & 0xff00) << 8 | (sum >> 8 & 0xff00) | sum >> 24;
         if (sum != z->sum)
             return tornado__inflate_malformed(z, "the checksum is wrong");
-        if (gzip && tornado__inflate_take(z, 32) != z->size)
+        if (gzip && tornado__inflate_take(z, 32) != (uint32_t)z->size)
             return tornado__inflate_malformed(z, "the length is wrong");
     }
+    z->summed = z->at;
+    z->size = 0;
     tornado__inflate_unread(z);
     z->step = gzip ? TORNADO__INFLATE_MEMBER : TORNADO__INFLATE_DONE;
     return TORNADO__INFLATE_ON;
@@ -10691,9 +10718,9 @@ TORNADO_API void tornado_decompressor_reset(tornado_decompressor *z)
 {
     z->format = z->wanted;
     z->step = TORNADO__INFLATE_MAGIC;
-    z->bits = z->consumed = z->total = 0;
+    z->bits = z->consumed = z->total = z->size = 0;
     z->count = z->copy = 0;
-    z->begin = z->at = z->summed = z->memory;
+    z->kept = 0;
     z->reread = z->failed = false;
     z->tail = z->unused = (tornado_bytes){NULL, 0};
 }
@@ -10782,30 +10809,93 @@ static bool tornado__decompressor_over_limit(tornado_decompressor *z)
     return false;
 }
 
-/* Makes room behind what came out before: where that is at the end of the memory, the last window goes to the
-   front. */
-static bool tornado__decompressor_room(tornado_decompressor *z, size_t most)
+/* How much of what came out the codes to come may refer to: what is to come of a stored block pushes as much out of
+   the window. */
+static size_t tornado__decompressor_reach(const tornado_decompressor *z)
 {
-    size_t size = z->window + (z->window > 16384 ? z->window : 16384), back = (size_t)(z->at - z->begin);
-    if (!z->memory) {
-        z->memory = TORNADO_MALLOC(size);
-        if (!z->memory)
-            return tornado__nomem();
-        z->begin = z->at = z->memory;
-    } else if (back == size) {
-        memmove(z->begin, z->at - z->window, z->window);
-        z->at = z->begin + z->window;
+    size_t stored = z->step == TORNADO__INFLATE_COPY ? z->copy : 0;
+    size_t reach = stored < z->window ? z->window - stored : 0;
+    return z->size < reach ? (size_t)z->size : reach;
+}
+
+static size_t tornado__decompressor_memory(const tornado_decompressor *z)
+{
+    return z->window + (z->window > 16384 ? z->window : 16384);
+}
+
+/* Keeps what came out for matches to come: at least the last `reach` bytes are in memory then. */
+static bool tornado__decompressor_keep(tornado_decompressor *z, const tornado_buffer *out, size_t reach)
+{
+    size_t part = z->missing < reach ? z->missing : reach, size = tornado__decompressor_memory(z);
+    z->missing = 0;
+    if (part == 0)
+        return true;
+    if (!z->memory && !(z->memory = TORNADO_MALLOC(size)))
+        return tornado__nomem();
+    if (part > size - z->kept || part == z->window) {
+        size_t stay = z->window - part < z->kept ? z->window - part : z->kept;
+        memmove(z->memory, z->memory + z->kept - stay, stay);
+        z->kept = stay;
     }
-    size_t room = size - (size_t)(z->at - z->begin);
+    memcpy(z->memory + z->kept, out->data + out->len - part, part);
+    z->kept += part;
+    return true;
+}
+
+/* Where output goes, at most `most` bytes: behind all that matches may refer to. Nowhere before there is any. */
+static bool tornado__decompressor_place(tornado_decompressor *z, tornado_buffer *out, size_t most)
+{
+    size_t reach = tornado__decompressor_reach(z), back = out->len - z->start, room;
+    bool stored = z->step == TORNADO__INFLATE_COPY;
+    if (!stored && z->step != TORNADO__INFLATE_CODES) {
+        z->begin = z->at = z->given = z->summed = z->end = z->lengths; /* any place that is none of out's */
+        return true;
+    }
+    if (stored || reach <= back) {
+        size_t there = (size_t)(z->in_end - z->in), guess = there < SIZE_MAX / 8 ? 4 * there + 256 : there;
+        if (stored)
+            guess = z->copy < there ? z->copy : there;
+        if (!tornado__buffer_reserve(out, guess < most ? guess : most))
+            return false;
+        z->at = (unsigned char *)out->data + out->len;
+        room = out->cap - 1 - out->len;
+    } else {
+        if (!tornado__decompressor_keep(z, out, reach))
+            return false;
+        room = tornado__decompressor_memory(z) - z->kept;
+        if (room < TORNADO__INFLATE_ROOM) {
+            memmove(z->memory, z->memory + z->kept - z->window, z->window);
+            z->kept = z->window;
+            room = tornado__decompressor_memory(z) - z->kept;
+        }
+        z->at = z->memory + z->kept;
+        back = z->kept;
+    }
+    z->begin = z->at - (z->size < back ? (size_t)z->size : back);
     z->given = z->summed = z->at;
     z->end = z->at + (room < most ? room : most);
+    return true;
+}
+
+/* Gives the caller what was written. */
+static bool tornado__decompressor_give(tornado_decompressor *z, tornado_buffer *out)
+{
+    size_t len = (size_t)(z->at - z->given);
+    z->total += len;
+    if (!len || z->given != (unsigned char *)out->data + out->len) {
+        z->kept += len;
+        return tornado_buffer_append(out, z->given, len);
+    }
+    z->missing += len;
+    out->len += len;
+    out->data[out->len] = '\0';
     return true;
 }
 
 TORNADO_API bool tornado_decompressor_decompress(tornado_decompressor *z, tornado_buffer *out, tornado_bytes data,
                                                  size_t max_length)
 {
-    size_t left = max_length ? max_length : SIZE_MAX;
+    size_t asked = max_length ? max_length : SIZE_MAX, left;
     tornado__inflate_outcome outcome;
     if (z->failed)
         return tornado__decompressor_failed(z);
@@ -10814,20 +10904,23 @@ TORNADO_API bool tornado_decompressor_decompress(tornado_decompressor *z, tornad
         z->in_begin = ++z->in;
         z->reread = false;
     }
+    z->start = out->len;
+    z->missing = 0;
     do {
+        left = asked - (out->len - z->start);
         uint64_t most = z->limit - z->total < left ? z->limit - z->total : left;
-        if (!tornado__decompressor_room(z, most < SIZE_MAX ? (size_t)most : SIZE_MAX))
+        if (!tornado__decompressor_place(z, out, (size_t)most))
             return tornado__decompressor_failed(z);
         outcome = tornado__inflate_run(z);
-        size_t len = (size_t)(z->at - z->given);
-        z->total += len;
-        left -= len;
-        if (!tornado_buffer_append(out, z->given, len) ||
+        left -= (size_t)(z->at - z->given);
+        if (!tornado__decompressor_give(z, out) ||
             (outcome == TORNADO__INFLATE_FULL && left > 0 && z->total == z->limit &&
              !tornado__decompressor_over_limit(z)) ||
             outcome == TORNADO__INFLATE_FAILED)
             return tornado__decompressor_failed(z);
-    } while (outcome == TORNADO__INFLATE_FULL && left > 0);
+    } while (outcome == TORNADO__INFLATE_PLACE || (outcome == TORNADO__INFLATE_FULL && left > 0));
+    if (!tornado__decompressor_keep(z, out, tornado__decompressor_reach(z)))
+        return tornado__decompressor_failed(z);
     z->consumed += (uint64_t)(z->in - z->in_begin);
     z->tail = z->unused = (tornado_bytes){NULL, 0};
     tornado_bytes rest = {(const char *)z->in, (size_t)(z->in_end - z->in)};
@@ -10851,45 +10944,14 @@ TORNADO_API bool tornado_decompressor_flush(tornado_decompressor *z)
     return tornado__decompressor_failed(z);
 }
 
-/* All into one buffer, which is the window, too. */
-static bool tornado__decompress_into(tornado_decompressor *z, tornado_buffer *out, tornado_bytes data)
-{
-    size_t start = out->len, guess = data.len < SIZE_MAX / 8 ? 4 * data.len + 256 : data.len;
-    tornado__inflate_outcome outcome;
-    tornado__decompressor_input(z, data);
-    do {
-        uint64_t most = z->limit - (out->len - start);
-        if (most == 0)
-            guess = 0;
-        else if (guess > most)
-            guess = (size_t)most;
-        if (!tornado__buffer_reserve(out, guess))
-            return false;
-        size_t room = out->cap - 1 - out->len;
-        z->begin = (unsigned char *)out->data + start;
-        z->at = z->summed = (unsigned char *)out->data + out->len;
-        z->end = z->at + (room < most ? room : (size_t)most);
-        outcome = tornado__inflate_run(z);
-        out->len = (size_t)((char *)z->at - out->data);
-        out->data[out->len] = '\0';
-        guess = out->cap / 2;
-        if (outcome == TORNADO__INFLATE_FULL && out->len - start == z->limit)
-            return tornado__decompressor_over_limit(z);
-    } while (outcome == TORNADO__INFLATE_FULL);
-    z->consumed = (uint64_t)(z->in - z->in_begin);
-    if (outcome == TORNADO__INFLATE_FAILED)
-        return false;
-    if (outcome == TORNADO__INFLATE_ENDED && z->in < z->in_end)
-        return tornado__fail(TORNADO_ERR_PARSE, 0, "something follows the compressed data, at byte %llu",
-                             (unsigned long long)z->consumed);
-    return tornado_decompressor_flush(z);
-}
-
 TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
                                     const tornado_decompressor_options *options)
 {
     tornado_decompressor *z = tornado__decompressor_new(options, TORNADO__INFLATE_LIMIT);
-    bool ok = z && tornado__decompress_into(z, out, data);
+    bool ok = z && tornado_decompressor_decompress(z, out, data, 0) && tornado_decompressor_flush(z);
+    if (ok && z->unused.len)
+        ok = tornado__fail(TORNADO_ERR_PARSE, 0, "something follows the compressed data, at byte %llu",
+                           (unsigned long long)z->consumed);
     tornado_decompressor_free(z);
     return ok;
 }
