@@ -2790,8 +2790,9 @@ TORNADO_API tornado_http1_connection *tornado_http1_connection_retain(tornado_ht
 TORNADO_API void tornado_http1_connection_release(tornado_http1_connection *connection);
 
 /* Reads a response (without is_client: a request), which the delegate is told of. The delegate is borrowed until the
-   exchange is over: done when both sides are. It fails with what on_connection_close is told, and with
-   TORNADO_ERR_STATE when called twice or for a server's connection. */
+   exchange is over: done when both sides are. It fails with what on_connection_close is told; at once, with nothing
+   but `release` to follow, with TORNADO_ERR_CLOSED or TORNADO_ERR_NOMEM; and with TORNADO_ERR_STATE, without any use
+   of the delegate, when called twice or for a server's connection. */
 TORNADO_API TORNADO_MUST_USE tornado_future *
 tornado_http1_connection_read_response(tornado_http1_connection *connection,
                                        const tornado_http_message_delegate *delegate, void *self);
@@ -29778,7 +29779,7 @@ TORNADO_API void tornado_http1_connection_release(tornado_http1_connection *mess
     if (!message)
         return;
     tornado__http1 *connection = message->connection;
-    if (message->references == 2 && connection && connection->single && !message->started && !message->sink) {
+    if (message->references == 2 && connection && connection->single && !message->started && !message->exchange->done) {
         tornado__exchange_over(message, NULL);
         tornado__message_detach(message); /* nothing was read or written, and nobody will */
         tornado__http1_return_stream(connection);
@@ -29792,23 +29793,25 @@ TORNADO_API tornado_future *tornado_http1_connection_read_response(tornado_http1
 {
     tornado__http1 *connection = message->connection;
     tornado__exchange *exchange = message->exchange;
-    if (!connection) {
-        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
+    bool served = connection ? !connection->single : !exchange;
+    if (served || exchange->delegate) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_http1_connection_read_response: %s",
+                      served ? "a server reads by itself" : "called twice");
         return tornado__failed_future();
     }
-    if (!connection->single || exchange->delegate) {
-        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_http1_connection_read_response: %s",
-                      connection->single ? "called twice" : "a server reads by itself");
+    exchange->delegate = delegate;
+    exchange->self = self;
+    message->sink = &tornado__delegate_sink;
+    if (!connection) {
+        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
         return tornado__failed_future();
     }
     tornado_future *future = tornado__future_alloc(message->host->loop, sizeof *future, NULL);
     if (!future)
         return &tornado__future_nomem;
-    exchange->delegate = delegate;
-    exchange->self = self;
     exchange->told = message->client;
     exchange->done = tornado_future_retain(future);
-    message->sink = message->host->sink = &tornado__delegate_sink;
+    message->host->sink = message->sink;
     message->host->arg = self;
     message->host->unusual = true;
     if (message->client || message->host->header_timeout < INT64_MAX / 4) {
