@@ -3033,7 +3033,8 @@ struct tornado_handler_class {
     void (*patch)(tornado_handler *self);
     void (*put)(tornado_handler *self);
     void (*options)(tornado_handler *self);
-    /* A piece of the body, which lives until this returns. It may wait: then nothing more is read. */
+    /* A piece of the body, which lives until this returns. It may wait: then nothing more is read. (With
+       TORNADO_NO_COROUTINES only a delegate can have the body wait, by a future: see the http1 section.) */
     void (*data_received)(tornado_handler *self, tornado_bytes chunk);
     /* After the answer was handed over; may not write. */
     void (*on_finish)(tornado_handler *self);
