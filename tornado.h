@@ -24708,6 +24708,130 @@ static bool tornado__proxy_parse(const unsigned char *data, size_t len, tornado_
     return need && need == len && len >= TORNADO__PROXY_FIXED && tornado__proxy_parse_binary(data, len, connection);
 }
 
+/* ---- the PROXY protocol: a descriptor that begins with a header ----
+
+   Nothing behind the header is read, as that may be TLS. This lies in a struct of the server's. */
+
+typedef struct tornado__proxying {
+    /* Called once, with the descriptor, or with -1 when that is closed: then *why says why, or is NULL where nobody
+       wants to know. Both ends are in `ends`. May free this. */
+    void (*done)(struct tornado__proxying *proxying, int fd, const char *why);
+    tornado_ioloop *loop;
+    tornado__compound compound; /* of the loop: coroutines end with it, this does not by itself */
+    tornado__timer timer;
+    tornado_connection ends;
+    int fd;
+    bool watched;
+    size_t len;
+    unsigned char data[TORNADO__PROXY_MAX];
+} tornado__proxying;
+
+/* Takes the descriptor back from what reads the header. */
+static int tornado__proxying_end(tornado__proxying *proxying)
+{
+    tornado__timer_clear(proxying->loop, &proxying->timer);
+    tornado__link_remove(&proxying->compound.link);
+    if (proxying->watched && !proxying->loop->closed)
+        tornado_ioloop_remove_handler(proxying->loop, proxying->fd);
+    return proxying->fd;
+}
+
+/* Closes the connection. */
+static void tornado__proxying_refuse(tornado__proxying *proxying, const char *why)
+{
+    int fd = tornado__proxying_end(proxying);
+    tornado__ioloop_close_fd(proxying->loop, fd, proxying->watched);
+    proxying->done(proxying, -1, why);
+}
+
+/* Receives once, nothing behind the header. Returns what recv does. */
+static ssize_t tornado__proxying_receive(tornado__proxying *proxying, size_t need)
+{
+    unsigned char *at = proxying->data + proxying->len;
+    size_t take = need - proxying->len;
+    if (proxying->len >= TORNADO__PROXY_BEGIN && proxying->data[0] == 'P') { /* up to the end of the line */
+        ssize_t seen = recv(proxying->fd, at, take, MSG_PEEK);
+        if (seen <= 0)
+            return seen;
+        const unsigned char *end = memchr(at, '\n', (size_t)seen);
+        take = end ? (size_t)(end - at) + 1 : (size_t)seen;
+    }
+    return recv(proxying->fd, at, take, 0);
+}
+
+static void tornado__proxying_event(int fd, unsigned events, void *arg);
+
+/* Reads what there is of the header. This may be gone then. */
+static void tornado__proxying_go(tornado__proxying *proxying)
+{
+    size_t need = tornado__proxy_need(proxying->data, proxying->len);
+    while (need > proxying->len) {
+        ssize_t got = tornado__proxying_receive(proxying, need);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            if (!proxying->watched)
+                proxying->watched = tornado_ioloop_add_handler(proxying->loop, proxying->fd, tornado__proxying_event,
+                                                               proxying, TORNADO_IOLOOP_READ);
+            if (!proxying->watched)
+                tornado__proxying_refuse(proxying, tornado_last_error()->message);
+            return;
+        }
+        if (got <= 0) { /* often a check of the proxy's */
+            tornado__proxying_refuse(proxying, NULL);
+            return;
+        }
+        proxying->len += (size_t)got;
+        need = tornado__proxy_need(proxying->data, proxying->len);
+        if (proxying->data[0] == 'P' && proxying->data[proxying->len - 1] == '\n')
+            break;
+    }
+    if (tornado__proxy_parse(proxying->data, proxying->len, &proxying->ends))
+        proxying->done(proxying, tornado__proxying_end(proxying), NULL);
+    else
+        tornado__proxying_refuse(proxying, "its PROXY header is missing or malformed");
+}
+
+static void tornado__proxying_event(int fd, unsigned events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    tornado__proxying_go(arg);
+}
+
+static void tornado__proxying_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)loop;
+    tornado__proxying_refuse(TORNADO__CONTAINER(timer, tornado__proxying, timer), "no PROXY header came in time");
+}
+
+static void tornado__proxying_let_go(tornado__compound *compound)
+{
+    tornado__proxying_refuse(TORNADO__CONTAINER(compound, tornado__proxying, compound), NULL);
+}
+
+/* Reads the header of a descriptor that was accepted, for so many ns at most. False: that cannot be begun, and `done`
+   is not called. */
+static bool tornado__proxying_begin(tornado__proxying *proxying, tornado_ioloop *loop, int fd,
+                                    const tornado_address *address, int64_t timeout)
+{
+    memset(&proxying->timer, 0, sizeof proxying->timer);
+    proxying->timer.fire = tornado__proxying_late;
+    if (!tornado__timer_set(loop, &proxying->timer, tornado__add_ns(tornado__now_ns(), timeout)))
+        return false;
+    proxying->loop = loop;
+    proxying->ends.remote = *address;
+    proxying->ends.local.len = 0;
+    proxying->ends.proxied = false;
+    proxying->fd = fd;
+    proxying->watched = false;
+    proxying->len = 0;
+    proxying->compound.let_go = tornado__proxying_let_go;
+    tornado__link_append(&loop->compounds, &proxying->compound.link);
+    tornado__proxying_go(proxying);
+    return true;
+}
+
 /* ---- the server ---- */
 
 struct tornado_tcpserver {
@@ -24727,22 +24851,9 @@ struct tornado_tcpserver {
     int64_t told;
 };
 
-/* What a connection has until its header of the PROXY protocol was read. Of the descriptor nothing behind the header is
-   read, as that may be TLS. */
-typedef struct tornado__proxying {
-    struct tornado__tcp_connection *connection;
-    tornado__compound compound; /* of the loop: coroutines end with it, this does not by itself */
-    tornado__timer timer;
-    int fd;
-    bool watched;
-    size_t len;
-    unsigned char data[TORNADO__PROXY_MAX];
-} tornado__proxying;
-
 typedef struct tornado__tcp_connection {
     tornado_tcpserver *server;
     tornado_iostream *stream; /* NULL: there is none yet */
-    tornado__proxying *proxying;
     tornado_connection ends;
 } tornado__tcp_connection;
 
@@ -24822,126 +24933,43 @@ TORNADO_API const tornado_connection *tornado_current_connection(void)
     return &connection->ends;
 }
 
-/* ---- the server: headers of the PROXY protocol ---- */
+/* ---- the server: accepting ---- */
 
-/* Takes the descriptor back from what read the header. */
-static int tornado__proxying_end(tornado__tcp_connection *connection)
-{
-    tornado__proxying *proxying = connection->proxying;
-    tornado_ioloop *loop = connection->server->loop;
-    int fd = proxying->fd;
-    connection->proxying = NULL;
-    tornado__timer_clear(loop, &proxying->timer);
-    tornado__link_remove(&proxying->compound.link);
-    if (proxying->watched && !loop->closed)
-        tornado_ioloop_remove_handler(loop, fd);
-    TORNADO_FREE(proxying);
-    return fd;
-}
+/* A connection whose header of the PROXY protocol is read. */
+typedef struct tornado__tcp_proxied {
+    tornado__proxying proxying;
+    tornado__tcp_connection *connection;
+} tornado__tcp_proxied;
 
-/* Closes the connection, and tells why unless that is NULL. */
-static void tornado__proxying_refuse(tornado__proxying *proxying, const char *why)
+static void tornado__tcp_proxied_done(tornado__proxying *proxying, int fd, const char *why)
 {
-    tornado__tcp_connection *connection = proxying->connection;
-    bool watched = proxying->watched;
-    int fd = tornado__proxying_end(connection);
-    tornado__ioloop_close_fd(connection->server->loop, fd, watched);
+    tornado__tcp_proxied *proxied = TORNADO__CONTAINER(proxying, tornado__tcp_proxied, proxying);
+    tornado__tcp_connection *connection = proxied->connection;
+    connection->ends = proxying->ends;
+    TORNADO_FREE(proxied);
+    if (fd >= 0) {
+        tornado__tcp_begin(connection, fd);
+        return;
+    }
     if (why)
         tornado__tcp_refused(connection->server, why);
     tornado__tcp_connection_free(connection);
 }
 
-/* Receives once, nothing behind the header. Returns what recv does. */
-static ssize_t tornado__proxying_receive(tornado__proxying *proxying, size_t need)
-{
-    unsigned char *at = proxying->data + proxying->len;
-    size_t take = need - proxying->len;
-    if (proxying->len >= TORNADO__PROXY_BEGIN && proxying->data[0] == 'P') { /* up to the end of the line */
-        ssize_t seen = recv(proxying->fd, at, take, MSG_PEEK);
-        if (seen <= 0)
-            return seen;
-        const unsigned char *end = memchr(at, '\n', (size_t)seen);
-        take = end ? (size_t)(end - at) + 1 : (size_t)seen;
-    }
-    return recv(proxying->fd, at, take, 0);
-}
-
-static void tornado__proxying_event(int fd, unsigned events, void *arg);
-
-/* Reads what there is of the header. The connection may be gone then. */
-static void tornado__proxying_go(tornado__proxying *proxying)
-{
-    tornado__tcp_connection *connection = proxying->connection;
-    size_t need = tornado__proxy_need(proxying->data, proxying->len);
-    while (need > proxying->len) {
-        ssize_t got = tornado__proxying_receive(proxying, need);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            if (!proxying->watched)
-                proxying->watched = tornado_ioloop_add_handler(connection->server->loop, proxying->fd,
-                                                               tornado__proxying_event, proxying, TORNADO_IOLOOP_READ);
-            if (!proxying->watched)
-                tornado__proxying_refuse(proxying, tornado_last_error()->message);
-            return;
-        }
-        if (got <= 0) { /* often a check of the proxy's */
-            tornado__proxying_refuse(proxying, NULL);
-            return;
-        }
-        proxying->len += (size_t)got;
-        need = tornado__proxy_need(proxying->data, proxying->len);
-        if (proxying->data[0] == 'P' && proxying->data[proxying->len - 1] == '\n')
-            break;
-    }
-    if (tornado__proxy_parse(proxying->data, proxying->len, &connection->ends))
-        tornado__tcp_begin(connection, tornado__proxying_end(connection));
-    else
-        tornado__proxying_refuse(proxying, "its PROXY header is missing or malformed");
-}
-
-static void tornado__proxying_event(int fd, unsigned events, void *arg)
-{
-    (void)fd;
-    (void)events;
-    tornado__proxying_go(arg);
-}
-
-static void tornado__proxying_late(tornado__timer *timer, tornado_ioloop *loop)
-{
-    (void)loop;
-    tornado__proxying_refuse(TORNADO__CONTAINER(timer, tornado__proxying, timer), "no PROXY header came in time");
-}
-
-static void tornado__proxying_let_go(tornado__compound *compound)
-{
-    tornado__proxying_refuse(TORNADO__CONTAINER(compound, tornado__proxying, compound), NULL);
-}
-
 /* Reads the header first. False, when that cannot be begun. */
-static bool tornado__proxying_begin(tornado__tcp_connection *connection, int fd)
+static bool tornado__tcp_begin_proxied(tornado__tcp_connection *connection, int fd, const tornado_address *address)
 {
     tornado_tcpserver *server = connection->server;
-    tornado__proxying *proxying = TORNADO_MALLOC(sizeof *proxying);
-    if (!proxying)
+    tornado__tcp_proxied *proxied = TORNADO_MALLOC(sizeof *proxied);
+    if (!proxied)
         return tornado__nomem();
-    memset(proxying, 0, offsetof(tornado__proxying, data));
-    proxying->timer.fire = tornado__proxying_late;
-    if (!tornado__timer_set(server->loop, &proxying->timer,
-                            tornado__add_ns(tornado__now_ns(), server->proxy_timeout))) {
-        TORNADO_FREE(proxying);
-        return false;
-    }
-    proxying->connection = connection;
-    proxying->fd = fd;
-    proxying->compound.let_go = tornado__proxying_let_go;
-    tornado__link_append(&server->loop->compounds, &proxying->compound.link);
-    connection->proxying = proxying;
-    tornado__proxying_go(proxying);
-    return true;
+    proxied->proxying.done = tornado__tcp_proxied_done;
+    proxied->connection = connection;
+    if (tornado__proxying_begin(&proxied->proxying, server->loop, fd, address, server->proxy_timeout))
+        return true;
+    TORNADO_FREE(proxied);
+    return false;
 }
-
-/* ---- the server: accepting ---- */
 
 static void tornado__tcp_accept(int fd, const tornado_address *address, void *arg)
 {
@@ -24959,14 +24987,13 @@ static void tornado__tcp_accept(int fd, const tornado_address *address, void *ar
     }
     connection->server = server;
     connection->stream = NULL;
-    connection->proxying = NULL;
     connection->ends.remote = *address;
     connection->ends.local.len = 0;
     connection->ends.proxied = false;
     server->connections++;
     if (!server->proxy_protocol) {
         tornado__tcp_begin(connection, fd);
-    } else if (!tornado__proxying_begin(connection, fd)) {
+    } else if (!tornado__tcp_begin_proxied(connection, fd, address)) {
         close(fd);
         tornado__tcp_refused(server, tornado_last_error()->message);
         tornado__tcp_connection_free(connection);
