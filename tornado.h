@@ -900,7 +900,7 @@ typedef struct tornado_decompressor_options {
 TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
                                     const tornado_decompressor_options *options);
 
-/* A stream that comes in parts. Takes 11 KiB, and twice the window (64 KiB) once something comes out. */
+/* A stream that comes in parts. Takes 11 KiB, and twice the window (64 KiB) when a call leaves a block to the next. */
 typedef struct tornado_decompressor tornado_decompressor;
 
 /* A new one, that the caller frees; the options are copied and may be NULL. NULL with TORNADO_ERR_INVALID or
@@ -2790,8 +2790,9 @@ TORNADO_API tornado_http1_connection *tornado_http1_connection_retain(tornado_ht
 TORNADO_API void tornado_http1_connection_release(tornado_http1_connection *connection);
 
 /* Reads a response (without is_client: a request), which the delegate is told of. The delegate is borrowed until the
-   exchange is over: done when both sides are. It fails with what on_connection_close is told, and with
-   TORNADO_ERR_STATE when called twice or for a server's connection. */
+   exchange is over: done when both sides are. It fails with what on_connection_close is told; at once, with nothing
+   but `release` to follow, with TORNADO_ERR_CLOSED or TORNADO_ERR_NOMEM; and with TORNADO_ERR_STATE, without any use
+   of the delegate, when called twice or for a server's connection. */
 TORNADO_API TORNADO_MUST_USE tornado_future *
 tornado_http1_connection_read_response(tornado_http1_connection *connection,
                                        const tornado_http_message_delegate *delegate, void *self);
@@ -3032,7 +3033,8 @@ struct tornado_handler_class {
     void (*patch)(tornado_handler *self);
     void (*put)(tornado_handler *self);
     void (*options)(tornado_handler *self);
-    /* A piece of the body, which lives until this returns. It may wait: then nothing more is read. */
+    /* A piece of the body, which lives until this returns. It may wait: then nothing more is read. (With
+       TORNADO_NO_COROUTINES only a delegate can have the body wait, by a future: see the http1 section.) */
     void (*data_received)(tornado_handler *self, tornado_bytes chunk);
     /* After the answer was handed over; may not write. */
     void (*on_finish)(tornado_handler *self);
@@ -9915,10 +9917,11 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  *       begin            given        at                  end
  *       | the window, or as much of it as there is | room        |
  *
- * In a stream that is memory of the decompressor's own, and what was written is given to the caller at the end of the
- * call, and when the room is used up; then the last window goes to the front. In tornado_decompress it is the
- * caller's buffer. Codes are decoded in a fast loop while there is room for any of them and input beyond them, else
- * one by one with everything checked; the results are the same.
+ * That is the caller's buffer, when all that a match may refer to came out in this call, or when a stored block is
+ * copied, which refers to nothing. Else it is memory of the decompressor's own, where calls leave the last window to
+ * the next; what is written there is given to the caller when its room is used up and at the end of the call. So a
+ * byte is copied once or not at all, but for the windows between calls. Codes are decoded in a fast loop while there
+ * is room for any of them and input beyond them, else one by one with everything checked; the results are the same.
  *============================================================================*/
 #ifndef TORNADO_NO_ZIP
 
@@ -9935,6 +9938,7 @@ enum {
     TORNADO__INFLATE_SIZE = 2342,    /* what no code of 288 symbols and 15 bits exceeds, with 11 for the first table */
     TORNADO__INFLATE_FAR_SIZE = 402, /* of 32 symbols and 8 bits */
     TORNADO__INFLATE_SLACK = 280,    /* a match, and 16 bytes at a time beyond it */
+    TORNADO__INFLATE_ROOM = 2048,    /* behind the window; with less the window goes to the front */
     TORNADO__INFLATE_AHEAD = 32,     /* input: refilled four times, by 7 bytes at most, of 8 that are loaded */
     TORNADO__INFLATE_LIMIT = 100 * 1024 * 1024
 };
@@ -10016,9 +10020,10 @@ typedef enum tornado__inflate_step {
     TORNADO__INFLATE_DONE
 } tornado__inflate_step;
 
-/* What stops the steps: nothing, no input, no room, the end, or a failure. */
+/* What stops the steps: nothing, that output is to come, no input, no room, the end, or a failure. */
 typedef enum tornado__inflate_outcome {
     TORNADO__INFLATE_ON,
+    TORNADO__INFLATE_PLACE,
     TORNADO__INFLATE_STARVED,
     TORNADO__INFLATE_FULL,
     TORNADO__INFLATE_ENDED,
@@ -10032,11 +10037,14 @@ struct tornado_decompressor {
     unsigned count;                        /* how many */
     const unsigned char *in, *in_begin, *in_end; /* during a call */
     uint64_t consumed;                     /* bytes of the stream before in_begin */
-    unsigned char *begin, *at, *given, *end;
-    unsigned char *memory;                 /* where they are in a stream; NULL: not yet */
+    unsigned char *begin, *at, *given, *end; /* see above */
+    unsigned char *memory;                 /* of a window and room behind it; NULL: not yet */
     size_t window;                         /* how far matches reach back at most */
+    size_t kept, missing;                  /* bytes in memory; newer ones, that only the caller's buffer has */
+    size_t start;                          /* where in that the output of this call begins */
     uint64_t total, limit;                 /* bytes that came out, of all members */
-    uint32_t sum, size;                    /* of this member: checksum and length */
+    uint64_t size;                         /* of this member, and its checksum: */
+    uint32_t sum;
     unsigned char *summed;                 /* up to there */
     unsigned at_header, flags, skip;       /* in a header of gzip: which byte, FLG, rest of a field */
     uint32_t header_sum;
@@ -10270,7 +10278,7 @@ static tornado__inflate_outcome tornado__inflate_too_far(tornado_decompressor *z
 #define TORNADO__INFLATE_REFILL()                                                                                  \
     (bits |= tornado__load_le64(in) << count, in += (63 - count) >> 3, count |= 56)
 #define TORNADO__INFLATE_DROP(entry) (bits >>= (entry)&63, count -= (entry)&63)
-static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
+static TORNADO__INLINE tornado__inflate_outcome tornado__inflate_loop(tornado_decompressor *z)
 {
     const unsigned char *in = z->in, *in_last = z->in_end - TORNADO__INFLATE_AHEAD;
     unsigned char *at = z->at, *at_last = z->end - TORNADO__INFLATE_SLACK;
@@ -10351,6 +10359,25 @@ static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
     return stop ? stop(z) : TORNADO__INFLATE_ON;
 }
 
+/* The loop spends its time shifting, for which newer processors have better instructions; they have to be asked, as
+   compilers for x86-64 do not count on them. */
+#if defined(__x86_64__) && !defined(__BMI2__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+__attribute__((target("bmi,bmi2"))) static tornado__inflate_outcome tornado__inflate_fast_bmi2(tornado_decompressor *z)
+{
+    return tornado__inflate_loop(z);
+}
+
+static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
+{
+    return __builtin_cpu_supports("bmi2") ? tornado__inflate_fast_bmi2(z) : tornado__inflate_loop(z);
+}
+#else
+static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
+{
+    return tornado__inflate_loop(z);
+}
+#endif
+
 /* Looks for the code that `bits` begin with, in a table of `width` bits; *used becomes the bits up to and with what
    stands behind it. */
 static TORNADO__INLINE uint32_t tornado__inflate_find(const uint32_t *table, unsigned width, uint64_t bits,
@@ -10425,8 +10452,8 @@ static tornado__inflate_outcome tornado__inflate_codes(tornado_decompressor *z)
 static tornado__inflate_outcome tornado__inflate_magic(tornado_decompressor *z)
 {
     z->sum = z->wanted == TORNADO_ZIP_ZLIB; /* Adler-32 begins with 1 */
-    z->size = z->at_header = z->header_sum = z->flags = 0;
-    z->summed = z->at;
+    z->at_header = z->header_sum = z->flags = 0;
+    z->begin = z->summed = z->at; /* no match reaches into the member before */
     z->step = TORNADO__INFLATE_BLOCK;
     if (z->format == TORNADO_ZIP_RAW)
         return TORNADO__INFLATE_ON;
@@ -10531,7 +10558,7 @@ static tornado__inflate_outcome tornado__inflate_block(tornado_decompressor *z)
     case 1:
         tornado__inflate_fixed(z);
         z->step = TORNADO__INFLATE_CODES;
-        return TORNADO__INFLATE_ON;
+        return TORNADO__INFLATE_PLACE;
     case 2:
         z->step = TORNADO__INFLATE_COUNTS;
         return TORNADO__INFLATE_ON;
@@ -10549,7 +10576,7 @@ static tornado__inflate_outcome tornado__inflate_stored(tornado_decompressor *z)
         return tornado__inflate_malformed(z, "the length of a stored block is damaged");
     tornado__inflate_unread(z);
     z->step = TORNADO__INFLATE_COPY;
-    return TORNADO__INFLATE_ON;
+    return TORNADO__INFLATE_PLACE;
 }
 
 static tornado__inflate_outcome tornado__inflate_copy(tornado_decompressor *z)
@@ -10625,14 +10652,14 @@ static tornado__inflate_outcome tornado__inflate_lengths(tornado_decompressor *z
                                 TORNADO__INFLATE_FAR))
         return tornado__inflate_malformed(z, "lengths of codes that are no code");
     z->step = TORNADO__INFLATE_CODES;
-    return TORNADO__INFLATE_ON;
+    return TORNADO__INFLATE_PLACE;
 }
 
 /* Notes checksum and length of what came out and was not looked at. */
 static void tornado__inflate_sum(tornado_decompressor *z)
 {
     size_t len = (size_t)(z->at - z->summed);
-    z->size += (uint32_t)len;
+    z->size += len;
     if (len > 0 && z->format == TORNADO_ZIP_GZIP)
         z->sum = tornado__crc32(z->sum, z->summed, len);
     else if (len > 0 && z->format == TORNADO_ZIP_ZLIB)
@@ -10653,9 +10680,11 @@ static tornado__inflate_outcome tornado__inflate_trailer(tornado_decompressor *z
             sum = sum << 24 | (sum & 0xff00) << 8 | (sum >> 8 & 0xff00) | sum >> 24;
         if (sum != z->sum)
             return tornado__inflate_malformed(z, "the checksum is wrong");
-        if (gzip && tornado__inflate_take(z, 32) != z->size)
+        if (gzip && tornado__inflate_take(z, 32) != (uint32_t)z->size)
             return tornado__inflate_malformed(z, "the length is wrong");
     }
+    z->summed = z->at;
+    z->size = 0;
     tornado__inflate_unread(z);
     z->step = gzip ? TORNADO__INFLATE_MEMBER : TORNADO__INFLATE_DONE;
     return TORNADO__INFLATE_ON;
@@ -10705,9 +10734,9 @@ TORNADO_API void tornado_decompressor_reset(tornado_decompressor *z)
 {
     z->format = z->wanted;
     z->step = TORNADO__INFLATE_MAGIC;
-    z->bits = z->consumed = z->total = 0;
+    z->bits = z->consumed = z->total = z->size = 0;
     z->count = z->copy = 0;
-    z->begin = z->at = z->summed = z->memory;
+    z->kept = 0;
     z->reread = z->failed = false;
     z->tail = z->unused = (tornado_bytes){NULL, 0};
 }
@@ -10796,30 +10825,93 @@ static bool tornado__decompressor_over_limit(tornado_decompressor *z)
     return false;
 }
 
-/* Makes room behind what came out before: where that is at the end of the memory, the last window goes to the
-   front. */
-static bool tornado__decompressor_room(tornado_decompressor *z, size_t most)
+/* How much of what came out the codes to come may refer to: what is to come of a stored block pushes as much out of
+   the window. */
+static size_t tornado__decompressor_reach(const tornado_decompressor *z)
 {
-    size_t size = z->window + (z->window > 16384 ? z->window : 16384), back = (size_t)(z->at - z->begin);
-    if (!z->memory) {
-        z->memory = TORNADO_MALLOC(size);
-        if (!z->memory)
-            return tornado__nomem();
-        z->begin = z->at = z->memory;
-    } else if (back == size) {
-        memmove(z->begin, z->at - z->window, z->window);
-        z->at = z->begin + z->window;
+    size_t stored = z->step == TORNADO__INFLATE_COPY ? z->copy : 0;
+    size_t reach = stored < z->window ? z->window - stored : 0;
+    return z->size < reach ? (size_t)z->size : reach;
+}
+
+static size_t tornado__decompressor_memory(const tornado_decompressor *z)
+{
+    return z->window + (z->window > 16384 ? z->window : 16384);
+}
+
+/* Keeps what came out for matches to come: at least the last `reach` bytes are in memory then. */
+static bool tornado__decompressor_keep(tornado_decompressor *z, const tornado_buffer *out, size_t reach)
+{
+    size_t part = z->missing < reach ? z->missing : reach, size = tornado__decompressor_memory(z);
+    z->missing = 0;
+    if (part == 0)
+        return true;
+    if (!z->memory && !(z->memory = TORNADO_MALLOC(size)))
+        return tornado__nomem();
+    if (part > size - z->kept || part == z->window) {
+        size_t stay = z->window - part < z->kept ? z->window - part : z->kept;
+        memmove(z->memory, z->memory + z->kept - stay, stay);
+        z->kept = stay;
     }
-    size_t room = size - (size_t)(z->at - z->begin);
+    memcpy(z->memory + z->kept, out->data + out->len - part, part);
+    z->kept += part;
+    return true;
+}
+
+/* Where output goes, at most `most` bytes: behind all that matches may refer to. Nowhere before there is any. */
+static bool tornado__decompressor_place(tornado_decompressor *z, tornado_buffer *out, size_t most)
+{
+    size_t reach = tornado__decompressor_reach(z), back = out->len - z->start, room;
+    bool stored = z->step == TORNADO__INFLATE_COPY;
+    if (!stored && z->step != TORNADO__INFLATE_CODES) {
+        z->begin = z->at = z->given = z->summed = z->end = z->lengths; /* any place that is none of out's */
+        return true;
+    }
+    if (stored || reach <= back) {
+        size_t there = (size_t)(z->in_end - z->in), guess = there < SIZE_MAX / 8 ? 4 * there + 256 : there;
+        if (stored)
+            guess = z->copy < there ? z->copy : there;
+        if (!tornado__buffer_reserve(out, guess < most ? guess : most))
+            return false;
+        z->at = (unsigned char *)out->data + out->len;
+        room = out->cap - 1 - out->len;
+    } else {
+        if (!tornado__decompressor_keep(z, out, reach))
+            return false;
+        room = tornado__decompressor_memory(z) - z->kept;
+        if (room < TORNADO__INFLATE_ROOM) {
+            memmove(z->memory, z->memory + z->kept - z->window, z->window);
+            z->kept = z->window;
+            room = tornado__decompressor_memory(z) - z->kept;
+        }
+        z->at = z->memory + z->kept;
+        back = z->kept;
+    }
+    z->begin = z->at - (z->size < back ? (size_t)z->size : back);
     z->given = z->summed = z->at;
     z->end = z->at + (room < most ? room : most);
+    return true;
+}
+
+/* Gives the caller what was written. */
+static bool tornado__decompressor_give(tornado_decompressor *z, tornado_buffer *out)
+{
+    size_t len = (size_t)(z->at - z->given);
+    z->total += len;
+    if (!len || z->given != (unsigned char *)out->data + out->len) {
+        z->kept += len;
+        return tornado_buffer_append(out, z->given, len);
+    }
+    z->missing += len;
+    out->len += len;
+    out->data[out->len] = '\0';
     return true;
 }
 
 TORNADO_API bool tornado_decompressor_decompress(tornado_decompressor *z, tornado_buffer *out, tornado_bytes data,
                                                  size_t max_length)
 {
-    size_t left = max_length ? max_length : SIZE_MAX;
+    size_t asked = max_length ? max_length : SIZE_MAX, left;
     tornado__inflate_outcome outcome;
     if (z->failed)
         return tornado__decompressor_failed(z);
@@ -10828,20 +10920,23 @@ TORNADO_API bool tornado_decompressor_decompress(tornado_decompressor *z, tornad
         z->in_begin = ++z->in;
         z->reread = false;
     }
+    z->start = out->len;
+    z->missing = 0;
     do {
+        left = asked - (out->len - z->start);
         uint64_t most = z->limit - z->total < left ? z->limit - z->total : left;
-        if (!tornado__decompressor_room(z, most < SIZE_MAX ? (size_t)most : SIZE_MAX))
+        if (!tornado__decompressor_place(z, out, (size_t)most))
             return tornado__decompressor_failed(z);
         outcome = tornado__inflate_run(z);
-        size_t len = (size_t)(z->at - z->given);
-        z->total += len;
-        left -= len;
-        if (!tornado_buffer_append(out, z->given, len) ||
+        left -= (size_t)(z->at - z->given);
+        if (!tornado__decompressor_give(z, out) ||
             (outcome == TORNADO__INFLATE_FULL && left > 0 && z->total == z->limit &&
              !tornado__decompressor_over_limit(z)) ||
             outcome == TORNADO__INFLATE_FAILED)
             return tornado__decompressor_failed(z);
-    } while (outcome == TORNADO__INFLATE_FULL && left > 0);
+    } while (outcome == TORNADO__INFLATE_PLACE || (outcome == TORNADO__INFLATE_FULL && left > 0));
+    if (!tornado__decompressor_keep(z, out, tornado__decompressor_reach(z)))
+        return tornado__decompressor_failed(z);
     z->consumed += (uint64_t)(z->in - z->in_begin);
     z->tail = z->unused = (tornado_bytes){NULL, 0};
     tornado_bytes rest = {(const char *)z->in, (size_t)(z->in_end - z->in)};
@@ -10865,45 +10960,14 @@ TORNADO_API bool tornado_decompressor_flush(tornado_decompressor *z)
     return tornado__decompressor_failed(z);
 }
 
-/* All into one buffer, which is the window, too. */
-static bool tornado__decompress_into(tornado_decompressor *z, tornado_buffer *out, tornado_bytes data)
-{
-    size_t start = out->len, guess = data.len < SIZE_MAX / 8 ? 4 * data.len + 256 : data.len;
-    tornado__inflate_outcome outcome;
-    tornado__decompressor_input(z, data);
-    do {
-        uint64_t most = z->limit - (out->len - start);
-        if (most == 0)
-            guess = 0;
-        else if (guess > most)
-            guess = (size_t)most;
-        if (!tornado__buffer_reserve(out, guess))
-            return false;
-        size_t room = out->cap - 1 - out->len;
-        z->begin = (unsigned char *)out->data + start;
-        z->at = z->summed = (unsigned char *)out->data + out->len;
-        z->end = z->at + (room < most ? room : (size_t)most);
-        outcome = tornado__inflate_run(z);
-        out->len = (size_t)((char *)z->at - out->data);
-        out->data[out->len] = '\0';
-        guess = out->cap / 2;
-        if (outcome == TORNADO__INFLATE_FULL && out->len - start == z->limit)
-            return tornado__decompressor_over_limit(z);
-    } while (outcome == TORNADO__INFLATE_FULL);
-    z->consumed = (uint64_t)(z->in - z->in_begin);
-    if (outcome == TORNADO__INFLATE_FAILED)
-        return false;
-    if (outcome == TORNADO__INFLATE_ENDED && z->in < z->in_end)
-        return tornado__fail(TORNADO_ERR_PARSE, 0, "something follows the compressed data, at byte %llu",
-                             (unsigned long long)z->consumed);
-    return tornado_decompressor_flush(z);
-}
-
 TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
                                     const tornado_decompressor_options *options)
 {
     tornado_decompressor *z = tornado__decompressor_new(options, TORNADO__INFLATE_LIMIT);
-    bool ok = z && tornado__decompress_into(z, out, data);
+    bool ok = z && tornado_decompressor_decompress(z, out, data, 0) && tornado_decompressor_flush(z);
+    if (ok && z->unused.len)
+        ok = tornado__fail(TORNADO_ERR_PARSE, 0, "something follows the compressed data, at byte %llu",
+                           (unsigned long long)z->consumed);
     tornado_decompressor_free(z);
     return ok;
 }
@@ -24729,6 +24793,130 @@ static bool tornado__proxy_parse(const unsigned char *data, size_t len, tornado_
     return need && need == len && len >= TORNADO__PROXY_FIXED && tornado__proxy_parse_binary(data, len, connection);
 }
 
+/* ---- the PROXY protocol: a descriptor that begins with a header ----
+
+   Nothing behind the header is read, as that may be TLS. This lies in a struct of the server's. */
+
+typedef struct tornado__proxying {
+    /* Called once, with the descriptor, or with -1 when that is closed: then *why says why, or is NULL where nobody
+       wants to know. Both ends are in `ends`. May free this. */
+    void (*done)(struct tornado__proxying *proxying, int fd, const char *why);
+    tornado_ioloop *loop;
+    tornado__compound compound; /* of the loop: coroutines end with it, this does not by itself */
+    tornado__timer timer;
+    tornado_connection ends;
+    int fd;
+    bool watched;
+    size_t len;
+    unsigned char data[TORNADO__PROXY_MAX];
+} tornado__proxying;
+
+/* Takes the descriptor back from what reads the header. */
+static int tornado__proxying_end(tornado__proxying *proxying)
+{
+    tornado__timer_clear(proxying->loop, &proxying->timer);
+    tornado__link_remove(&proxying->compound.link);
+    if (proxying->watched && !proxying->loop->closed)
+        tornado_ioloop_remove_handler(proxying->loop, proxying->fd);
+    return proxying->fd;
+}
+
+/* Closes the connection. */
+static void tornado__proxying_refuse(tornado__proxying *proxying, const char *why)
+{
+    int fd = tornado__proxying_end(proxying);
+    tornado__ioloop_close_fd(proxying->loop, fd, proxying->watched);
+    proxying->done(proxying, -1, why);
+}
+
+/* Receives once, nothing behind the header. Returns what recv does. */
+static ssize_t tornado__proxying_receive(tornado__proxying *proxying, size_t need)
+{
+    unsigned char *at = proxying->data + proxying->len;
+    size_t take = need - proxying->len;
+    if (proxying->len >= TORNADO__PROXY_BEGIN && proxying->data[0] == 'P') { /* up to the end of the line */
+        ssize_t seen = recv(proxying->fd, at, take, MSG_PEEK);
+        if (seen <= 0)
+            return seen;
+        const unsigned char *end = memchr(at, '\n', (size_t)seen);
+        take = end ? (size_t)(end - at) + 1 : (size_t)seen;
+    }
+    return recv(proxying->fd, at, take, 0);
+}
+
+static void tornado__proxying_event(int fd, unsigned events, void *arg);
+
+/* Reads what there is of the header. This may be gone then. */
+static void tornado__proxying_go(tornado__proxying *proxying)
+{
+    size_t need = tornado__proxy_need(proxying->data, proxying->len);
+    while (need > proxying->len) {
+        ssize_t got = tornado__proxying_receive(proxying, need);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            if (!proxying->watched)
+                proxying->watched = tornado_ioloop_add_handler(proxying->loop, proxying->fd, tornado__proxying_event,
+                                                               proxying, TORNADO_IOLOOP_READ);
+            if (!proxying->watched)
+                tornado__proxying_refuse(proxying, tornado_last_error()->message);
+            return;
+        }
+        if (got <= 0) { /* often a check of the proxy's */
+            tornado__proxying_refuse(proxying, NULL);
+            return;
+        }
+        proxying->len += (size_t)got;
+        need = tornado__proxy_need(proxying->data, proxying->len);
+        if (proxying->data[0] == 'P' && proxying->data[proxying->len - 1] == '\n')
+            break;
+    }
+    if (tornado__proxy_parse(proxying->data, proxying->len, &proxying->ends))
+        proxying->done(proxying, tornado__proxying_end(proxying), NULL);
+    else
+        tornado__proxying_refuse(proxying, "its PROXY header is missing or malformed");
+}
+
+static void tornado__proxying_event(int fd, unsigned events, void *arg)
+{
+    (void)fd;
+    (void)events;
+    tornado__proxying_go(arg);
+}
+
+static void tornado__proxying_late(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)loop;
+    tornado__proxying_refuse(TORNADO__CONTAINER(timer, tornado__proxying, timer), "no PROXY header came in time");
+}
+
+static void tornado__proxying_let_go(tornado__compound *compound)
+{
+    tornado__proxying_refuse(TORNADO__CONTAINER(compound, tornado__proxying, compound), NULL);
+}
+
+/* Reads the header of a descriptor that was accepted, for so many ns at most. False: that cannot be begun, and `done`
+   is not called. */
+static bool tornado__proxying_begin(tornado__proxying *proxying, tornado_ioloop *loop, int fd,
+                                    const tornado_address *address, int64_t timeout)
+{
+    memset(&proxying->timer, 0, sizeof proxying->timer);
+    proxying->timer.fire = tornado__proxying_late;
+    if (!tornado__timer_set(loop, &proxying->timer, tornado__add_ns(tornado__now_ns(), timeout)))
+        return false;
+    proxying->loop = loop;
+    proxying->ends.remote = *address;
+    proxying->ends.local.len = 0;
+    proxying->ends.proxied = false;
+    proxying->fd = fd;
+    proxying->watched = false;
+    proxying->len = 0;
+    proxying->compound.let_go = tornado__proxying_let_go;
+    tornado__link_append(&loop->compounds, &proxying->compound.link);
+    tornado__proxying_go(proxying);
+    return true;
+}
+
 /* ---- the server ---- */
 
 struct tornado_tcpserver {
@@ -24748,22 +24936,9 @@ struct tornado_tcpserver {
     int64_t told;
 };
 
-/* What a connection has until its header of the PROXY protocol was read. Of the descriptor nothing behind the header is
-   read, as that may be TLS. */
-typedef struct tornado__proxying {
-    struct tornado__tcp_connection *connection;
-    tornado__compound compound; /* of the loop: coroutines end with it, this does not by itself */
-    tornado__timer timer;
-    int fd;
-    bool watched;
-    size_t len;
-    unsigned char data[TORNADO__PROXY_MAX];
-} tornado__proxying;
-
 typedef struct tornado__tcp_connection {
     tornado_tcpserver *server;
     tornado_iostream *stream; /* NULL: there is none yet */
-    tornado__proxying *proxying;
     tornado_connection ends;
 } tornado__tcp_connection;
 
@@ -24843,126 +25018,43 @@ TORNADO_API const tornado_connection *tornado_current_connection(void)
     return &connection->ends;
 }
 
-/* ---- the server: headers of the PROXY protocol ---- */
+/* ---- the server: accepting ---- */
 
-/* Takes the descriptor back from what read the header. */
-static int tornado__proxying_end(tornado__tcp_connection *connection)
-{
-    tornado__proxying *proxying = connection->proxying;
-    tornado_ioloop *loop = connection->server->loop;
-    int fd = proxying->fd;
-    connection->proxying = NULL;
-    tornado__timer_clear(loop, &proxying->timer);
-    tornado__link_remove(&proxying->compound.link);
-    if (proxying->watched && !loop->closed)
-        tornado_ioloop_remove_handler(loop, fd);
-    TORNADO_FREE(proxying);
-    return fd;
-}
+/* A connection whose header of the PROXY protocol is read. */
+typedef struct tornado__tcp_proxied {
+    tornado__proxying proxying;
+    tornado__tcp_connection *connection;
+} tornado__tcp_proxied;
 
-/* Closes the connection, and tells why unless that is NULL. */
-static void tornado__proxying_refuse(tornado__proxying *proxying, const char *why)
+static void tornado__tcp_proxied_done(tornado__proxying *proxying, int fd, const char *why)
 {
-    tornado__tcp_connection *connection = proxying->connection;
-    bool watched = proxying->watched;
-    int fd = tornado__proxying_end(connection);
-    tornado__ioloop_close_fd(connection->server->loop, fd, watched);
+    tornado__tcp_proxied *proxied = TORNADO__CONTAINER(proxying, tornado__tcp_proxied, proxying);
+    tornado__tcp_connection *connection = proxied->connection;
+    connection->ends = proxying->ends;
+    TORNADO_FREE(proxied);
+    if (fd >= 0) {
+        tornado__tcp_begin(connection, fd);
+        return;
+    }
     if (why)
         tornado__tcp_refused(connection->server, why);
     tornado__tcp_connection_free(connection);
 }
 
-/* Receives once, nothing behind the header. Returns what recv does. */
-static ssize_t tornado__proxying_receive(tornado__proxying *proxying, size_t need)
-{
-    unsigned char *at = proxying->data + proxying->len;
-    size_t take = need - proxying->len;
-    if (proxying->len >= TORNADO__PROXY_BEGIN && proxying->data[0] == 'P') { /* up to the end of the line */
-        ssize_t seen = recv(proxying->fd, at, take, MSG_PEEK);
-        if (seen <= 0)
-            return seen;
-        const unsigned char *end = memchr(at, '\n', (size_t)seen);
-        take = end ? (size_t)(end - at) + 1 : (size_t)seen;
-    }
-    return recv(proxying->fd, at, take, 0);
-}
-
-static void tornado__proxying_event(int fd, unsigned events, void *arg);
-
-/* Reads what there is of the header. The connection may be gone then. */
-static void tornado__proxying_go(tornado__proxying *proxying)
-{
-    tornado__tcp_connection *connection = proxying->connection;
-    size_t need = tornado__proxy_need(proxying->data, proxying->len);
-    while (need > proxying->len) {
-        ssize_t got = tornado__proxying_receive(proxying, need);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            if (!proxying->watched)
-                proxying->watched = tornado_ioloop_add_handler(connection->server->loop, proxying->fd,
-                                                               tornado__proxying_event, proxying, TORNADO_IOLOOP_READ);
-            if (!proxying->watched)
-                tornado__proxying_refuse(proxying, tornado_last_error()->message);
-            return;
-        }
-        if (got <= 0) { /* often a check of the proxy's */
-            tornado__proxying_refuse(proxying, NULL);
-            return;
-        }
-        proxying->len += (size_t)got;
-        need = tornado__proxy_need(proxying->data, proxying->len);
-        if (proxying->data[0] == 'P' && proxying->data[proxying->len - 1] == '\n')
-            break;
-    }
-    if (tornado__proxy_parse(proxying->data, proxying->len, &connection->ends))
-        tornado__tcp_begin(connection, tornado__proxying_end(connection));
-    else
-        tornado__proxying_refuse(proxying, "its PROXY header is missing or malformed");
-}
-
-static void tornado__proxying_event(int fd, unsigned events, void *arg)
-{
-    (void)fd;
-    (void)events;
-    tornado__proxying_go(arg);
-}
-
-static void tornado__proxying_late(tornado__timer *timer, tornado_ioloop *loop)
-{
-    (void)loop;
-    tornado__proxying_refuse(TORNADO__CONTAINER(timer, tornado__proxying, timer), "no PROXY header came in time");
-}
-
-static void tornado__proxying_let_go(tornado__compound *compound)
-{
-    tornado__proxying_refuse(TORNADO__CONTAINER(compound, tornado__proxying, compound), NULL);
-}
-
 /* Reads the header first. False, when that cannot be begun. */
-static bool tornado__proxying_begin(tornado__tcp_connection *connection, int fd)
+static bool tornado__tcp_begin_proxied(tornado__tcp_connection *connection, int fd, const tornado_address *address)
 {
     tornado_tcpserver *server = connection->server;
-    tornado__proxying *proxying = TORNADO_MALLOC(sizeof *proxying);
-    if (!proxying)
+    tornado__tcp_proxied *proxied = TORNADO_MALLOC(sizeof *proxied);
+    if (!proxied)
         return tornado__nomem();
-    memset(proxying, 0, offsetof(tornado__proxying, data));
-    proxying->timer.fire = tornado__proxying_late;
-    if (!tornado__timer_set(server->loop, &proxying->timer,
-                            tornado__add_ns(tornado__now_ns(), server->proxy_timeout))) {
-        TORNADO_FREE(proxying);
-        return false;
-    }
-    proxying->connection = connection;
-    proxying->fd = fd;
-    proxying->compound.let_go = tornado__proxying_let_go;
-    tornado__link_append(&server->loop->compounds, &proxying->compound.link);
-    connection->proxying = proxying;
-    tornado__proxying_go(proxying);
-    return true;
+    proxied->proxying.done = tornado__tcp_proxied_done;
+    proxied->connection = connection;
+    if (tornado__proxying_begin(&proxied->proxying, server->loop, fd, address, server->proxy_timeout))
+        return true;
+    TORNADO_FREE(proxied);
+    return false;
 }
-
-/* ---- the server: accepting ---- */
 
 static void tornado__tcp_accept(int fd, const tornado_address *address, void *arg)
 {
@@ -24980,14 +25072,13 @@ static void tornado__tcp_accept(int fd, const tornado_address *address, void *ar
     }
     connection->server = server;
     connection->stream = NULL;
-    connection->proxying = NULL;
     connection->ends.remote = *address;
     connection->ends.local.len = 0;
     connection->ends.proxied = false;
     server->connections++;
     if (!server->proxy_protocol) {
         tornado__tcp_begin(connection, fd);
-    } else if (!tornado__proxying_begin(connection, fd)) {
+    } else if (!tornado__tcp_begin_proxied(connection, fd, address)) {
         close(fd);
         tornado__tcp_refused(server, tornado_last_error()->message);
         tornado__tcp_connection_free(connection);
@@ -29805,7 +29896,7 @@ TORNADO_API void tornado_http1_connection_release(tornado_http1_connection *mess
     if (!message)
         return;
     tornado__http1 *connection = message->connection;
-    if (message->references == 2 && connection && connection->single && !message->started && !message->sink) {
+    if (message->references == 2 && connection && connection->single && !message->started && !message->exchange->done) {
         tornado__exchange_over(message, NULL);
         tornado__message_detach(message); /* nothing was read or written, and nobody will */
         tornado__http1_return_stream(connection);
@@ -29819,23 +29910,25 @@ TORNADO_API tornado_future *tornado_http1_connection_read_response(tornado_http1
 {
     tornado__http1 *connection = message->connection;
     tornado__exchange *exchange = message->exchange;
-    if (!connection) {
-        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
+    bool served = connection ? !connection->single : !exchange;
+    if (served || exchange->delegate) {
+        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_http1_connection_read_response: %s",
+                      served ? "a server reads by itself" : "called twice");
         return tornado__failed_future();
     }
-    if (!connection->single || exchange->delegate) {
-        tornado__fail(TORNADO_ERR_STATE, 0, "tornado_http1_connection_read_response: %s",
-                      connection->single ? "called twice" : "a server reads by itself");
+    exchange->delegate = delegate;
+    exchange->self = self;
+    message->sink = &tornado__delegate_sink;
+    if (!connection) {
+        tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
         return tornado__failed_future();
     }
     tornado_future *future = tornado__future_alloc(message->host->loop, sizeof *future, NULL);
     if (!future)
         return &tornado__future_nomem;
-    exchange->delegate = delegate;
-    exchange->self = self;
     exchange->told = message->client;
     exchange->done = tornado_future_retain(future);
-    message->sink = message->host->sink = &tornado__delegate_sink;
+    message->host->sink = message->sink;
     message->host->arg = self;
     message->host->unusual = true;
     if (message->client || message->host->header_timeout < INT64_MAX / 4) {

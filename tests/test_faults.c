@@ -1024,6 +1024,214 @@ SCENARIO(delegate)
     world_close();
 }
 
+/* Bodies that a handler takes as they come: with a length, in chunks, encoded, and answered early. */
+typedef struct taker {
+    tornado_handler base;
+    size_t bytes;
+} taker;
+
+static void take_prepare(tornado_handler *self)
+{
+    tornado_http1_connection_set_max_body_size(self->request->connection, 100000);
+    tornado_await(tornado_moment());
+}
+
+static void take_piece(tornado_handler *self, tornado_bytes chunk)
+{
+    ((taker *)(void *)self)->bytes += chunk.len;
+    tornado_await(tornado_moment());
+    if (chunk.data[0] == '!') {
+        tornado_write(self, "enough");
+        tornado_finish(self);
+    }
+}
+
+static void take_put(tornado_handler *self)
+{
+    tornado_writef(self, "took %zu", ((taker *)(void *)self)->bytes);
+}
+
+static const tornado_handler_class taker_class = {
+    .instance_size = sizeof(taker), .stream_request_body = true, .prepare = take_prepare,
+    .data_received = take_piece, .put = take_put};
+
+static void uploads_talk(site *s, client *c)
+{
+    static char large[50001];
+    tornado_buffer encoded = {0};
+    char head[100];
+    (void)s;
+    memset(large, 'u', sizeof large - 1);
+    says(c, "PUT /take HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n");
+    says(c, large);
+    takes(c, 200, "took 50000");
+    asks(c, "PUT /take HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: u\r\n\r\n", 200, "took 5");
+    if (DO(tornado_compress(&encoded, (tornado_bytes){large, 50000}, NULL)) && c->fd >= 0) {
+        snprintf(head, sizeof head, "PUT /take HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n"
+                                    "Content-Length: %zu\r\n\r\n", encoded.len);
+        says(c, head);
+        client_send_bytes(c, encoded.data, encoded.len);
+        takes(c, 200, "took 50000");
+    }
+    tornado_buffer_free(&encoded);
+    asks(c, "PUT /take HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n!", 200, "enough");
+}
+
+SCENARIO(uploads)
+{
+    tornado_httpserver_options options = {.bind.address = "127.0.0.1", .max_body_size = 1000,
+                                          .decompress_request = TORNADO_GUNZIP};
+    served((tornado_rule[]){{.path = "/take", .handler = &taker_class}, {0}}, &options, NULL, uploads_talk);
+}
+
+/* Forms with files, one of which is malformed. */
+static void multipart_post(tornado_handler *self)
+{
+    const tornado_http_file *file = tornado_get_file(self, "f");
+    const char *a = tornado_require_argument(self, "a");
+    tornado_writef(self, "%s, %s: %zu", a, file ? file->filename : "none", file ? file->body.len : 0);
+}
+
+static const tornado_handler_class multipart_class = {.post = multipart_post};
+
+static void forms_talk(site *s, client *c)
+{
+    static const char good[] = "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\none\r\n"
+                               "--b\r\nContent-Disposition: form-data; name=\"f\"; filename*=utf-8''%e2%82%ac\r\n"
+                               "Content-Type: text/plain\r\n\r\nfile\r\n--b--\r\n";
+    static const char bad[] = "--b\r\nContent-Disposition: form-data\r\n\r\none\r\n--b--\r\n";
+    static const struct {
+        const char *body;
+        int status;
+        const char *answer;
+    } rows[] = {{good, 200, "one, \xe2\x82\xac: 4"}, {bad, 400, NULL}, {good, 200, "one, \xe2\x82\xac: 4"}};
+    char request[500];
+    (void)s;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        snprintf(request, sizeof request, "POST /form HTTP/1.1\r\nHost: a\r\nContent-Length: %zu\r\n"
+                                          "Content-Type: multipart/form-data; boundary=b\r\n\r\n%s",
+                 strlen(rows[i].body), rows[i].body);
+        asks(c, request, rows[i].status, rows[i].answer);
+    }
+}
+
+SCENARIO(forms)
+{
+    served((tornado_rule[]){{.path = "/form", .handler = &multipart_class}, {0}}, NULL, NULL, forms_talk);
+}
+
+/* The client's side of a connection: requests with bodies, and every way in which a response's may be framed. */
+typedef struct exchange {
+    char body[64];
+    int finished, closed, released;
+} exchange;
+
+static tornado_future *exchange_headers(void *self, const tornado_http_start_line *start,
+                                        const tornado_http_headers *headers)
+{
+    (void)self;
+    CHECK(start->code == 200 && headers != NULL);
+    return tornado_moment();
+}
+
+static tornado_future *exchange_data(void *self, tornado_bytes chunk)
+{
+    exchange *e = self;
+    size_t len = strlen(e->body);
+    CHECK(len + chunk.len < sizeof e->body);
+    memcpy(e->body + len, chunk.data, chunk.len);
+    return tornado_moment();
+}
+
+static void exchange_finish(void *self)
+{
+    ((exchange *)self)->finished++;
+}
+
+static void exchange_close(void *self, const tornado_error *error)
+{
+    CHECK(error && error->code);
+    ((exchange *)self)->closed++;
+}
+
+static void exchange_release(void *self)
+{
+    ((exchange *)self)->released++;
+}
+
+/* Whether a response came as it was sent, so that the stream can have another exchange. */
+static bool exchanged(tornado_iostream *stream, client *peer, tornado_bytes response)
+{
+    static const tornado_http_message_delegate delegate = {
+        .headers_received = exchange_headers, .data_received = exchange_data, .finish = exchange_finish,
+        .on_connection_close = exchange_close, .release = exchange_release};
+    static const tornado_http1_connection_parameters parameters = {.decompress = TORNADO_GUNZIP};
+    exchange e = {.body = ""};
+    tornado_http_start_line start = {.method = "POST", .path = "/"};
+    tornado_http_header host = header_of("Host", "a");
+    tornado_http_headers headers = {.items = &host, .count = 1};
+    tornado_http1_connection *c = tornado_http1_connection_new(stream, true, &parameters, NULL);
+    if (!DO(c != NULL))
+        return false;
+    tornado_future *done = tornado_http1_connection_read_response(c, &delegate, &e);
+    bool begun = !tornado_future_done(done);
+    bool asked = begun && sent(tornado_http1_connection_write_headers(c, &start, &headers, NULL)) &&
+                 sent(tornado_http1_connection_write(c, tornado_bytes_of("question"))) &&
+                 sent(tornado_http1_connection_finish(c));
+    if (!asked)
+        tornado_http1_connection_close(c);
+    while (asked && !tornado_future_done(done) && !(peer->len && strstr(peer->data, "\r\n0\r\n\r\n"))) {
+        if (!client_read(peer))
+            turn();
+        asked = !peer->ended;
+    }
+    peer->len = 0;
+    client_send_bytes(peer, response.data, response.len);
+    if (memmem(response.data, response.len, "Length", 6) == NULL && memmem(response.data, response.len, "chunked", 7) == NULL)
+        shutdown(peer->fd, SHUT_WR);
+    UNTIL(tornado_future_done(done));
+    bool ok = DO(!tornado_future_error(done));
+    tornado_future_release(done);
+    tornado_http1_connection_release(c);
+    UNTIL(e.released); /* when the future that it returned last is done */
+    CHECK_INT(e.released, 1);
+    CHECK(e.finished + e.closed == 1 || (!begun && !e.finished));
+    CHECK(!ok || (e.finished && strcmp(e.body, "response") == 0));
+    return ok;
+}
+
+SCENARIO(client_role)
+{
+#define RESPONSE(text) {"HTTP/1.1 200 OK\r\n" text, sizeof("HTTP/1.1 200 OK\r\n" text) - 1}
+    static const tornado_bytes responses[] = {
+        RESPONSE("Content-Length: 8\r\n\r\nresponse"),
+        RESPONSE("Transfer-Encoding: chunked\r\n\r\n3\r\nres\r\n5\r\nponse\r\n0\r\nT: u\r\n\r\n"),
+        {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nresponse", 71},
+        RESPONSE("Content-Encoding: gzip\r\nContent-Length: 28\r\n\r\n"
+                 "\x1f\x8b\x08\0\0\0\0\0\0\x03\x2b\x4a\x2d\x2e\xc8\xcf\x2b\x4e\x05\0\xfb\x0b\x7b\x3e\x08\0\0\0"),
+        RESPONSE("\r\nresponse")};
+#undef RESPONSE
+    int ends[2];
+    client_wait = wait_for;
+    if (!world_open())
+        return;
+    tcp_pair(ends);
+    set_nonblocking(ends[1]);
+    client peer = {.fd = ends[1], .data = calloc(1, 1)};
+    tornado_iostream *stream = tornado_iostream_new(ends[0], NULL);
+    bool ok = DO(stream != NULL);
+    for (size_t i = 0; ok && i < sizeof responses / sizeof *responses; i++)
+        ok = exchanged(stream, &peer, responses[i]);
+    if (stream)
+        tornado_iostream_release(stream);
+    else
+        close(ends[0]);
+    client_close(&peer);
+    turns(2);
+    world_close();
+}
+
 /*----------------------------------------------------------------------------
  * Scenarios: streams.
  *----------------------------------------------------------------------------*/

@@ -663,6 +663,18 @@ TEST(http1_connection_has_the_stream_until_it_is_over)
     client_close(&d.peer);
 }
 
+TEST(http1_connection_a_delegate_that_comes_too_late_is_released)
+{
+    dialogue d = dialogue_open(true, NULL);
+    tornado_iostream_close(d.stream);
+    dialogue_read(&d);
+    CHECK(is_error(tornado_future_error(d.done), TORNADO_ERR_CLOSED));
+    CHECK_INT(failure(tornado_http1_connection_read_response(d.connection, &recording, &d.seen)), TORNADO_ERR_STATE);
+    CHECK_INT(d.seen.released, 0);
+    dialogue_end(&d);
+    CHECK(!d.seen.over);
+}
+
 static void count(void *arg)
 {
     ++*(int *)arg;

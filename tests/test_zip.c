@@ -177,6 +177,8 @@ static const struct {
      "this is not gzip, at byte 28"},
     {TORNADO_ZIP_GZIP, "1f8b08000000000000ff2bc92fca4b4cc907002bd68bb1070000001f", TORNADO_ERR_PARSE,
      "the compressed data end early, at byte 28"},
+    {TORNADO_ZIP_GZIP, "1f8b08000000000000ff2bc92fca4b4cc907002bd68bb107000000" "1f8b08000000000000ff0302",
+     TORNADO_ERR_PARSE, "a match refers to what was before the beginning, or out of the window, at byte 39"},
 };
 
 TEST(zip_says_what_is_malformed_and_where)
@@ -556,6 +558,43 @@ static void check_round_trip(tornado_bytes plain, tornado_bytes packed, tornado_
 static tornado_bytes bytes_of(const tornado_buffer *buffer)
 {
     return (tornado_bytes){buffer->data, buffer->len};
+}
+
+/* Noise, which is stored, and repetitions of what was before, from all distances that there may be: what is stored goes
+   another way than what is coded, and each refers to the other, in one call and from one to the next. */
+TEST_LIMIT(zip_stored_and_coded_blocks_refer_to_each_other_across_calls, 60)
+{
+    static const size_t steps[] = {1, 999, 40000, SIZE_MAX}, rooms[] = {0, 1, 5000, 32768, 65536, 100000};
+    tornado_compressor *compressor = tornado_compressor_new(NULL);
+    tornado_buffer plain = {NULL, 0, 0, false}, packed = {NULL, 0, 0, false}, out = {NULL, 0, 0, false};
+    uint32_t state = 1;
+    for (int i = 0; i < 24; i++) {
+        size_t before = plain.len, len = (size_t[]){20000, 500, 70000, 3000}[i % 4];
+        for (size_t k = 0; k < len; k++) {
+            state = state * 1664525 + 1013904223;
+            char byte = (char)(state >> 24);
+            size_t back = 32768 - (size_t)i * 1300;
+            if (i % 2 == 1 && plain.len >= back)
+                byte = plain.data[plain.len - back];
+            CHECK(tornado_buffer_append(&plain, &byte, 1));
+        }
+        CHECK(tornado_compressor_compress(compressor, &packed, (tornado_bytes){plain.data + before, len}));
+        CHECK(tornado_compressor_flush(compressor, &packed, i == 23 ? TORNADO_ZIP_FINISH : TORNADO_ZIP_SYNC));
+    }
+    CHECK(packed.len < plain.len - 10000);
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
+        for (size_t k = 0; k < sizeof rooms / sizeof rooms[0]; k++) {
+            if ((steps[i] == 1) != (rooms[k] == 1) && (steps[i] == 1 || rooms[k] == 1))
+                continue; /* takes long */
+            if (!unpack(&out, (tornado_bytes){packed.data, packed.len}, TORNADO_ZIP_GZIP,
+                        steps[i] < packed.len ? steps[i] : packed.len, rooms[k]))
+                FAIL("steps of %zu, room for %zu: %s", steps[i], rooms[k], tornado_last_error()->message);
+            CHECK_MEM(out.data, out.len, plain.data, plain.len);
+        }
+    tornado_compressor_free(compressor);
+    tornado_buffer_free(&plain);
+    tornado_buffer_free(&packed);
+    tornado_buffer_free(&out);
 }
 
 TEST_LIMIT(zip_what_is_compressed_comes_back_whatever_the_options, 60)

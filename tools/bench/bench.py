@@ -22,6 +22,8 @@ bare epoll loop parses nothing: it is the floor.
   core          coroutines, timers, callbacks of another thread, memory of those that wait, beside other event loops
   stream        lines sent back to 64 connections, lines of a long stream, memory of idle streams, beside other event
                 loops and a bare epoll loop without buffers; CPU time, user and system
+  upload        a body of 4 GiB (a quarter in a quick run) taken as it comes, beside a bare recv loop: megabytes for a
+                second and for a second of CPU time, user and system, and by how much memory grows meanwhile
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -862,6 +864,13 @@ def measure_stream(_, options):
     measure_cases("stream", STREAM_PEERS, "0.1" if options.quick else "1", stream_figures)
 
 
+upload_figures = {}
+
+
+def measure_upload(_, options):
+    measure_cases("upload", [], "0.25" if options.quick else "4", upload_figures)
+
+
 def cases_table(title, figures):
     return beside_peers(title, figures,
                         lambda case, ours, peer: peer / ours if case.endswith((" ns", " bytes")) else ours / peer)
@@ -873,6 +882,10 @@ def core_table():
 
 def stream_table():
     return cases_table("stream", stream_figures)
+
+
+def upload_table():
+    return cases_table("upload", upload_figures)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -893,6 +906,7 @@ STEPS = {
     "parse": measure_parse,
     "core": measure_core,
     "stream": measure_stream,
+    "upload": measure_upload,
 }
 
 notes = []
@@ -1059,6 +1073,10 @@ def report(servers, options):
         print("Streams: CPU time of the process measured, user and system, for a line of 80 bytes; memory of each of "
               "10,000\nstreams, idle, and with a read that waits.\n")
         print("\n".join(line.rstrip() for line in stream_table()) + "\n")
+    if upload_figures:
+        print("Upload of a large body: by the clock, by the receiver's CPU time, user and system, and by how much its "
+              "memory grows\nfrom the first sixteenth of the body to its end.\n")
+        print("\n".join(line.rstrip() for line in upload_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -1067,7 +1085,7 @@ def report(servers, options):
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
                        "regex": regex_figures, "json": json_figures, "zip": zip_figures, "parse": parse_figures,
-                       "core": core_figures, "stream": stream_figures,
+                       "core": core_figures, "stream": stream_figures, "upload": upload_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 

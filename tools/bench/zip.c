@@ -115,7 +115,7 @@ static size_t ours_inflate(tornado_bytes data, char *out, size_t room, bool gzip
 {
     tornado_decompressor_options options = {.format = gzip ? TORNADO_ZIP_GZIP : TORNADO_ZIP_RAW};
     tornado_decompressor *decompressor = tornado_decompressor_new(&options);
-    tornado_buffer buffer = {NULL, 0, 0, false};
+    static tornado_buffer buffer;
     size_t len = 0;
     for (size_t at = 0; at < data.len; at += PART) {
         tornado_bytes part = {data.data + at, data.len - at < PART ? data.len - at : PART};
@@ -129,7 +129,6 @@ static size_t ours_inflate(tornado_bytes data, char *out, size_t room, bool gzip
     }
     if (!tornado_decompressor_flush(decompressor))
         abort();
-    tornado_buffer_free(&buffer);
     tornado_decompressor_free(decompressor);
     (void)out;
     return len;
