@@ -22473,6 +22473,119 @@ static tornado_future *tornado__resolve_literal(const char *host, int port, int 
     return tornado__addresses_future(addresses);
 }
 
+/* ---- the order of addresses ----
+
+   RFC 6724 section 6, as far as an application can follow it: the system tells from which of its own addresses it would
+   send, and nothing else about that. So rules 3, 4 and 7 are missing (deprecated addresses, home addresses, tunnels).
+   The others are put into one number. All addresses have the form of IPv6 here, those of IPv4 as ::ffff:1.2.3.4. */
+
+enum { TORNADO__SCOPE_LINK = 2, TORNADO__SCOPE_SITE = 5, TORNADO__SCOPE_GLOBAL = 14 };
+
+/* The policy table of section 2.1, a longer prefix before a shorter one, with the scopes of section 3 in it. */
+static const struct tornado__policy {
+    unsigned char prefix[16];
+    unsigned char bits, precedence, label, scope;
+} tornado__policies[] = {
+    {{[15] = 1}, 128, 50, 0, TORNADO__SCOPE_LINK},                                  /* the loopback */
+    {{[10] = 0xff, 0xff, 169, 254}, 112, 35, 4, TORNADO__SCOPE_LINK},
+    {{[10] = 0xff, 0xff, 127}, 104, 35, 4, TORNADO__SCOPE_LINK},
+    {{[10] = 0xff, 0xff}, 96, 35, 4, TORNADO__SCOPE_GLOBAL},                        /* IPv4 */
+    {{0}, 96, 1, 3, TORNADO__SCOPE_GLOBAL},                                         /* compatible with IPv4 */
+    {{0x20, 0x01}, 32, 5, 5, TORNADO__SCOPE_GLOBAL},                                /* Teredo */
+    {{0x20, 0x02}, 16, 30, 2, TORNADO__SCOPE_GLOBAL},                               /* 6to4 */
+    {{0x3f, 0xfe}, 16, 1, 12, TORNADO__SCOPE_GLOBAL},                               /* 6bone */
+    {{0xfe, 0x80}, 10, 40, 1, TORNADO__SCOPE_LINK},
+    {{0xfe, 0xc0}, 10, 1, 11, TORNADO__SCOPE_SITE},
+    {{0xfc}, 7, 3, 13, TORNADO__SCOPE_GLOBAL},                                      /* unique local */
+    {{0}, 0, 40, 1, TORNADO__SCOPE_GLOBAL},
+};
+
+static unsigned tornado__common_bits(const unsigned char *one, const unsigned char *two)
+{
+    unsigned bits = 0;
+    while (bits < 128 && !((one[bits / 8] ^ two[bits / 8]) & 0x80 >> bits % 8))
+        bits++;
+    return bits;
+}
+
+static const struct tornado__policy *tornado__policy_of(const unsigned char *ip)
+{
+    const struct tornado__policy *policy = tornado__policies;
+    while (tornado__common_bits(ip, policy->prefix) < policy->bits)
+        policy++;
+    return policy;
+}
+
+/* How good an address is, beside others, that this machine would reach from another; `from` is NULL when there is no
+   way. */
+static unsigned tornado__destination_rank(const unsigned char *to, const unsigned char *from)
+{
+    const struct tornado__policy *there = tornado__policy_of(to), *here = from ? tornado__policy_of(from) : NULL;
+    unsigned scope = to[0] == 0xff ? to[1] & 15 : there->scope; /* a group has it in its address */
+    unsigned rank = from != NULL;                               /* rule 1 */
+    unsigned same = from && there->label != 4 ? tornado__common_bits(to, from) : 0;
+    rank = rank << 1 | (here && here->scope == scope);          /* 2 */
+    rank = rank << 1 | (here && here->label == there->label);   /* 5 */
+    rank = rank << 6 | there->precedence;                       /* 6 */
+    rank = rank << 4 | (15 - scope);                            /* 8 */
+    return rank << 7 | (same < 64 ? same : 64);                 /* 9: of what is the network's in an address of IPv6 */
+}
+
+static void tornado__address_bytes(const tornado_address *address, unsigned char bytes[16])
+{
+    const struct sockaddr *sockaddr = tornado__sockaddr(address);
+    memset(bytes, 0, 16);
+    if (sockaddr->sa_family == AF_INET6) {
+        memcpy(bytes, &((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_addr, 16);
+    } else {
+        bytes[10] = bytes[11] = 0xff;
+        memcpy(bytes + 12, &((const struct sockaddr_in *)(const void *)sockaddr)->sin_addr, 4);
+    }
+}
+
+/* Asks the system for the way to an address: nothing is sent. */
+static unsigned tornado__address_rank(const tornado_address *address)
+{
+    tornado_address to = *address, source;
+    unsigned char there[16], here[16];
+    tornado__address_set_port(&to, 65535); /* any: some systems want one */
+    int fd = tornado__socket(tornado__sockaddr(&to)->sa_family, SOCK_DGRAM);
+    bool reachable = fd >= 0 && connect(fd, tornado__sockaddr(&to), (socklen_t)to.len) == 0 &&
+                     tornado_address_local(&source, fd);
+    if (fd >= 0)
+        close(fd);
+    tornado__address_bytes(&to, there);
+    if (reachable)
+        tornado__address_bytes(&source, here);
+    return tornado__destination_rank(there, reachable ? here : NULL);
+}
+
+enum { TORNADO__SORTED_MOST = 128 };
+
+/* Puts the best address first; what is as good stays as it was (rule 10). Where all are of IPv4 the rules tell hardly
+   anything, and the system is not asked. */
+static void tornado__addresses_sort(tornado_addresses *addresses)
+{
+    tornado_address *items = (tornado_address *)(void *)(addresses + 1);
+    unsigned ranks[TORNADO__SORTED_MOST];
+    bool six = false;
+    for (size_t i = 0; i < addresses->count; i++)
+        six = six || tornado__sockaddr(&items[i])->sa_family == AF_INET6;
+    if (!six || addresses->count < 2 || addresses->count > TORNADO__SORTED_MOST)
+        return;
+    for (size_t i = 0; i < addresses->count; i++) {
+        tornado_address address = items[i];
+        unsigned rank = tornado__address_rank(&address);
+        size_t at = i;
+        for (; at > 0 && ranks[at - 1] < rank; at--) {
+            ranks[at] = ranks[at - 1];
+            items[at] = items[at - 1];
+        }
+        ranks[at] = rank;
+        items[at] = address;
+    }
+}
+
 /* ---- the system's ---- */
 
 typedef struct tornado__resolve_job {
@@ -22733,15 +22846,18 @@ typedef enum tornado__dns_verdict {
     TORNADO__DNS_RECASED,   /* it is, but for the case of the letters: perhaps somebody guessed */
     TORNADO__DNS_TRUNCATED, /* has to be asked for by TCP */
     TORNADO__DNS_PLAINER,   /* the server wants no EDNS */
-    TORNADO__DNS_USELESS,   /* it is malformed, or the server failed */
+    TORNADO__DNS_USELESS,   /* it is malformed, or the server failed, or knows nothing and asks nobody */
+    TORNADO__DNS_ALIAS,     /* the name stands for another, which has to be asked for */
     TORNADO__DNS_NO_NAME,   /* there is no such name */
     TORNADO__DNS_NO_DATA,   /* nor a record of this type */
     TORNADO__DNS_FOUND
 } tornado__dns_verdict;
 
 typedef struct tornado__dns_answer {
-    int64_t ttl; /* seconds for which it may be kept; 0: not at all */
-    size_t count;
+    int64_t ttl;    /* seconds for which it may be kept; 0: not at all */
+    size_t aliases; /* that lead from the question to `name` */
+    size_t count, name_len;
+    unsigned char name[TORNADO__DNS_NAME]; /* of which it tells, on the wire */
     unsigned char addresses[TORNADO__DNS_MOST][16]; /* of which an A record fills four bytes */
 } tornado__dns_answer;
 
@@ -22830,10 +22946,9 @@ static bool tornado__dns_same(const tornado__dns_record *record, const unsigned 
     return record->name_len == len && memcmp(record->name, name, len) == 0;
 }
 
-/* Takes from the answer section what it says of one name: addresses, or that it is an alias, when *name becomes the
-   other. Whether that is so; *ok is false when the reply is malformed. *at moves behind the section. */
-static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsigned type,
-                              unsigned char name[TORNADO__DNS_NAME], size_t *name_len, tornado__dns_answer *answer,
+/* Takes from the answer section what it says of answer->name: addresses, or that it is an alias, when the other becomes
+   the name. Whether that is so; *ok is false when the reply is malformed. *at moves behind the section. */
+static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsigned type, tornado__dns_answer *answer,
                               bool *ok)
 {
     unsigned char alias[TORNADO__DNS_NAME];
@@ -22841,7 +22956,7 @@ static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsig
     tornado__dns_record record;
     for (size_t i = 0; *ok && i < count && i < TORNADO__DNS_RECORDS; i++) {
         *ok = tornado__dns_next(reply, at, &record);
-        if (!*ok || record.class != 1 || !tornado__dns_same(&record, name, *name_len))
+        if (!*ok || record.class != 1 || !tornado__dns_same(&record, answer->name, answer->name_len))
             continue;
         if (record.type == type) {
             *ok = record.data_len == size;
@@ -22859,31 +22974,48 @@ static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsig
     }
     if (!*ok || answer->count || !alias_len)
         return false;
-    memcpy(name, alias, alias_len);
-    *name_len = alias_len;
+    memcpy(answer->name, alias, alias_len);
+    answer->name_len = alias_len;
+    answer->aliases++;
     return true;
 }
 
-/* For how long it may be kept that there is nothing: what the zone's SOA record says, RFC 2308 section 5; 0 without
+/* For how long it may be kept that there is nothing: what the zone's SOA record says, RFC 2308 section 5; -1 without
    one. */
-static int64_t tornado__dns_nothing_ttl(const tornado__dns_reply *reply, size_t at, const unsigned char *name,
-                                        size_t name_len)
+static int64_t tornado__dns_nothing_ttl(const tornado__dns_reply *reply, size_t at, const tornado__dns_answer *answer)
 {
     unsigned char skipped[TORNADO__DNS_NAME];
-    size_t count = tornado__dns_16(reply->data + 8);
+    size_t count = tornado__dns_16(reply->data + 8), name_len = answer->name_len;
     tornado__dns_record record;
     for (size_t i = 0; i < count && i < TORNADO__DNS_RECORDS && tornado__dns_next(reply, &at, &record); i++) {
         size_t data = record.data, end = record.data + record.data_len, below = name_len - record.name_len;
         if (record.type != TORNADO__DNS_SOA || record.class != 1 || record.name_len > name_len ||
-            memcmp(name + below, record.name, record.name_len) != 0)
+            memcmp(answer->name + below, record.name, record.name_len) != 0)
             continue; /* of another zone */
         if (!tornado__dns_name(reply, &data, skipped) || !tornado__dns_name(reply, &data, skipped) ||
             data > end || end - data != 20)
-            return 0;
+            break;
         int64_t least = tornado__dns_32(reply->data + data + 16);
         return least < record.ttl ? least : record.ttl;
     }
-    return 0;
+    return -1;
+}
+
+/* What a reply without addresses means, whose authority section begins at `at`. An SOA record says that there is
+   nothing (RFC 2308 section 2.2). Without one the server may just have left out what it did not know. */
+static tornado__dns_verdict tornado__dns_nothing(const tornado__dns_reply *reply, size_t at,
+                                                 tornado__dns_answer *answer)
+{
+    bool no_name = (reply->data[3] & 15) == 3, whole = tornado__dns_16(reply->data + 6) <= TORNADO__DNS_RECORDS;
+    bool authority = reply->data[2] & 4, recursion = reply->data[3] & 0x80;
+    int64_t ttl = whole ? tornado__dns_nothing_ttl(reply, at, answer) : -1;
+    if (ttl < 0 && !no_name && answer->aliases)
+        return TORNADO__DNS_ALIAS;
+    if (ttl < 0 && !no_name && !authority && !recursion) /* it refers to other servers */
+        return TORNADO__DNS_USELESS;
+    ttl = ttl < 0 ? 0 : ttl < TORNADO__DNS_KEEP_NONE ? ttl : TORNADO__DNS_KEEP_NONE;
+    answer->ttl = ttl < answer->ttl ? ttl : answer->ttl;
+    return no_name ? TORNADO__DNS_NO_NAME : TORNADO__DNS_NO_DATA;
 }
 
 /* Judges bytes that came from where a question was sent to. `request` is the question, up to and with its class, as
@@ -22892,10 +23024,9 @@ static tornado__dns_verdict tornado__dns_parse(const void *data, size_t len, con
                                                size_t request_len, bool recased, tornado__dns_answer *answer)
 {
     tornado__dns_reply reply = {data, len}, asked = {request, request_len};
-    unsigned char name[TORNADO__DNS_NAME];
-    size_t at = TORNADO__DNS_HEADER, asked_at = TORNADO__DNS_HEADER, aliases = 0;
+    size_t at = TORNADO__DNS_HEADER, asked_at = TORNADO__DNS_HEADER;
     bool ok = true;
-    memset(answer, 0, offsetof(tornado__dns_answer, addresses));
+    memset(answer, 0, offsetof(tornado__dns_answer, name));
     answer->ttl = TORNADO__DNS_KEEP;
     if (len < TORNADO__DNS_HEADER || memcmp(reply.data, request, 2) != 0 || (reply.data[2] & 0xf8) != 0x80)
         return TORNADO__DNS_FOREIGN; /* another id, or no reply, or not to a query */
@@ -22917,46 +23048,47 @@ static tornado__dns_verdict tornado__dns_parse(const void *data, size_t len, con
         return TORNADO__DNS_TRUNCATED;
     if (plainer)
         return TORNADO__DNS_PLAINER;
-    size_t name_len = tornado__dns_name(&asked, &asked_at, name);
-    if ((code != 0 && code != 3) || !name_len)
+    answer->name_len = tornado__dns_name(&asked, &asked_at, answer->name);
+    if ((code != 0 && code != 3) || !answer->name_len)
         return TORNADO__DNS_USELESS;
     unsigned type = tornado__dns_16(request + asked_at);
     do
         at = request_len;
-    while (tornado__dns_scan(&reply, &at, type, name, &name_len, answer, &ok) && ++aliases < TORNADO__DNS_ALIASES);
-    if (!ok || aliases == TORNADO__DNS_ALIASES)
+    while (tornado__dns_scan(&reply, &at, type, answer, &ok) && answer->aliases < TORNADO__DNS_ALIASES);
+    if (!ok || answer->aliases == TORNADO__DNS_ALIASES)
         return TORNADO__DNS_USELESS;
-    if (answer->count)
-        return TORNADO__DNS_FOUND;
-    int64_t ttl = tornado__dns_16(reply.data + 6) <= TORNADO__DNS_RECORDS
-                      ? tornado__dns_nothing_ttl(&reply, at, name, name_len)
-                      : 0;
-    ttl = ttl < TORNADO__DNS_KEEP_NONE ? ttl : TORNADO__DNS_KEEP_NONE;
-    answer->ttl = ttl < answer->ttl ? ttl : answer->ttl;
-    return code == 3 ? TORNADO__DNS_NO_NAME : TORNADO__DNS_NO_DATA;
+    return answer->count ? TORNADO__DNS_FOUND : tornado__dns_nothing(&reply, at, answer);
 }
 
-/* Writes a question for a name, which must be one, and returns its length: with an id and the case of letters from
-   `random`, of 34 bytes. RFC 1035 section 4.1; draft-vixie-dnsext-dns0x20. */
-static size_t tornado__dns_question_write(unsigned char *out, const char *name, unsigned type,
+/* Writes a name, which must be one, as it goes on the wire. Returns its length there. */
+static size_t tornado__dns_name_write(unsigned char out[TORNADO__DNS_NAME], const char *name)
+{
+    size_t len = 0;
+    while (*name) {
+        size_t label = strcspn(name, ".");
+        out[len++] = (unsigned char)label;
+        memcpy(out + len, name, label);
+        len += label;
+        name += label + (name[label] == '.');
+    }
+    out[len++] = 0;
+    return len;
+}
+
+/* Writes a question for a name of the wire, in lower case, and returns its length: with an id and the case of letters
+   from `random`, of 34 bytes. RFC 1035 section 4.1; draft-vixie-dnsext-dns0x20. */
+static size_t tornado__dns_question_write(unsigned char *out, const unsigned char *name, size_t name_len, unsigned type,
                                           const unsigned char *random)
 {
-    size_t len = TORNADO__DNS_HEADER, bit = 16;
+    size_t len = TORNADO__DNS_HEADER;
     memset(out, 0, TORNADO__DNS_HEADER);
     memcpy(out, random, 2);
     out[2] = 1; /* recursion is wanted */
     out[5] = 1; /* one question */
-    while (*name) {
-        size_t label = strcspn(name, ".");
-        out[len++] = (unsigned char)label;
-        for (size_t i = 0; i < label; i++, bit++) {
-            unsigned char c = (unsigned char)name[i];
-            bool letter = (c | 32) >= 'a' && (c | 32) <= 'z';
-            out[len++] = letter && random[bit / 8] >> bit % 8 & 1 ? c ^ 32 : c;
-        }
-        name += label + (name[label] == '.');
+    for (size_t i = 0; i < name_len; i++) { /* lengths of labels are no letters */
+        bool upper = name[i] >= 'a' && name[i] <= 'z' && (random[2 + i / 8] >> i % 8 & 1);
+        out[len++] = upper ? name[i] ^ 32 : name[i];
     }
-    out[len++] = 0;
     out[len] = 0;
     out[len + 1] = (unsigned char)type;
     out[len + 2] = 0;
@@ -22975,10 +23107,12 @@ static size_t tornado__dns_question_extend(unsigned char *out, size_t len)
 }
 
 /* Whether text can be a host's name, RFC 1123 section 2.1, with the underscore that people use: labels of 63
-   characters at most, 253 in all, without a dot at the end. */
+   characters at most, 253 in all, without a dot at the end. What ends in a number is none, but somebody's idea of an
+   address. */
 static bool tornado__dns_is_name(const char *name)
 {
     size_t len = strlen(name), label = 0;
+    bool number = true;
     if (len == 0 || len > 253)
         return false;
     for (; *name; name++) {
@@ -22986,10 +23120,11 @@ static bool tornado__dns_is_name(const char *name)
         if (dot ? label == 0 : !strchr("abcdefghijklmnopqrstuvwxyz0123456789-_", *name))
             return false;
         label = dot ? 0 : label + 1;
+        number = dot || (number && *name <= '9' && *name != '-');
         if (label > 63)
             return false;
     }
-    return label > 0;
+    return label > 0 && !number;
 }
 
 /* ---- DNS: what the system's files say ---- */
@@ -23011,6 +23146,12 @@ enum {
 #endif
 #define TORNADO__DNS_SICK       INT64_C(30000000000) /* ns for which a server that was silent is asked last */
 #define TORNADO__DNS_PATIENCE   INT64_C(500000000)   /* ns for the other family, once there is one */
+
+#if defined(__APPLE__) || defined(__NetBSD__)
+#define TORNADO__MTIME_NS(status) ((status)->st_mtimespec.tv_nsec)
+#else
+#define TORNADO__MTIME_NS(status) ((status)->st_mtim.tv_nsec)
+#endif
 
 /* A text file, and by what to tell that it has changed. */
 typedef struct tornado__dns_file {
@@ -23050,40 +23191,49 @@ typedef struct tornado__dns {
     struct tornado__dns_question *buckets[TORNADO__DNS_BUCKETS];
 } tornado__dns;
 
-/* Reads a file again if it has changed. Whether its text is another now; a file that cannot be read is empty. */
-static bool tornado__dns_file_read(tornado__dns_file *file)
+static bool tornado__dns_file_same(const struct stat *one, const struct stat *two)
 {
-    struct stat status;
+    return one->st_ino == two->st_ino && one->st_dev == two->st_dev && one->st_size == two->st_size &&
+           one->st_mtime == two->st_mtime && TORNADO__MTIME_NS(one) == TORNADO__MTIME_NS(two);
+}
+
+/* The content of a file as text; NULL when memory is short. */
+static char *tornado__dns_file_text(int fd, size_t size)
+{
+    char *text = TORNADO_MALLOC(size + 1);
     size_t len = 0;
-    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-    const struct stat *old = &file->status;
-    bool same = there == file->there &&
-                (!there || (status.st_ino == old->st_ino && status.st_dev == old->st_dev &&
-                            status.st_size == old->st_size && status.st_mtime == old->st_mtime));
-    if (same || (there && status.st_size > TORNADO__DNS_FILE_MAX)) {
-        if (!same && !file->there)
-            tornado_gen_log(TORNADO_LOG_WARNING, "%s is too large and is not read", file->path);
-        if (fd >= 0)
-            close(fd);
-        return false;
-    }
-    TORNADO_FREE(file->text);
-    file->text = there ? TORNADO_MALLOC((size_t)status.st_size + 1) : NULL;
-    while (file->text && len < (size_t)status.st_size) {
-        ssize_t got = read(fd, file->text + len, (size_t)status.st_size - len);
+    while (text && len < size) {
+        ssize_t got = read(fd, text + len, size - len);
         if (got == 0 || (got < 0 && errno != EINTR))
             break;
         len += got > 0 ? (size_t)got : 0;
     }
+    if (text)
+        text[len] = '\0';
+    return text;
+}
+
+/* Reads a file again if it has changed. Whether its text is another now; a file that cannot be read has none. */
+static bool tornado__dns_file_read(tornado__dns_file *file)
+{
+    struct stat status;
+    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
+    bool same = there == file->there && (!there || tornado__dns_file_same(&status, &file->status));
+    if (!same) {
+        TORNADO_FREE(file->text);
+        file->text = NULL;
+        file->there = there;
+        if (there)
+            file->status = status;
+        if (there && status.st_size > TORNADO__DNS_FILE_MAX)
+            tornado_gen_log(TORNADO_LOG_WARNING, "%s is too large and is not read", file->path);
+        else if (there)
+            file->there = (file->text = tornado__dns_file_text(fd, (size_t)status.st_size)) != NULL;
+    }
     if (fd >= 0)
         close(fd);
-    if (file->text)
-        file->text[len] = '\0';
-    file->there = there && file->text;
-    if (there)
-        file->status = status;
-    return true;
+    return !same;
 }
 
 /* Takes the next line, and from a line the next word, out of a text, with a NUL put behind. NULL at the end. */
@@ -23201,19 +23351,19 @@ static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
         qsort(dns->host_list, (size_t)dns->host_count, sizeof *dns->host_list, tornado__dns_host_compare);
 }
 
-/* Has the configuration be what files and options say now. */
-static void tornado__dns_refresh(tornado__dns *dns)
+/* Has the configuration be what files and options say now. Whether resolv.conf is another. */
+static bool tornado__dns_refresh(tornado__dns *dns)
 {
     int64_t now = tornado__now_ns();
     char none[] = "";
     if (dns->looked && now - dns->looked < TORNADO__DNS_LOOK_AGAIN)
-        return;
+        return false;
     bool first = !dns->looked;
     dns->looked = now;
     if (tornado__dns_file_read(&dns->hosts) || first)
         tornado__dns_hosts_read(dns, dns->hosts.text ? dns->hosts.text : none);
     if (!tornado__dns_file_read(&dns->resolv_conf) && !first)
-        return;
+        return false;
     tornado__dns_config *config = &dns->config;
     const tornado__dns_config *given = &dns->given;
     tornado__dns_config_read(config, dns->resolv_conf.text ? dns->resolv_conf.text : none, dns->port);
@@ -23224,6 +23374,7 @@ static void tornado__dns_refresh(tornado__dns *dns)
     config->timeout = given->timeout ? given->timeout : config->timeout;
     config->attempts = given->attempts ? given->attempts : config->attempts;
     memset(dns->sick, 0, sizeof dns->sick);
+    return true;
 }
 
 /* The addresses of a name in the hosts file that are of a family, or NULL: none, or memory is short. */
@@ -23257,11 +23408,16 @@ static tornado_addresses *tornado__dns_hosts_find(const tornado__dns *dns, const
 /* What a question has while it is asked. */
 typedef struct tornado__dns_asking {
     int fd; /* -1: none */
-    bool tcp, plain; /* plain: without EDNS */
-    bool reading;    /* the question was sent */
-    bool answered;   /* some server said something */
+    bool tcp, plain;   /* plain: without EDNS */
+    bool recased, even; /* recased: this server has changed the case of letters; even: it is given none to keep */
+    bool reading;      /* the question was sent */
+    bool answered;     /* some server said something; */
+    int error;         /* else why the last did not: an errno */
     int tries, wrong, servers_count;
     unsigned char order[TORNADO__DNS_SERVERS]; /* in which the servers are asked */
+    unsigned char name[TORNADO__DNS_NAME];     /* on the wire: the question's, or what that is an alias of */
+    size_t name_len, aliases;
+    int64_t ttl; /* of these aliases */
     size_t question_len, request_len;
     size_t moved; /* by TCP: bytes sent, then bytes received, of the length and what follows it */
     unsigned char *reply, reply_head[2]; /* by TCP */
@@ -23277,7 +23433,8 @@ typedef struct tornado__dns_question {
     tornado__timer timer;               /* of the server that was asked */
     tornado__link lookups;              /* that wait for it */
     tornado__dns_verdict verdict;       /* FOUND, NO_NAME, NO_DATA; USELESS: nobody knows */
-    bool known, kept, silent;           /* kept: in cached; silent: no server said anything */
+    bool known, kept;                   /* kept: in cached */
+    int error;                          /* why no server said anything; 0: one did */
     unsigned type;
     int64_t expires;
     size_t count;
@@ -23379,6 +23536,13 @@ static void tornado__dns_keep(tornado__dns_question *question)
         tornado__dns_forget(TORNADO__CONTAINER(dns->cached.next, tornado__dns_question, link));
 }
 
+/* Forgets what is kept: other servers may know other names. */
+static void tornado__dns_forget_all(tornado__dns *dns)
+{
+    while (!tornado__link_empty(&dns->cached))
+        tornado__dns_forget(TORNADO__CONTAINER(dns->cached.next, tornado__dns_question, link));
+}
+
 /* The question is not asked any more: tells who waits. `answer` is NULL when nobody knows. The question may be gone
    then. */
 static void tornado__dns_finish(tornado__dns_question *question, tornado__dns_verdict verdict,
@@ -23388,7 +23552,8 @@ static void tornado__dns_finish(tornado__dns_question *question, tornado__dns_ve
     tornado__dns_asking *asking = question->asking;
     int64_t ttl = answer ? answer->ttl : 0;
     if (asking) {
-        question->silent = !asking->answered;
+        question->error = asking->answered ? 0 : asking->error;
+        ttl = ttl < asking->ttl ? ttl : asking->ttl;
         tornado__dns_hang_up(question);
         TORNADO_FREE(asking);
         question->asking = NULL;
@@ -23461,7 +23626,10 @@ static bool tornado__dns_send(tornado__dns_question *question)
     unsigned char random[34], *request = asking->packet + 2;
     if (!tornado_random_bytes(random, sizeof random))
         return false;
-    asking->question_len = tornado__dns_question_write(request, question->name, question->type, random);
+    if (asking->even)
+        memset(random + 2, 0, sizeof random - 2);
+    asking->question_len =
+        tornado__dns_question_write(request, asking->name, asking->name_len, question->type, random);
     asking->request_len = asking->plain ? asking->question_len
                                         : tornado__dns_question_extend(request, asking->question_len);
     asking->packet[0] = (unsigned char)(asking->request_len >> 8);
@@ -23479,12 +23647,20 @@ static bool tornado__dns_send(tornado__dns_question *question)
                               tornado__add_ns(tornado__now_ns(), dns->config.timeout));
 }
 
+static void tornado__dns_next_server(tornado__dns_question *question)
+{
+    tornado__dns_asking *asking = question->asking;
+    asking->tries++;
+    asking->tcp = question->dns->config.tcp; /* what the last one could not do, this one may */
+    asking->plain = asking->recased = asking->even = false;
+}
+
 /* Asks one server after the other until one can be asked; when all have had their tries nobody knows. The question may
    be gone then. */
 static void tornado__dns_try(tornado__dns_question *question)
 {
     tornado__dns_asking *asking = question->asking;
-    for (;; asking->tries++) {
+    for (;; tornado__dns_next_server(question)) {
         tornado__dns_hang_up(question);
         if (asking->tries >= question->dns->config.attempts * asking->servers_count) {
             tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
@@ -23492,13 +23668,29 @@ static void tornado__dns_try(tornado__dns_question *question)
         }
         if (tornado__dns_send(question))
             return;
+        asking->error = tornado__thread.last.sys_errno ? tornado__thread.last.sys_errno : ENOMEM;
     }
 }
 
 static void tornado__dns_try_next(tornado__dns_question *question)
 {
-    question->asking->tries++;
+    tornado__dns_next_server(question);
     tornado__dns_try(question);
+}
+
+/* The server said nothing. One that has changed the case of letters, and cannot be asked by TCP, gets another question
+   by UDP, in which there is no case to keep. */
+static void tornado__dns_unanswered(tornado__dns_question *question, int error)
+{
+    tornado__dns_asking *asking = question->asking;
+    asking->error = error;
+    if (asking->recased && !asking->even) {
+        asking->even = true;
+        asking->tcp = false;
+        tornado__dns_try(question);
+    } else {
+        tornado__dns_try_next(question);
+    }
 }
 
 static void tornado__dns_late(tornado__timer *timer, tornado_ioloop *loop)
@@ -23507,9 +23699,10 @@ static void tornado__dns_late(tornado__timer *timer, tornado_ioloop *loop)
     tornado__dns_asking *asking = question->asking;
     tornado__dns *dns = question->dns;
     (void)loop;
-    dns->sick[asking->order[asking->tries % asking->servers_count]] =
-        tornado__add_ns(tornado__now_ns(), TORNADO__DNS_SICK);
-    tornado__dns_try_next(question);
+    if (!asking->recased)
+        dns->sick[asking->order[asking->tries % asking->servers_count]] =
+            tornado__add_ns(tornado__now_ns(), TORNADO__DNS_SICK);
+    tornado__dns_unanswered(question, ETIMEDOUT);
     tornado__dns_pump(dns);
 }
 
@@ -23534,6 +23727,8 @@ static void tornado__dns_pump(tornado__dns *dns)
         dns->under_way++;
         asking->fd = -1;
         asking->tcp = dns->config.tcp;
+        asking->ttl = TORNADO__DNS_KEEP;
+        asking->name_len = tornado__dns_name_write(asking->name, question->name);
         asking->servers_count = dns->config.servers_count;
         unsigned first = dns->config.rotate ? dns->turn++ : 0, count = (unsigned)asking->servers_count, filled = 0;
         int64_t now = tornado__now_ns();
@@ -23550,6 +23745,22 @@ static void tornado__dns_pump(tornado__dns *dns)
 
 /* ---- DNS: replies ---- */
 
+/* Goes on with the name that this one is an alias of, where the server did not do so itself. The chain may be as long as
+   in one reply, so a circle ends. The question may be gone then. */
+static void tornado__dns_follow(tornado__dns_question *question, const tornado__dns_answer *answer)
+{
+    tornado__dns_asking *asking = question->asking;
+    asking->aliases += answer->aliases;
+    if (asking->aliases >= TORNADO__DNS_ALIASES) {
+        tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
+        return;
+    }
+    memcpy(asking->name, answer->name, answer->name_len);
+    asking->name_len = answer->name_len;
+    asking->ttl = answer->ttl < asking->ttl ? answer->ttl : asking->ttl;
+    tornado__dns_try(question);
+}
+
 /* Does what a reply demands. Whether the socket that it came from is done with, and perhaps the question. */
 static bool tornado__dns_judge(tornado__dns_question *question, tornado__dns_verdict verdict,
                                const tornado__dns_answer *answer)
@@ -23562,7 +23773,10 @@ static bool tornado__dns_judge(tornado__dns_question *question, tornado__dns_ver
     if (verdict >= TORNADO__DNS_NO_NAME) {
         question->dns->sick[asking->order[asking->tries % asking->servers_count]] = 0;
         tornado__dns_finish(question, verdict, answer);
-    } else if (!by_tcp && verdict <= TORNADO__DNS_TRUNCATED) {
+    } else if (verdict == TORNADO__DNS_ALIAS) {
+        tornado__dns_follow(question, answer);
+    } else if (!by_tcp && verdict <= TORNADO__DNS_TRUNCATED && !asking->even) {
+        asking->recased = verdict == TORNADO__DNS_RECASED;
         asking->tcp = true; /* there nobody can guess */
         tornado__dns_try(question);
     } else if (verdict == TORNADO__DNS_PLAINER && !asking->plain) {
@@ -23587,18 +23801,18 @@ static void tornado__dns_readable(tornado__dns_question *question)
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             return;
         if (got < 0) { /* nobody listens there */
-            tornado__dns_try_next(question);
+            tornado__dns_unanswered(question, errno);
             return;
         }
-        tornado__dns_verdict verdict =
-            tornado__dns_parse(scratch->bytes, (size_t)got, asking->packet + 2, asking->question_len, false, &answer);
+        tornado__dns_verdict verdict = tornado__dns_parse(scratch->bytes, (size_t)got, asking->packet + 2,
+                                                          asking->question_len, asking->even, &answer);
         if (tornado__dns_judge(question, verdict, &answer))
             return;
     }
 }
 
-/* Moves a part of the request, or of the reply behind its length. False: it is over with this connection. */
-static bool tornado__dns_move(tornado__dns_question *question)
+/* Moves a part of the request, or of the reply behind its length. An errno when it is over with this connection. */
+static int tornado__dns_move(tornado__dns_question *question)
 {
     tornado__dns_asking *asking = question->asking;
     size_t want = asking->request_len + 2;
@@ -23615,36 +23829,39 @@ static bool tornado__dns_move(tornado__dns_question *question)
     } else {
         want = tornado__dns_16(asking->reply_head) + (size_t)2;
         if (!asking->reply && !(asking->reply = TORNADO_MALLOC(want)))
-            return false;
+            return ENOMEM;
         moved = want > asking->moved ? recv(asking->fd, asking->reply + asking->moved - 2, want - asking->moved, 0) : 0;
     }
-    if (moved <= 0)
-        return moved < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS);
+    if (moved == 0)
+        return ECONNRESET;
+    if (moved < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ? 0 : errno;
     asking->moved += (size_t)moved;
     if (asking->moved < want)
-        return true;
+        return 0;
     if (!asking->reading) {
         asking->reading = true;
         asking->moved = 0;
-        return tornado_ioloop_update_handler(question->dns->loop, asking->fd, TORNADO_IOLOOP_READ);
+        return tornado_ioloop_update_handler(question->dns->loop, asking->fd, TORNADO_IOLOOP_READ) ? 0 : ENOMEM;
     }
     tornado__dns_answer answer;
     tornado__dns_verdict verdict =
         tornado__dns_parse(asking->reply, want - 2, asking->packet + 2, asking->question_len, true, &answer);
     tornado__dns_judge(question, verdict, &answer);
-    return true;
+    return 0;
 }
 
 static void tornado__dns_event(int fd, unsigned events, void *arg)
 {
     tornado__dns_question *question = arg;
     tornado__dns *dns = question->dns;
+    int error = 0;
     (void)fd;
     (void)events;
     if (!question->asking->tcp && question->asking->reading)
         tornado__dns_readable(question);
-    else if (!tornado__dns_move(question))
-        tornado__dns_try_next(question);
+    else if ((error = tornado__dns_move(question)) != 0)
+        tornado__dns_unanswered(question, error);
     tornado__dns_pump(dns);
 }
 
@@ -23668,7 +23885,8 @@ typedef struct tornado__dns_lookup {
     tornado__timer patience;
     int port, family;
     int candidate, candidates; /* of the names to try; which is under way, or next */
-    bool as_it_is_first, failed, silent, nomem, no_data; /* what the questions so far came to */
+    bool as_it_is_first, failed, nomem, no_data; /* what the questions so far came to; */
+    int error;                                   /* failed: and why no server said anything, if so */
     tornado__dns_slot slots[2];
     char name[254];
 } tornado__dns_lookup;
@@ -23706,31 +23924,18 @@ static tornado_address tornado__dns_address(const unsigned char *bytes, int slot
     return address;
 }
 
-/* Whether there is a way to an address, as far as this machine knows: nothing is sent. */
-static bool tornado__dns_reachable(const tornado_address *address)
-{
-    int fd = tornado__socket(tornado__sockaddr(address)->sa_family, SOCK_DGRAM);
-    bool reachable = fd >= 0 && connect(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0;
-    if (fd >= 0)
-        close(fd);
-    return reachable;
-}
-
-/* The addresses of both slots, those of IPv6 first where they can be reached (of RFC 6724 what matters most). */
+/* The addresses of both slots, the best first. */
 static tornado_addresses *tornado__dns_addresses(const tornado__dns_lookup *lookup)
 {
     const tornado__dns_slot *slots = lookup->slots;
     tornado_addresses *addresses = tornado__addresses_new(slots[0].count + slots[1].count);
-    int first = TORNADO__DNS_SIX;
-    if (slots[0].count && slots[1].count) {
-        tornado_address six = tornado__dns_address(slots[0].addresses[0], 0, 53);
-        first = tornado__dns_reachable(&six) ? TORNADO__DNS_SIX : TORNADO__DNS_FOUR;
-    }
     for (int i = 0; i < 2 && addresses; i++)
-        for (size_t k = 0; k < slots[i ^ first].count; k++) {
-            tornado_address address = tornado__dns_address(slots[i ^ first].addresses[k], i ^ first, lookup->port);
+        for (size_t k = 0; k < slots[i].count; k++) {
+            tornado_address address = tornado__dns_address(slots[i].addresses[k], i, lookup->port);
             tornado__addresses_add(addresses, &address);
         }
+    if (addresses)
+        tornado__addresses_sort(addresses);
     return addresses;
 }
 
@@ -23739,9 +23944,12 @@ static void tornado__dns_lookup_failed(tornado__dns_lookup *lookup)
 {
     if (lookup->nomem)
         tornado__nomem();
+    else if (lookup->error && lookup->error != ETIMEDOUT)
+        tornado__fail(TORNADO_ERR_RESOLVE, EAGAIN, "cannot resolve \"%.120s\": no name server answered: %s",
+                      lookup->name, strerror(lookup->error));
     else if (lookup->failed)
         tornado__unresolved(EAGAIN, lookup->name,
-                            lookup->silent ? "no name server answered" : "the name servers could not tell");
+                            lookup->error ? "no name server answered" : "the name servers could not tell");
     else
         tornado__unresolved(ENOENT, lookup->name,
                             lookup->no_data ? "it has no address of that family" : "there is no such name");
@@ -23776,7 +23984,7 @@ static void tornado__dns_take(tornado__dns_slot *slot, const tornado__dns_questi
     lookup->nomem |= question->verdict == TORNADO__DNS_FOUND && !slot->count;
     lookup->no_data |= question->verdict == TORNADO__DNS_NO_DATA;
     if (question->verdict == TORNADO__DNS_USELESS) {
-        lookup->silent = question->silent;
+        lookup->error = question->error;
         lookup->failed = true;
     }
 }
@@ -23791,12 +23999,13 @@ static bool tornado__dns_candidate(const tornado__dns_lookup *lookup, char out[5
     return strlen(out) <= 253;
 }
 
-/* Tries names until one has to be waited for, or the lookup is over. */
+/* Tries names until one has to be waited for, or the lookup is over: also when no server answers, as a name would mean
+   something else then, from one moment to the next. */
 static void tornado__dns_lookup_go(tornado__dns_lookup *lookup)
 {
     static const unsigned types[] = {TORNADO__DNS_AAAA, TORNADO__DNS_A};
     static const int families[] = {AF_INET6, AF_INET};
-    for (char name[512]; lookup->candidate < lookup->candidates; lookup->candidate++) {
+    for (char name[512]; lookup->candidate < lookup->candidates && !lookup->error; lookup->candidate++) {
         bool waits = false;
         if (!tornado__dns_candidate(lookup, name))
             continue;
@@ -23957,11 +24166,13 @@ static tornado_future *tornado__dns_resolve_locally(const tornado__dns *dns, con
                 if (tornado__family_fits(&address, family))
                     tornado__addresses_add(addresses, &address);
             }
-    } else if (tornado__dns_ends_in(name, "invalid")) { /* section 6.4 */
+    } else if (tornado__dns_ends_in(name, "invalid") || tornado__dns_ends_in(name, "onion")) { /* 6.4; RFC 7686 */
         tornado__unresolved(ENOENT, name, "there is no such name");
     } else if (!(addresses = tornado__dns_hosts_find(dns, name, port, family))) {
         return NULL;
     }
+    if (addresses)
+        tornado__addresses_sort(addresses);
     return tornado__addresses_future(addresses);
 }
 
@@ -24012,7 +24223,8 @@ static tornado_future *tornado__dns_resolve(void *state, const char *host, int p
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_resolver_resolve: the loop is closed");
         return tornado_future_failed(tornado_last_error());
     }
-    tornado__dns_refresh(dns);
+    if (tornado__dns_refresh(dns))
+        tornado__dns_forget_all(dns);
     if ((future = tornado__dns_resolve_locally(dns, name, port, family)) != NULL)
         return future;
     if (dns->lookups_count >= TORNADO__DNS_LOOKUPS) {
