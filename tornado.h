@@ -23745,8 +23745,8 @@ static void tornado__dns_pump(tornado__dns *dns)
 
 /* ---- DNS: replies ---- */
 
-/* Goes on with the name that this one is an alias of, where the server did not do so itself. The chain may be as long as
-   in one reply, so a circle ends. The question may be gone then. */
+/* Goes on with the name that this one is an alias of, where the server did not do so itself. The chain may be as long
+   as in one reply, so a circle ends. The question may be gone then. */
 static void tornado__dns_follow(tornado__dns_question *question, const tornado__dns_answer *answer)
 {
     tornado__dns_asking *asking = question->asking;
