@@ -2283,8 +2283,8 @@ TORNADO_API void tornado_tcpclient_free(tornado_tcpclient *client);
 typedef struct tornado_connect_options {
     int family;              /* AF_INET or AF_INET6, for one of them only; default: both */
     double timeout;          /* seconds for all of it; default TORNADO_NONE */
-    double deadline;         /* or a point in time, on the loop's clock; default: none */
-    const char *source_ip;   /* from this address of this machine; default: as the system likes */
+    double deadline;         /* or a point in time, on the loop's clock; default TORNADO_NONE */
+    const char *source_ip;   /* from this address of this machine, and to its family; default: as the system likes */
     int source_port;         /* from this port; default: as the system likes */
     const char *unix_socket; /* to this path, or "@name", instead of the host and port */
     tornado_iostream_options stream; /* without a backend. With ssl_options: by TLS, where server_hostname defaults to
@@ -2294,8 +2294,9 @@ typedef struct tornado_connect_options {
 /* Resolves a host and connects to its addresses: the families take turns, and while one does not answer the next is
    tried beside it after 0.3 seconds (RFC 8305); the first to be connected is used, the others are closed. With TLS the
    handshake follows. The future's result is a tornado_iostream that belongs to the future, and so, for who waits, to
-   the innermost scope: tornado_iostream_retain it to keep it longer. Fails with the last address's error
-   (TORNADO_ERR_SYSTEM), with the resolver's or that of TLS, or with TORNADO_ERR_TIMEOUT. The strings are copied. */
+   the innermost scope: tornado_iostream_retain it to keep it longer. Fails with the last error (TORNADO_ERR_SYSTEM) of
+   an address that there is a way to, with the resolver's or that of TLS, or with TORNADO_ERR_TIMEOUT. The strings are
+   copied. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_tcpclient_connect(tornado_tcpclient *client, const char *host,
                                                                        int port,
                                                                        const tornado_connect_options *options);
@@ -17307,9 +17308,63 @@ TORNADO_API void tornado_executor_free(tornado_executor *executor)
  * A sockaddr in a value, and text for it.
  *============================================================================*/
 
+/* For the system. The library itself reads and writes addresses as bytes: what is written as one kind of sockaddr and
+   read as another are unrelated objects for the compiler. */
 static struct sockaddr *tornado__sockaddr(const tornado_address *address)
 {
     return (struct sockaddr *)(void *)(uintptr_t)address->sockaddr.bytes;
+}
+
+static int tornado__address_family(const tornado_address *address)
+{
+    sa_family_t family;
+    memcpy(&family, address->sockaddr.bytes + offsetof(struct sockaddr, sa_family), sizeof family);
+    return family;
+}
+
+/* Where an address of IPv4 or IPv6 has its port. */
+static size_t tornado__address_port_at(const tornado_address *address)
+{
+    return tornado__address_family(address) == AF_INET6 ? offsetof(struct sockaddr_in6, sin6_port)
+                                                        : offsetof(struct sockaddr_in, sin_port);
+}
+
+static void tornado__address_set_port(tornado_address *address, int port)
+{
+    in_port_t network_order = htons((in_port_t)port);
+    memcpy(address->sockaddr.bytes + tornado__address_port_at(address), &network_order, sizeof network_order);
+}
+
+/* Makes an address of the bytes of an IP address, 4 for AF_INET and 16 for AF_INET6. */
+static void tornado__address_make(tornado_address *address, int family, const void *ip, int port)
+{
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+    memset(address, 0, sizeof *address);
+    memset(&in, 0, sizeof in);
+    memset(&in6, 0, sizeof in6);
+    in.sin_family = AF_INET;
+    in6.sin6_family = AF_INET6;
+    memcpy(family == AF_INET ? (void *)&in.sin_addr : (void *)&in6.sin6_addr, ip, family == AF_INET ? 4 : 16);
+    address->len = family == AF_INET ? sizeof in : sizeof in6;
+    memcpy(address->sockaddr.bytes, family == AF_INET ? (void *)&in : (void *)&in6, address->len);
+    tornado__address_set_port(address, port);
+}
+
+/* What an address of IPv4 begins with where it stands for one of IPv6, RFC 4291 section 2.5.5.2. */
+static const unsigned char tornado__ipv4_mapped[12] = {[10] = 0xff, 0xff};
+
+/* The bytes of an IP address; those of IPv4 as IPv6 has them, ::ffff:1.2.3.4. False: it is another kind of address. */
+static bool tornado__address_bytes(const tornado_address *address, unsigned char bytes[16])
+{
+    int family = tornado__address_family(address);
+    if (address->len >= sizeof(struct sockaddr_in6) && family == AF_INET6) {
+        memcpy(bytes, address->sockaddr.bytes + offsetof(struct sockaddr_in6, sin6_addr), 16);
+        return true;
+    }
+    memcpy(bytes, tornado__ipv4_mapped, sizeof tornado__ipv4_mapped);
+    memcpy(bytes + 12, address->sockaddr.bytes + offsetof(struct sockaddr_in, sin_addr), 4);
+    return address->len >= sizeof(struct sockaddr_in) && family == AF_INET;
 }
 
 TORNADO_API bool tornado_is_valid_ip(const char *ip)
@@ -17318,17 +17373,19 @@ TORNADO_API bool tornado_is_valid_ip(const char *ip)
     return ip && *ip && (inet_pton(AF_INET, ip, bytes) == 1 || inet_pton(AF_INET6, ip, bytes) == 1);
 }
 
-/* Fills in an IPv6 address that may have a scope, which only getaddrinfo reads. */
-static bool tornado__address_ipv6(struct sockaddr_in6 *in6, const char *ip)
+/* Reads an IPv6 address with a scope, which only getaddrinfo does. */
+static bool tornado__address_scoped(tornado_address *address, const char *ip)
 {
     struct addrinfo hints, *found = NULL;
     memset(&hints, 0, sizeof hints);
     hints.ai_flags = AI_NUMERICHOST;
     hints.ai_family = AF_INET6;
     hints.ai_socktype = SOCK_STREAM;
-    bool ok = getaddrinfo(ip, NULL, &hints, &found) == 0 && found->ai_addrlen == sizeof *in6;
-    if (ok)
-        memcpy(in6, found->ai_addr, sizeof *in6);
+    bool ok = getaddrinfo(ip, NULL, &hints, &found) == 0 && found->ai_addrlen == sizeof(struct sockaddr_in6);
+    if (ok) {
+        memcpy(address->sockaddr.bytes, found->ai_addr, found->ai_addrlen);
+        address->len = (unsigned)found->ai_addrlen;
+    }
     if (found)
         freeaddrinfo(found);
     return ok;
@@ -17336,21 +17393,18 @@ static bool tornado__address_ipv6(struct sockaddr_in6 *in6, const char *ip)
 
 TORNADO_API bool tornado_address_ip(tornado_address *address, const char *ip, int port)
 {
-    struct sockaddr_in *in = (struct sockaddr_in *)(void *)tornado__sockaddr(address);
-    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)in;
+    unsigned char bytes[16];
     memset(address, 0, sizeof *address);
     if (port < 0 || port > 65535)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "not a port: %d", port);
-    if (ip && inet_pton(AF_INET, ip, &in->sin_addr) == 1) {
-        in->sin_family = AF_INET;
-        in->sin_port = htons((uint16_t)port);
-        address->len = sizeof *in;
-    } else if (ip && tornado__address_ipv6(in6, ip)) {
-        in6->sin6_port = htons((uint16_t)port);
-        address->len = sizeof *in6;
-    } else {
+    if (ip && inet_pton(AF_INET, ip, bytes) == 1)
+        tornado__address_make(address, AF_INET, bytes, port);
+    else if (ip && inet_pton(AF_INET6, ip, bytes) == 1)
+        tornado__address_make(address, AF_INET6, bytes, port);
+    else if (ip && strchr(ip, '%') && tornado__address_scoped(address, ip))
+        tornado__address_set_port(address, port);
+    else
         return tornado__fail(TORNADO_ERR_INVALID, 0, "not an IP address: \"%.60s\"", ip ? ip : "");
-    }
     return true;
 }
 
@@ -17373,31 +17427,32 @@ TORNADO_API bool tornado_address_unix(tornado_address *address, const char *path
 
 TORNADO_API int tornado_address_port(const tornado_address *address)
 {
-    const struct sockaddr *sockaddr = tornado__sockaddr(address);
-    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family == AF_INET)
-        return ntohs(((const struct sockaddr_in *)(const void *)sockaddr)->sin_port);
-    if (address->len >= sizeof(struct sockaddr_in6) && sockaddr->sa_family == AF_INET6)
-        return ntohs(((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_port);
-    return 0;
+    unsigned char ip[16];
+    in_port_t network_order;
+    if (!tornado__address_bytes(address, ip))
+        return 0;
+    memcpy(&network_order, address->sockaddr.bytes + tornado__address_port_at(address), sizeof network_order);
+    return ntohs(network_order);
 }
 
 TORNADO_API char *tornado_address_format(const tornado_address *address, char out[TORNADO_ADDRESS_MAX])
 {
-    const struct sockaddr *sockaddr = tornado__sockaddr(address);
     char ip[INET6_ADDRSTRLEN + 32];
     size_t head = offsetof(struct sockaddr_un, sun_path);
-    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family != AF_UNIX &&
-        getnameinfo(sockaddr, (socklen_t)address->len, ip, sizeof ip, NULL, 0, NI_NUMERICHOST) == 0) {
-        snprintf(out, TORNADO_ADDRESS_MAX, sockaddr->sa_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
+    int family = tornado__address_family(address);
+    if (address->len >= sizeof(struct sockaddr_in) && family != AF_UNIX &&
+        getnameinfo(tornado__sockaddr(address), (socklen_t)address->len, ip, sizeof ip, NULL, 0,
+                    NI_NUMERICHOST) == 0) {
+        snprintf(out, TORNADO_ADDRESS_MAX, family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
                  tornado_address_port(address));
-    } else if (address->len > head && sockaddr->sa_family == AF_UNIX) {
-        const char *path = ((const struct sockaddr_un *)(const void *)sockaddr)->sun_path;
+    } else if (address->len > head && family == AF_UNIX) {
+        const char *path = (const char *)address->sockaddr.bytes + head;
         int len = (int)(address->len - head);
         snprintf(out, TORNADO_ADDRESS_MAX, *path ? "unix:%.*s" : "unix:@%.*s", *path ? len : len - 1,
                  *path ? path : path + 1);
     } else {
         snprintf(out, TORNADO_ADDRESS_MAX, "%s",
-                 address->len && sockaddr->sa_family == AF_UNIX ? "unix:" : "(none)");
+                 address->len && family == AF_UNIX ? "unix:" : "(none)");
     }
     return out;
 }
@@ -17437,18 +17492,9 @@ TORNADO_API bool tornado_address_peer(tornado_address *address, int fd)
    */
 static char *tornado__address_host(const tornado_address *address, char out[46])
 {
-    const struct sockaddr *sockaddr = tornado__sockaddr(address);
-    const void *ip = NULL;
-    int family = AF_INET;
-    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family == AF_INET) {
-        ip = &((const struct sockaddr_in *)(const void *)sockaddr)->sin_addr;
-    } else if (address->len >= sizeof(struct sockaddr_in6) && sockaddr->sa_family == AF_INET6) {
-        const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_addr;
-        bool mapped = IN6_IS_ADDR_V4MAPPED(six);
-        family = mapped ? AF_INET : AF_INET6;
-        ip = mapped ? six->s6_addr + 12 : six->s6_addr;
-    }
-    if (!ip || !inet_ntop(family, ip, out, 46))
+    unsigned char ip[16];
+    bool known = tornado__address_bytes(address, ip), four = known && memcmp(ip, tornado__ipv4_mapped, 12) == 0;
+    if (!known || !inet_ntop(four ? AF_INET : AF_INET6, four ? ip + 12 : ip, out, 46))
         strcpy(out, "0.0.0.0");
     return out;
 }
@@ -20695,7 +20741,7 @@ static bool tornado__bind_more(tornado_sockets *bound, int port, const tornado_b
 /* Opens one listening socket; -1 with errno set. */
 static int tornado__bind_one(const tornado_address *address, const tornado_bind_options *options)
 {
-    int family = tornado__sockaddr(address)->sa_family, on = 1, fd = tornado__socket(family, SOCK_STREAM);
+    int family = tornado__address_family(address), on = 1, fd = tornado__socket(family, SOCK_STREAM);
     if (fd < 0)
         return -1;
     bool ok = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0;
@@ -20716,15 +20762,6 @@ static int tornado__bind_one(const tornado_address *address, const tornado_bind_
     close(fd);
     errno = saved;
     return -1;
-}
-
-static void tornado__address_set_port(tornado_address *address, int port)
-{
-    struct sockaddr *sockaddr = tornado__sockaddr(address);
-    if (sockaddr->sa_family == AF_INET6)
-        ((struct sockaddr_in6 *)(void *)sockaddr)->sin6_port = htons((uint16_t)port);
-    else
-        ((struct sockaddr_in *)(void *)sockaddr)->sin_port = htons((uint16_t)port);
 }
 
 /* Listens on every address found; on a port that is picked for the first and kept for the others. Returns an errno.
@@ -20779,6 +20816,8 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
     const char *host = o->address && *o->address ? o->address : NULL;
     if (port < 0 || port > 65535)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on port %d: ports are 0 to 65535", port);
+    if (o->ipv4_only && o->ipv6_only)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen by IPv4 only and by IPv6 only");
     memset(&hints, 0, sizeof hints);
     memset(&address, 0, sizeof address);
     hints.ai_family = o->ipv4_only ? AF_INET : o->ipv6_only ? AF_INET6 : AF_UNSPEC;
@@ -20835,9 +20874,14 @@ static int tornado__unix_bound(const tornado_address *address, const char *path,
     if (file && !tornado__unix_clear(address, path, type))
         return -1;
     int fd = tornado__socket(AF_UNIX, type);
-    if (fd >= 0) /* nobody can connect before listen, so the mode is right from the first connection on */
+    mode = mode ? mode : 0600;
+    /* Nobody can connect before listen, so the mode is right from the first connection on. Datagrams may come right
+       away: Linux takes the file's mode from the socket. */
+    if (fd >= 0) {
+        (void)fchmod(fd, (mode_t)mode);
         bound = bind(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0;
-    if (bound && (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) && (!backlog || listen(fd, backlog) == 0))
+    }
+    if (bound && (!file || chmod(path, (mode_t)mode) == 0) && (!backlog || listen(fd, backlog) == 0))
         return fd;
     tornado__unix_failed(path, errno);
     if (fd >= 0)
@@ -20970,9 +21014,10 @@ static void tornado__acceptor_paused(tornado__timer *timer, tornado_ioloop *loop
 static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
 {
     int64_t now = tornado__now_ns();
-    if (!acceptor->told || now - acceptor->told > 1000000000)
+    if (!acceptor->told || now - acceptor->told > 1000000000) {
         tornado_gen_log(TORNADO_LOG_WARNING, "accept: %s; trying again", strerror(error));
-    acceptor->told = now;
+        acceptor->told = now;
+    }
     if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + TORNADO__ACCEPT_PAUSE))
         tornado_ioloop_update_handler(acceptor->loop, acceptor->fd, 0);
 }
@@ -21126,7 +21171,16 @@ static int tornado__listeners_port(const tornado__listener *list)
     return list && tornado_address_local(&address, list->fd) ? tornado_address_port(&address) : 0;
 }
 
-/* Binds and accepts. The reason of a failure is logged, as one line. */
+/* Logs the last error as one line; it stays that. */
+static bool tornado__log_failure(void)
+{
+    tornado_error error = *tornado_last_error();
+    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
+    tornado__thread.last = error;
+    return false;
+}
+
+/* Binds and accepts. The reason of a failure is logged. */
 static bool tornado__listen(tornado__listener **list, int port, const tornado_bind_options *options,
                             tornado_accept_callback callback, void *arg)
 {
@@ -21134,12 +21188,9 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
     bool bound = tornado_bind_sockets(&sockets, port, options);
     if (bound && tornado__listeners_add(list, sockets.fds, sockets.count, callback, arg))
         return true;
-    tornado_error error = *tornado_last_error();
     if (bound)
         tornado_sockets_close(&sockets);
-    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
-    tornado__thread.last = error;
-    return false;
+    return tornado__log_failure();
 }
 
 /* ---- datagrams ----
@@ -21172,7 +21223,7 @@ struct tornado_datagram_socket {
 static int tornado__datagram_open(const tornado_datagram_options *options)
 {
     const tornado_address *first = options->local ? options->local : options->peer;
-    int family = first ? tornado__sockaddr(first)->sa_family : AF_UNSPEC, on = 1, fd;
+    int family = first ? tornado__address_family(first) : AF_UNSPEC, on = 1, fd;
     char text[TORNADO_ADDRESS_MAX], path[sizeof first->sockaddr + 1];
     const char *what = "bind";
     if (!first) {
@@ -22456,7 +22507,7 @@ static bool tornado__unresolved(int sys_errno, const char *host, const char *why
 
 static bool tornado__family_fits(const tornado_address *address, int family)
 {
-    return !family || tornado__sockaddr(address)->sa_family == family;
+    return !family || tornado__address_family(address) == family;
 }
 
 /* A future for a host that is an IP address; NULL when it is none. */
@@ -22531,32 +22582,18 @@ static unsigned tornado__destination_rank(const unsigned char *to, const unsigne
     return rank << 7 | (same < 64 ? same : 64);                 /* 9: of what is the network's in an address of IPv6 */
 }
 
-static void tornado__address_bytes(const tornado_address *address, unsigned char bytes[16])
-{
-    const struct sockaddr *sockaddr = tornado__sockaddr(address);
-    memset(bytes, 0, 16);
-    if (sockaddr->sa_family == AF_INET6) {
-        memcpy(bytes, &((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_addr, 16);
-    } else {
-        bytes[10] = bytes[11] = 0xff;
-        memcpy(bytes + 12, &((const struct sockaddr_in *)(const void *)sockaddr)->sin_addr, 4);
-    }
-}
-
 /* Asks the system for the way to an address: nothing is sent. */
 static unsigned tornado__address_rank(const tornado_address *address)
 {
     tornado_address to = *address, source;
     unsigned char there[16], here[16];
     tornado__address_set_port(&to, 65535); /* any: some systems want one */
-    int fd = tornado__socket(tornado__sockaddr(&to)->sa_family, SOCK_DGRAM);
+    int fd = tornado__socket(tornado__address_family(&to), SOCK_DGRAM);
     bool reachable = fd >= 0 && connect(fd, tornado__sockaddr(&to), (socklen_t)to.len) == 0 &&
-                     tornado_address_local(&source, fd);
+                     tornado_address_local(&source, fd) && tornado__address_bytes(&source, here);
     if (fd >= 0)
         close(fd);
     tornado__address_bytes(&to, there);
-    if (reachable)
-        tornado__address_bytes(&source, here);
     return tornado__destination_rank(there, reachable ? here : NULL);
 }
 
@@ -22570,7 +22607,7 @@ static void tornado__addresses_sort(tornado_addresses *addresses)
     unsigned ranks[TORNADO__SORTED_MOST];
     bool six = false;
     for (size_t i = 0; i < addresses->count; i++)
-        six = six || tornado__sockaddr(&items[i])->sa_family == AF_INET6;
+        six = six || tornado__address_family(&items[i]) == AF_INET6;
     if (!six || addresses->count < 2 || addresses->count > TORNADO__SORTED_MOST)
         return;
     for (size_t i = 0; i < addresses->count; i++) {
@@ -22764,8 +22801,14 @@ static void *tornado__override_open(const tornado_resolver_options *options)
 {
     const tornado_resolver_override *rows = options->overrides;
     size_t count = 0, text = 0;
-    for (; rows && rows[count].host; count++)
+    for (; rows && rows[count].host; count++) {
+        if (!rows[count].to) {
+            tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_override_resolver: \"%.120s\" stands for nothing",
+                          rows[count].host);
+            return NULL;
+        }
         text += strlen(rows[count].host) + strlen(rows[count].to) + 2;
+    }
     tornado__overriding *state = TORNADO_MALLOC(sizeof *state + count * sizeof *rows + text);
     if (!state) {
         tornado__nomem();
@@ -23598,7 +23641,7 @@ static int tornado__dns_open(const tornado__dns_question *question)
     const tornado_address *server = tornado__dns_server(question);
     int fd, error;
     if (asking->tcp) {
-        fd = tornado__socket(tornado__sockaddr(server)->sa_family, SOCK_STREAM);
+        fd = tornado__socket(tornado__address_family(server), SOCK_STREAM);
         error = fd < 0 ? errno : 0;
         if (fd >= 0 && connect(fd, tornado__sockaddr(server), (socklen_t)server->len) != 0 && errno != EINPROGRESS &&
             errno != EINTR)
@@ -23908,19 +23951,7 @@ static void tornado__dns_lookup_free(tornado__dns_lookup *lookup)
 static tornado_address tornado__dns_address(const unsigned char *bytes, int slot, int port)
 {
     tornado_address address;
-    memset(&address, 0, sizeof address);
-    if (slot == TORNADO__DNS_SIX) {
-        struct sockaddr_in6 *six = (struct sockaddr_in6 *)(void *)tornado__sockaddr(&address);
-        six->sin6_family = AF_INET6;
-        memcpy(&six->sin6_addr, bytes, 16);
-        address.len = sizeof *six;
-    } else {
-        struct sockaddr_in *four = (struct sockaddr_in *)(void *)tornado__sockaddr(&address);
-        four->sin_family = AF_INET;
-        memcpy(&four->sin_addr, bytes, 4);
-        address.len = sizeof *four;
-    }
-    tornado__address_set_port(&address, port);
+    tornado__address_make(&address, slot == TORNADO__DNS_SIX ? AF_INET6 : AF_INET, bytes, port);
     return address;
 }
 
@@ -24416,13 +24447,17 @@ static void tornado__connector_failed(tornado__connector *connector)
 static tornado_iostream *tornado__connector_socket(const tornado__connector *connector,
                                                    const tornado_address *address)
 {
-    int family = tornado__sockaddr(address)->sa_family, on = 1, fd = tornado__socket(family, SOCK_STREAM);
+    int family = tornado__address_family(address), on = 1, fd = tornado__socket(family, SOCK_STREAM);
     tornado_address source = connector->source;
     bool ok = fd >= 0;
     if (ok && family != AF_UNIX && (source.len || connector->source_port)) {
         if (!source.len)
             tornado_address_ip(&source, family == AF_INET ? "0.0.0.0" : "::", 0);
         tornado__address_set_port(&source, connector->source_port);
+#ifdef IP_BIND_ADDRESS_NO_PORT
+        if (!connector->source_port) /* it is picked when the peer is known, so that each peer has all ports */
+            (void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+#endif
         ok = (!connector->source_port || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0) &&
              bind(fd, tornado__sockaddr(&source), (socklen_t)source.len) == 0;
     }
@@ -24434,12 +24469,20 @@ static tornado_iostream *tornado__connector_socket(const tornado__connector *con
     return NULL;
 }
 
-/* Keeps why an attempt failed: the stream, which may be NULL, knows better than the future. */
+static bool tornado__no_way_there(int error)
+{
+    return error == ENETUNREACH || error == EHOSTUNREACH || error == EADDRNOTAVAIL || error == EAFNOSUPPORT;
+}
+
+/* Keeps why an attempt failed: the stream, which may be NULL, knows better than the future. That there is no way to an
+   address, as to all those of a family that this machine has not, tells less than what another has answered. */
 static void tornado__connector_note(tornado__connector *connector, const tornado_iostream *stream,
                                     const tornado_error *error)
 {
     const tornado_error *cause = stream ? tornado_iostream_error(stream) : NULL;
-    connector->error = cause ? *cause : *error;
+    cause = cause ? cause : error;
+    if (!connector->error.code || !tornado__no_way_there(cause->sys_errno))
+        connector->error = *cause;
 }
 
 static void tornado__attempt_done(tornado__task *task, tornado_ioloop *loop);
@@ -24562,7 +24605,7 @@ static void tornado__connector_late(tornado__timer *timer, tornado_ioloop *loop)
 static void tornado__connector_begin(tornado__connector *connector, const tornado_address *items, size_t count)
 {
     size_t at[2] = {0, 0};
-    int first = tornado__sockaddr(items)->sa_family;
+    int first = tornado__address_family(items);
     connector->addresses = TORNADO_MALLOC(count * (sizeof *items + sizeof *connector->attempts));
     if (!connector->addresses) {
         tornado__connector_finish(connector, NULL, &tornado__error_nomem);
@@ -24570,7 +24613,7 @@ static void tornado__connector_begin(tornado__connector *connector, const tornad
     }
     connector->attempts = (tornado__attempt *)(void *)(connector->addresses + count);
     for (int turn = 0; connector->count < count; turn = !turn) {
-        while (at[turn] < count && (tornado__sockaddr(&items[at[turn]])->sa_family == first) != !turn)
+        while (at[turn] < count && (tornado__address_family(&items[at[turn]]) == first) != !turn)
             at[turn]++;
         if (at[turn] < count)
             connector->addresses[connector->count++] = items[at[turn]++];
@@ -24580,8 +24623,11 @@ static void tornado__connector_begin(tornado__connector *connector, const tornad
 
 static void tornado__connector_resolved(tornado__connector *connector, tornado_future *resolving)
 {
+    static const tornado_error none = {TORNADO_ERR_RESOLVE, ENOENT, 0, "the resolver has found nothing"};
     const tornado_error *error = tornado_future_error(resolving);
     const tornado_addresses *found = tornado_future_result(resolving);
+    if (!error && (!found || !found->count)) /* a class of the program breaks its promise */
+        error = &none;
     if (error)
         tornado__connector_finish(connector, NULL, error);
     else
@@ -24609,6 +24655,7 @@ static bool tornado__connect_options_read(const tornado_connect_options *options
 {
     int64_t timeout;
     memset(source, 0, sizeof *source);
+    *deadline = 0;
     if (!tornado__seconds_to_ns(options->timeout, &timeout) || !tornado__seconds_to_ns(options->deadline, deadline))
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_tcpclient_connect: the timeout is not a number");
     if (options->source_port < 0 || options->source_port > 65535)
@@ -24616,6 +24663,7 @@ static bool tornado__connect_options_read(const tornado_connect_options *options
                              options->source_port);
     if (options->stream.backend)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_tcpclient_connect: its streams have no other backend");
+    *deadline = *deadline > 0 ? *deadline : 0;
     if (timeout > 0) {
         timeout = tornado__add_ns(tornado__now_ns(), timeout);
         *deadline = *deadline && *deadline < timeout ? *deadline : timeout;
@@ -24708,7 +24756,8 @@ TORNADO_API tornado_future *tornado_tcpclient_connect(tornado_tcpclient *client,
         tornado__connector_begin(connector, &address, 1);
         return future;
     }
-    tornado_future *resolving = tornado_resolver_resolve(client->resolver, host, port, o->family);
+    int family = !o->family && connector->source.len ? tornado__address_family(&connector->source) : o->family;
+    tornado_future *resolving = tornado_resolver_resolve(client->resolver, host, port, family);
     if (tornado_future_done(resolving)) {
         tornado__connector_resolved(connector, resolving);
     } else {
@@ -24857,64 +24906,44 @@ static bool tornado__proxy_values(const unsigned char *data, size_t len, size_t 
     return true;
 }
 
-static void tornado__proxy_address(tornado_address *address, int family, const unsigned char *ip,
-                                   const unsigned char *port)
+/* A path of up to 108 bytes; of one that fits nowhere nothing is left. */
+static void tornado__proxy_path(tornado_address *address, const unsigned char *path)
 {
+    struct sockaddr_un *un = (struct sockaddr_un *)(void *)tornado__sockaddr(address);
+    size_t len = 108;
+    while (len && !path[len - 1])
+        len--;
+    len = len < sizeof un->sun_path ? len : 0;
     memset(address, 0, sizeof *address);
-    struct sockaddr *sockaddr = tornado__sockaddr(address);
-    if (family == AF_INET) {
-        struct sockaddr_in *in = (struct sockaddr_in *)(void *)sockaddr;
-        in->sin_family = AF_INET;
-        memcpy(&in->sin_addr, ip, 4);
-        memcpy(&in->sin_port, port, 2);
-        address->len = sizeof *in;
-    } else if (family == AF_INET6) {
-        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)sockaddr;
-        in6->sin6_family = AF_INET6;
-        memcpy(&in6->sin6_addr, ip, 16);
-        memcpy(&in6->sin6_port, port, 2);
-        address->len = sizeof *in6;
-    } else { /* a path of up to 108 bytes; one that fits nowhere is left out */
-        struct sockaddr_un *un = (struct sockaddr_un *)(void *)sockaddr;
-        size_t len = 108;
-        while (len && !ip[len - 1])
-            len--;
-        un->sun_family = AF_UNIX;
-        if (len < sizeof un->sun_path)
-            memcpy(un->sun_path, ip, len);
-        else
-            len = 0;
-        address->len = (unsigned)(offsetof(struct sockaddr_un, sun_path) + (len ? len + (*ip != 0) : 0));
-    }
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, len);
+    address->len = (unsigned)(offsetof(struct sockaddr_un, sun_path) + (len ? len + (*path != 0) : 0));
 }
 
 /* Reads a header of version 2. False: it is malformed. */
 static bool tornado__proxy_parse_binary(const unsigned char *data, size_t len, tornado_connection *connection)
 {
-    static const struct {
-        unsigned char family, size; /* of an address, without its port */
-        int native;
-    } families[] = {{0x1, 4, AF_INET}, {0x2, 16, AF_INET6}, {0x3, 108, AF_UNIX}};
     unsigned family = data[13] >> 4, transport = data[13] & 15, command = data[12];
-    if ((command != 0x20 && command != 0x21) || family > 3 || transport > 2)
+    if (command == 0x20) /* LOCAL: it is the proxy's own, and nothing else counts */
+        return true;
+    if (command != 0x21 || family > 3 || transport > 2)
         return false;
-    size_t at = TORNADO__PROXY_FIXED;
-    bool told = command == 0x21 && transport == 1 && family;
-    for (size_t i = 0; i < TORNADO__COUNT(families) && family; i++) {
-        size_t size = families[i].size, ports = families[i].native == AF_UNIX ? 0 : 2;
-        if (families[i].family != family || !transport)
-            continue;
-        if (len - at < 2 * (size + ports))
-            return command == 0x20; /* of one that is the proxy's own (LOCAL) nothing counts */
-        const unsigned char *ip = data + at, *port = ip + 2 * size;
-        if (told) {
-            tornado__proxy_address(&connection->remote, families[i].native, ip, port);
-            tornado__proxy_address(&connection->local, families[i].native, ip + size, port + ports);
-        }
-        at += 2 * (size + ports);
+    if (!family || !transport)
+        return true; /* addresses of which it cannot tell */
+    size_t at = TORNADO__PROXY_FIXED, size = family == 1 ? 4 : family == 2 ? 16 : 108, ports = family == 3 ? 0 : 2;
+    const unsigned char *ip = data + at, *port = ip + 2 * size;
+    if (len - at < 2 * (size + ports) || !tornado__proxy_values(data, len, at + 2 * (size + ports)))
+        return false;
+    connection->proxied = transport == 1; /* a stream's */
+    if (connection->proxied && family == 3) {
+        tornado__proxy_path(&connection->remote, ip);
+        tornado__proxy_path(&connection->local, ip + size);
+    } else if (connection->proxied) {
+        int native = family == 1 ? AF_INET : AF_INET6;
+        tornado__address_make(&connection->remote, native, ip, port[0] << 8 | port[1]);
+        tornado__address_make(&connection->local, native, ip + size, port[2] << 8 | port[3]);
     }
-    connection->proxied = told;
-    return command == 0x20 || !transport || !family || tornado__proxy_values(data, len, at);
+    return true;
 }
 
 /* Reads a whole header. When the proxy knows no addresses, or speaks for itself, those of `connection` stay. False: it
@@ -25007,9 +25036,10 @@ static void tornado__tcp_done(tornado__coroutine *co)
 static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
 {
     int64_t now = tornado__now_ns();
-    if (!server->told || now - server->told > 1000000000)
+    if (!server->told || now - server->told > 1000000000) {
         tornado_gen_log(TORNADO_LOG_WARNING, "%s: a connection was closed at once: %s", server->name, why);
-    server->told = now;
+        server->told = now;
+    }
 }
 
 /* Starts the handler with a stream over the descriptor; closes the connection when that is not possible. */
@@ -25257,36 +25287,28 @@ static bool tornado__tcpserver_add(tornado_tcpserver *server, const int *fds, in
            tornado__listeners_add(&server->listeners, fds, count, tornado__tcp_accept, server);
 }
 
-/* Logs the last error, which stays that. */
-static bool tornado__tcp_logged(void)
-{
-    tornado_error error = *tornado_last_error();
-    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
-    tornado__thread.last = error;
-    return false;
-}
-
 TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, const tornado_bind_options *options)
 {
-    return tornado__tcpserver_attach(server) &&
-           tornado__listen(&server->listeners, port, options, tornado__tcp_accept, server);
+    return tornado__tcpserver_attach(server)
+               ? tornado__listen(&server->listeners, port, options, tornado__tcp_accept, server)
+               : tornado__log_failure();
 }
 
 TORNADO_API bool tornado_tcpserver_bind(tornado_tcpserver *server, int port, const tornado_bind_options *options)
 {
-    return tornado__bind_more(&server->bound, port, options) || tornado__tcp_logged();
+    return tornado__bind_more(&server->bound, port, options) || tornado__log_failure();
 }
 
 TORNADO_API bool tornado_tcpserver_start(tornado_tcpserver *server, int processes)
 {
     if (server->loop) {
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_tcpserver_start: it was started already");
-        return tornado__tcp_logged();
+        return tornado__log_failure();
     }
     if (processes != 1 && tornado_fork_processes(processes, 100) < 0)
-        return tornado__tcp_logged();
+        return tornado__log_failure();
     if (!tornado__tcpserver_add(server, server->bound.fds, server->bound.count))
-        return tornado__tcp_logged();
+        return tornado__log_failure();
     server->bound.count = 0; /* they are listeners now */
     return true;
 }

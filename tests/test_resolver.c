@@ -203,6 +203,14 @@ TEST(resolver_with_a_table_looks_there_first)
     tornado_resolver_free(other);
 }
 
+TEST(resolver_with_a_table_refuses_one_with_a_hole)
+{
+    static const tornado_resolver_override holed[] = {{.host = "a", .to = "b"}, {.host = "c"}, {.host = NULL}};
+    CHECK(!tornado_resolver_new(OPTIONS(.kind = &tornado_override_resolver, .overrides = holed)));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+    CHECK(strstr(tornado_last_error()->message, "\"c\"") != NULL);
+}
+
 /* A class of the program's own: every name is this address. */
 static tornado_future *everywhere_resolve(void *state, const char *host, int port, int family)
 {

@@ -451,6 +451,7 @@ static const header headers[] = {
     {V2("\x20\0\0\0"), NULL},                               /* the proxy's own */
     {V2("\x20\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL},
     {V2("\x20\x11\0\1x"), NULL},
+    {V2("\x20\xff\0\1x"), NULL},
     {V2("\x21\0\0\0"), NULL},                               /* of no family that anybody knows */
     {V2("\x21\0\0\3abc"), NULL},
     {V2("\x21\x12\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL}, /* datagrams */
@@ -577,6 +578,32 @@ TEST_EACH_POLLER(tcp_proxy_header_that_is_malformed_closes_the_connection)
     client_send(&c, headers[0].data);
     check_line(&c, headers[0].ends);
     client_close(&c);
+    server_end(server);
+}
+
+/* Of unix sockets it has paths; one that fills all its bytes is longer than any here. */
+TEST(tcp_proxy_header_tells_paths)
+{
+    static const struct {
+        const char *remote, *local, *ends;
+    } cases[] = {{"/run/a.sock", "@b", "unix:/run/a.sock unix:@b 1\n"}, {"", "/x", "unix: unix:/x 1\n"},
+                 {NULL, "/x", "unix: unix:/x 1\n"}};
+    tornado_tcpserver *server = proxied_start(0);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char data[16 + 216] = SIGNATURE "\x21\x31\0\xd8";
+        client c = client_open(tornado_tcpserver_port(server));
+        if (cases[i].remote)
+            memcpy(data + 16, cases[i].remote, strlen(cases[i].remote));
+        else
+            memset(data + 16, 'x', 108);
+        memcpy(data + 16 + 108, cases[i].local, strlen(cases[i].local));
+        if (cases[i].local[0] == '@')
+            data[16 + 108] = '\0';
+        client_send_bytes(&c, data, sizeof data);
+        check_line(&c, cases[i].ends);
+        check_echo(&c);
+        client_close(&c);
+    }
     server_end(server);
 }
 
