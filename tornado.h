@@ -23256,27 +23256,35 @@ static char *tornado__dns_file_text(int fd, size_t size)
     return text;
 }
 
-/* Reads a file again if it has changed. Whether its text is another now; a file that cannot be read has none. */
-static bool tornado__dns_file_read(tornado__dns_file *file)
+/* What a file said is to be read again. */
+static void tornado__dns_file_drop(tornado__dns_file *file)
+{
+    TORNADO_FREE(file->text);
+    file->text = NULL;
+    file->there = false;
+}
+
+/* Reads a file again if it has changed, and tells whether its text is another now; a file that cannot be read has none.
+   False when memory is short. */
+static bool tornado__dns_file_read(tornado__dns_file *file, bool *changed)
 {
     struct stat status;
     int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-    bool same = there == file->there && (!there || tornado__dns_file_same(&status, &file->status));
-    if (!same) {
-        TORNADO_FREE(file->text);
-        file->text = NULL;
-        file->there = there;
-        if (there)
-            file->status = status;
-        if (there && status.st_size > TORNADO__DNS_FILE_MAX)
+    bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode), ok = true;
+    *changed = there != file->there || (there && !tornado__dns_file_same(&status, &file->status));
+    if (*changed)
+        tornado__dns_file_drop(file);
+    if (*changed && there) {
+        if (status.st_size > TORNADO__DNS_FILE_MAX)
             tornado_gen_log(TORNADO_LOG_WARNING, "%s is too large and is not read", file->path);
-        else if (there)
-            file->there = (file->text = tornado__dns_file_text(fd, (size_t)status.st_size)) != NULL;
+        else
+            ok = (file->text = tornado__dns_file_text(fd, (size_t)status.st_size)) != NULL || tornado__nomem();
+        file->there = ok;
+        file->status = status;
     }
     if (fd >= 0)
         close(fd);
-    return !same;
+    return ok;
 }
 
 /* Takes the next line, and from a line the next word, out of a text, with a NUL put behind. NULL at the end. */
@@ -23372,8 +23380,8 @@ static int tornado__dns_host_compare(const void *a, const void *b)
     return order ? order : one->ip < two->ip ? -1 : one->ip > two->ip;
 }
 
-/* Reads the text of a hosts file, hosts(5), which it takes apart. Short of memory it knows only a part. */
-static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
+/* Reads the text of a hosts file, hosts(5), which it takes apart. False when memory is short. */
+static bool tornado__dns_hosts_read(tornado__dns *dns, char *text)
 {
     dns->host_count = 0;
     for (char *line; (line = tornado__dns_line(&text)) != NULL;) {
@@ -23383,8 +23391,10 @@ static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
             char lower[254];
             if (!tornado__dns_copy_name(lower, name))
                 continue;
-            if (!tornado__grow(&list, &dns->host_capacity, dns->host_count + 1, sizeof *dns->host_list))
-                return;
+            if (!tornado__grow(&list, &dns->host_capacity, dns->host_count + 1, sizeof *dns->host_list)) {
+                dns->host_count = 0;
+                return false;
+            }
             dns->host_list = list;
             dns->host_list[dns->host_count].name = strcpy(name, lower);
             dns->host_list[dns->host_count++].ip = ip;
@@ -23392,39 +23402,16 @@ static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
     }
     if (dns->host_count)
         qsort(dns->host_list, (size_t)dns->host_count, sizeof *dns->host_list, tornado__dns_host_compare);
-}
-
-/* Has the configuration be what files and options say now. Whether resolv.conf is another. */
-static bool tornado__dns_refresh(tornado__dns *dns)
-{
-    int64_t now = tornado__now_ns();
-    char none[] = "";
-    if (dns->looked && now - dns->looked < TORNADO__DNS_LOOK_AGAIN)
-        return false;
-    bool first = !dns->looked;
-    dns->looked = now;
-    if (tornado__dns_file_read(&dns->hosts) || first)
-        tornado__dns_hosts_read(dns, dns->hosts.text ? dns->hosts.text : none);
-    if (!tornado__dns_file_read(&dns->resolv_conf) && !first)
-        return false;
-    tornado__dns_config *config = &dns->config;
-    const tornado__dns_config *given = &dns->given;
-    tornado__dns_config_read(config, dns->resolv_conf.text ? dns->resolv_conf.text : none, dns->port);
-    if (given->servers_count || !config->servers_count) {
-        memcpy(config->servers, given->servers, sizeof config->servers);
-        config->servers_count = given->servers_count ? given->servers_count : 1;
-    }
-    config->timeout = given->timeout ? given->timeout : config->timeout;
-    config->attempts = given->attempts ? given->attempts : config->attempts;
-    memset(dns->sick, 0, sizeof dns->sick);
     return true;
 }
 
-/* The addresses of a name in the hosts file that are of a family, or NULL: none, or memory is short. */
-static tornado_addresses *tornado__dns_hosts_find(const tornado__dns *dns, const char *name, int port, int family)
+/* Whether the hosts file has addresses of a family for a name, and these; NULL when memory is short. */
+static bool tornado__dns_hosts_find(const tornado__dns *dns, const char *name, int port, int family,
+                                    tornado_addresses **addresses)
 {
-    int low = 0, high = dns->host_count;
     tornado_address address;
+    int low = 0, high = dns->host_count;
+    *addresses = NULL;
     while (low < high) {
         int middle = low + (high - low) / 2;
         if (strcmp(dns->host_list[middle].name, name) < 0)
@@ -23432,18 +23419,16 @@ static tornado_addresses *tornado__dns_hosts_find(const tornado__dns *dns, const
         else
             high = middle;
     }
-    for (high = low; high < dns->host_count && high - low < TORNADO__DNS_MOST; high++)
-        if (strcmp(dns->host_list[high].name, name) != 0)
+    for (; low < dns->host_count && strcmp(dns->host_list[low].name, name) == 0; low++) {
+        if (!tornado_address_ip(&address, dns->host_list[low].ip, port) || !tornado__family_fits(&address, family))
+            continue;
+        if (!*addresses && !(*addresses = tornado__addresses_new(TORNADO__DNS_MOST)))
+            return true;
+        tornado__addresses_add(*addresses, &address);
+        if ((*addresses)->count == TORNADO__DNS_MOST)
             break;
-    tornado_addresses *addresses = high > low ? tornado__addresses_new((size_t)(high - low)) : NULL;
-    for (; addresses && low < high; low++)
-        if (tornado_address_ip(&address, dns->host_list[low].ip, port) && tornado__family_fits(&address, family))
-            tornado__addresses_add(addresses, &address);
-    if (addresses && !addresses->count) {
-        TORNADO_FREE(addresses);
-        addresses = NULL;
     }
-    return addresses;
+    return *addresses != NULL;
 }
 
 /* ---- DNS: questions ---- */
@@ -23576,13 +23561,6 @@ static void tornado__dns_keep(tornado__dns_question *question)
     question->kept = true;
     dns->cached_count++;
     while (dns->cached_count > dns->cache_size)
-        tornado__dns_forget(TORNADO__CONTAINER(dns->cached.next, tornado__dns_question, link));
-}
-
-/* Forgets what is kept: other servers may know other names. */
-static void tornado__dns_forget_all(tornado__dns *dns)
-{
-    while (!tornado__link_empty(&dns->cached))
         tornado__dns_forget(TORNADO__CONTAINER(dns->cached.next, tornado__dns_question, link));
 }
 
@@ -24179,6 +24157,46 @@ static void tornado__dns_resolver_close(void *state)
     TORNADO_FREE(dns);
 }
 
+/* Has the configuration be what resolv.conf and the options say. */
+static void tornado__dns_configure(tornado__dns *dns)
+{
+    tornado__dns_config *config = &dns->config;
+    const tornado__dns_config *given = &dns->given;
+    char none[] = "";
+    tornado__dns_config_read(config, dns->resolv_conf.text ? dns->resolv_conf.text : none, dns->port);
+    if (given->servers_count || !config->servers_count) {
+        memcpy(config->servers, given->servers, sizeof config->servers);
+        config->servers_count = given->servers_count ? given->servers_count : 1;
+    }
+    config->timeout = given->timeout ? given->timeout : config->timeout;
+    config->attempts = given->attempts ? given->attempts : config->attempts;
+    memset(dns->sick, 0, sizeof dns->sick);
+    while (!tornado__link_empty(&dns->cached)) /* other servers may know other names */
+        tornado__dns_forget(TORNADO__CONTAINER(dns->cached.next, tornado__dns_question, link));
+}
+
+/* Looks at the files, now and then. False when memory is short: it looks again next time. */
+static bool tornado__dns_refresh(tornado__dns *dns)
+{
+    int64_t now = tornado__now_ns();
+    char none[] = "";
+    bool changed;
+    if (dns->looked && now - dns->looked < TORNADO__DNS_LOOK_AGAIN)
+        return true;
+    if (!tornado__dns_file_read(&dns->hosts, &changed))
+        return false;
+    if (changed && !tornado__dns_hosts_read(dns, dns->hosts.text ? dns->hosts.text : none)) {
+        tornado__dns_file_drop(&dns->hosts);
+        return false;
+    }
+    if (!tornado__dns_file_read(&dns->resolv_conf, &changed))
+        return false;
+    if (changed || !dns->looked)
+        tornado__dns_configure(dns);
+    dns->looked = now;
+    return true;
+}
+
 static bool tornado__dns_ends_in(const char *name, const char *domain)
 {
     size_t len = strlen(name), tail = strlen(domain);
@@ -24199,7 +24217,7 @@ static tornado_future *tornado__dns_resolve_locally(const tornado__dns *dns, con
             }
     } else if (tornado__dns_ends_in(name, "invalid") || tornado__dns_ends_in(name, "onion")) { /* 6.4; RFC 7686 */
         tornado__unresolved(ENOENT, name, "there is no such name");
-    } else if (!(addresses = tornado__dns_hosts_find(dns, name, port, family))) {
+    } else if (!tornado__dns_hosts_find(dns, name, port, family, &addresses)) {
         return NULL;
     }
     if (addresses)
@@ -24254,8 +24272,8 @@ static tornado_future *tornado__dns_resolve(void *state, const char *host, int p
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_resolver_resolve: the loop is closed");
         return tornado_future_failed(tornado_last_error());
     }
-    if (tornado__dns_refresh(dns))
-        tornado__dns_forget_all(dns);
+    if (!tornado__dns_refresh(dns))
+        return &tornado__future_nomem;
     if ((future = tornado__dns_resolve_locally(dns, name, port, family)) != NULL)
         return future;
     if (dns->lookups_count >= TORNADO__DNS_LOOKUPS) {

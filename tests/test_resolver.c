@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define UNTIL(expression)                                                                                          \
@@ -251,7 +252,7 @@ TEST(resolver_is_what_was_configured)
  * A name server that says whatever a test wants.
  *----------------------------------------------------------------------------*/
 
-enum { A = 1, CNAME = 5, SOA = 6, AAAA = 28, NO_ERROR = 0, FORMERR = 1, SERVFAIL = 2, NXDOMAIN = 3 };
+enum { A = 1, CNAME = 5, SOA = 6, AAAA = 28, NO_ERROR = 0, FORMERR = 1, SERVFAIL = 2, NXDOMAIN = 3, NOTIMP = 4 };
 
 typedef struct reply {
     unsigned char data[65535];
@@ -1511,6 +1512,45 @@ TEST(resolver_by_dns_takes_a_reply_by_tcp_byte_by_byte)
     end();
 }
 
+/* Several replies in one connection: the first counts. */
+static void answer_twice_by_tcp(server *s, const question *q)
+{
+    answer_truncated(s, q);
+    if (q->tcp)
+        say(s, forged(q));
+}
+
+static void answer_for_another_by_tcp(server *s, const question *q)
+{
+    if (q->tcp)
+        wrong_id(s, q);
+    answer_truncated(s, q);
+}
+
+static void answer_nothing_by_tcp(server *s, const question *q)
+{
+    if (q->tcp)
+        say_bytes(s, "", 0);
+    else
+        answer_truncated(s, q);
+}
+
+TEST(resolver_by_dns_takes_the_first_reply_of_a_connection)
+{
+    static const struct {
+        void (*answer)(server *, const question *);
+        const char *result;
+    } cases[] = {{answer_twice_by_tcp, "192.0.2.1:80"},
+                 {answer_for_another_by_tcp, "RESOLVE EAGAIN"},
+                 {answer_nothing_by_tcp, "RESOLVE EAGAIN"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        begin(cases[i].answer, OPTIONS(.attempts = 1));
+        CHECK_STR(ask("example.com", AF_INET), cases[i].result);
+        CHECK_INT(main_server.accepted, 1);
+        end();
+    }
+}
+
 static int hang_up_after;
 
 static void answer_hanging_up(server *s, const question *q)
@@ -1567,6 +1607,14 @@ static void answer_without_edns(server *s, const question *q)
         answer_any_a(s, q);
 }
 
+static void answer_notimp_to_edns(server *s, const question *q)
+{
+    if (q->edns)
+        say(s, begun(q, NOTIMP));
+    else
+        answer_any_a(s, q);
+}
+
 static void answer_without_edns_and_question(server *s, const question *q)
 {
     reply *r = begun(q, FORMERR);
@@ -1586,6 +1634,22 @@ TEST(resolver_by_dns_asks_without_edns_a_server_that_does_not_know_it)
     main_server.answer = answer_without_edns_and_question;
     CHECK_STR(ask("b.example.com", AF_INET), "192.0.2.1:80");
     CHECK_INT(main_server.asked, 4);
+    main_server.answer = answer_notimp_to_edns;
+    CHECK_STR(ask("c.example.com", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 6);
+    end();
+}
+
+static void answer_formerr(server *s, const question *q)
+{
+    say(s, begun(q, FORMERR));
+}
+
+TEST(resolver_by_dns_asks_without_edns_only_once)
+{
+    begin(answer_formerr, OPTIONS(.attempts = 1));
+    CHECK_STR(ask("example.com", AF_INET), "RESOLVE EAGAIN");
+    CHECK_INT(main_server.asked, 2);
     end();
 }
 
@@ -1734,6 +1798,57 @@ TEST(resolver_by_dns_that_is_freed_ends_its_lookups)
     close(main_server.udp);
     close(main_server.tcp);
     files_free();
+}
+
+TEST_EACH_POLLER(resolver_by_dns_keeps_what_nobody_waits_for_any_more)
+{
+    begin(answer_any, NULL);
+    tornado_future_release(tornado_resolver_resolve(main_resolver, "a.test", 80, AF_INET));
+    UNTIL(main_server.asked == 1);
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 1);
+    tornado_future_release(tornado_resolver_resolve(main_resolver, "b.test", 80, 0)); /* and with that it is freed */
+    end();
+}
+
+TEST(resolver_by_dns_has_10000_lookups_under_way_at_most)
+{
+    enum { MOST = 10000 };
+    static tornado_future *futures[MOST];
+    char name[32];
+    begin(NULL, NULL);
+    for (int i = 0; i < MOST; i++) {
+        snprintf(name, sizeof name, "name%d.test", i % 500);
+        futures[i] = tornado_resolver_resolve(main_resolver, name, 80, AF_INET);
+    }
+    CHECK_STR(ask("one.more", AF_INET), "LIMIT ");
+    CHECK_STR(ask("localhost", AF_INET), "127.0.0.1:80"); /* of which nobody is asked */
+    tornado_resolver_free(main_resolver);
+    main_resolver = NULL;
+    for (int i = 0; i < MOST; i++)
+        CHECK_INT(loop_code(futures[i]), TORNADO_ERR_CLOSED);
+    end();
+}
+
+TEST(resolver_by_dns_out_of_descriptors_says_so_and_goes_on)
+{
+    struct rlimit limit;
+    begin(answer_any, NULL);
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = 0;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    tornado_future *future = tornado_resolver_resolve(main_resolver, "b.test", 80, AF_INET);
+    const tornado_error *error = loop_until(future);
+    CHECK(is_error(error, TORNADO_ERR_RESOLVE));
+    CHECK_INT(error->sys_errno, EAGAIN);
+    CHECK(strstr(error->message, strerror(EMFILE)) != NULL);
+    tornado_future_release(future);
+    limit.rlim_cur = before;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK_STR(ask("b.test", AF_INET), "192.0.2.1:80");
+    end();
 }
 
 static void *resolve_and_wait(void *arg)

@@ -635,6 +635,22 @@ TEST_EACH_POLLER(tcp_proxy_header_that_does_not_come_in_time_closes_the_connecti
     server_end(server);
 }
 
+/* Bytes that come one by one do not buy time. */
+TEST(tcp_proxy_header_that_dribbles_closes_the_connection)
+{
+    log_keep();
+    tornado_tcpserver *server = proxied_start(0.05);
+    client c = client_open(tornado_tcpserver_port(server));
+    client_send(&c, "PROXY UNKNOWN ");
+    for (int sent = 0; send(c.fd, "x", 1, MSG_NOSIGNAL) == 1 && sent < 80; sent++)
+        loop_run_for(0.005);
+    client_until_end(&c);
+    CHECK_INT(c.len, 0);
+    CHECK_INT(logged("no PROXY header came in time"), 1);
+    client_close(&c);
+    server_end(server);
+}
+
 TEST(tcp_connection_that_ends_before_its_proxy_header_is_quiet)
 {
     log_keep();
