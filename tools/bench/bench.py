@@ -22,6 +22,8 @@ bare epoll loop parses nothing: it is the floor.
   core          coroutines, timers, callbacks of another thread, memory of those that wait, beside other event loops
   stream        lines sent back to 64 connections, lines of a long stream, memory of idle streams, beside other event
                 loops and a bare epoll loop without buffers; CPU time, user and system
+  resolver      names asked of dnsmasq, known already, or of the hosts file, beside another resolver and the system's;
+                connections from connect to close beside a bare epoll loop; CPU time, user and system
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -832,6 +834,9 @@ CORE_PEERS = [("libevent", ["-DBENCH_LIBEVENT", "-levent"]),  # before libev, wh
 stream_figures = {}
 STREAM_PEERS = [peer for peer in CORE_PEERS if peer[0] != "libev"]
 
+resolver_figures = {}
+RESOLVER_PEERS = [("libc-ares", ["-DBENCH_CARES", "-lcares"])]
+
 
 def measure_cases(program, peers, seconds, figures):
     """Runs a program that prints a line for each case and engine, with the peers that are installed."""
@@ -862,6 +867,12 @@ def measure_stream(_, options):
     measure_cases("stream", STREAM_PEERS, "0.1" if options.quick else "1", stream_figures)
 
 
+def measure_resolver(_, options):
+    measure_cases("resolver", RESOLVER_PEERS, "0.05" if options.quick else "0.5", resolver_figures)
+    if "lookup, ns" not in resolver_figures:
+        note("not measured: lookups (apt-get install dnsmasq-base)")
+
+
 def cases_table(title, figures):
     return beside_peers(title, figures,
                         lambda case, ours, peer: peer / ours if case.endswith((" ns", " bytes")) else ours / peer)
@@ -873,6 +884,10 @@ def core_table():
 
 def stream_table():
     return cases_table("stream", stream_figures)
+
+
+def resolver_table():
+    return cases_table("resolver", resolver_figures)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -893,6 +908,7 @@ STEPS = {
     "parse": measure_parse,
     "core": measure_core,
     "stream": measure_stream,
+    "resolver": measure_resolver,
 }
 
 notes = []
@@ -1059,6 +1075,10 @@ def report(servers, options):
         print("Streams: CPU time of the process measured, user and system, for a line of 80 bytes; memory of each of "
               "10,000\nstreams, idle, and with a read that waits.\n")
         print("\n".join(line.rstrip() for line in stream_table()) + "\n")
+    if resolver_figures:
+        print("Names: CPU time of a lookup; c-ares asks all questions from one port, tornado.h each from another. "
+              "Connections: of\nboth ends together, from connect to close.\n")
+        print("\n".join(line.rstrip() for line in resolver_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -1067,7 +1087,7 @@ def report(servers, options):
             json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": host,
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
                        "regex": regex_figures, "json": json_figures, "zip": zip_figures, "parse": parse_figures,
-                       "core": core_figures, "stream": stream_figures,
+                       "core": core_figures, "stream": stream_figures, "resolver": resolver_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 
