@@ -20108,19 +20108,31 @@ static tornado_iostream *tornado__iostream_convert(tornado_iostream *from, const
     return stream;
 }
 
+/* A stream over a descriptor as it is: one that a backend reads, or a socket that does not block. Takes it over, also
+   when it fails. NULL with the reason. */
+static tornado_iostream *tornado__iostream_over(int fd, const tornado_iostream_options *options,
+                                                const tornado_iostream_backend *backend)
+{
+    void *state = options->backend ? options->backend_state : NULL;
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_iostream *stream = loop ? tornado__user_stream_new(loop, fd, options, backend, state) : NULL;
+    if (stream)
+        return options->ssl_options ? tornado__user_secured(stream, options->ssl_options) : stream;
+    if (backend)
+        backend->close_fd(state, fd);
+    else
+        close(fd);
+    return NULL;
+}
+
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
 {
     static const tornado_iostream_options defaults;
     const tornado_iostream_options *o = options ? options : &defaults;
     const tornado_iostream_backend *backend = o->backend;
-    void *state = backend ? o->backend_state : NULL;
-    tornado_ioloop *loop = backend || tornado__backend_of(fd, &backend) ? tornado_ioloop_current() : NULL;
-    tornado_iostream *stream = loop ? tornado__user_stream_new(loop, fd, o, backend, state) : NULL;
-    if (stream)
-        return o->ssl_options ? tornado__user_secured(stream, o->ssl_options) : stream;
-    if (backend)
-        backend->close_fd(state, fd);
-    else if (fd >= 0)
+    if (backend || tornado__backend_of(fd, &backend))
+        return tornado__iostream_over(fd, o, backend);
+    if (fd >= 0)
         close(fd);
     return NULL;
 }
@@ -24480,7 +24492,7 @@ static tornado_iostream *tornado__connector_socket(const tornado__connector *con
              bind(fd, tornado__sockaddr(&source), (socklen_t)source.len) == 0;
     }
     if (ok)
-        return tornado_iostream_new(fd, &connector->stream);
+        return tornado__iostream_over(fd, &connector->stream, NULL);
     tornado__fail(TORNADO_ERR_SYSTEM, errno, "%s", strerror(errno));
     if (fd >= 0)
         close(fd);
@@ -25064,7 +25076,7 @@ static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
 static void tornado__tcp_begin(tornado__tcp_connection *connection, int fd)
 {
     tornado_tcpserver *server = connection->server;
-    connection->stream = tornado_iostream_new(fd, &server->stream);
+    connection->stream = tornado__iostream_over(fd, &server->stream, server->stream.backend);
     tornado__coroutine *co = NULL;
     if (connection->stream)
         co = tornado__coroutine_new(server->loop, tornado__tcp_main, connection, server->name);
