@@ -12,8 +12,7 @@
 #define TORNADO_IMPLEMENTATION
 #include "tornado.h"
 
-#include <sys/resource.h>
-#include <sys/wait.h>
+#include "process.h"
 
 #ifdef BENCH_CARES
 #include <ares.h>
@@ -26,20 +25,6 @@ static int server_port;      /* of dnsmasq */
 static int64_t until;        /* when to begin nothing any more */
 static long done, under_way; /* lookups, or connections */
 static bool same_name;       /* ask for the one name again and again */
-
-static void require(bool ok)
-{
-    if (!ok)
-        abort();
-}
-
-static double cpu_ns(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return ((double)usage.ru_utime.tv_sec + (double)usage.ru_stime.tv_sec) * 1e9 +
-           ((double)usage.ru_utime.tv_usec + (double)usage.ru_stime.tv_usec) * 1e3;
-}
 
 static const char *next_name(char out[32])
 {
