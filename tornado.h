@@ -17338,16 +17338,18 @@ static void tornado__address_set_port(tornado_address *address, int port)
 /* Makes an address of the bytes of an IP address, 4 for AF_INET and 16 for AF_INET6. */
 static void tornado__address_make(tornado_address *address, int family, const void *ip, int port)
 {
-    struct sockaddr_in in;
-    struct sockaddr_in6 in6;
     memset(address, 0, sizeof *address);
-    memset(&in, 0, sizeof in);
-    memset(&in6, 0, sizeof in6);
-    in.sin_family = AF_INET;
-    in6.sin6_family = AF_INET6;
-    memcpy(family == AF_INET ? (void *)&in.sin_addr : (void *)&in6.sin6_addr, ip, family == AF_INET ? 4 : 16);
-    address->len = family == AF_INET ? sizeof in : sizeof in6;
-    memcpy(address->sockaddr.bytes, family == AF_INET ? (void *)&in : (void *)&in6, address->len);
+    if (family == AF_INET) {
+        struct sockaddr_in in = {.sin_family = AF_INET};
+        memcpy(&in.sin_addr, ip, 4);
+        address->len = sizeof in;
+        memcpy(address->sockaddr.bytes, &in, sizeof in);
+    } else {
+        struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
+        memcpy(&in6.sin6_addr, ip, 16);
+        address->len = sizeof in6;
+        memcpy(address->sockaddr.bytes, &in6, sizeof in6);
+    }
     tornado__address_set_port(address, port);
 }
 
@@ -23172,10 +23174,11 @@ static bool tornado__dns_is_name(const char *name)
         return false;
     for (; *name; name++) {
         bool dot = *name == '.';
-        if (dot ? label == 0 : !strchr("abcdefghijklmnopqrstuvwxyz0123456789-_", *name))
+        bool letter = *name >= 'a' && *name <= 'z', digit = *name >= '0' && *name <= '9';
+        if (dot ? label == 0 : !letter && !digit && *name != '-' && *name != '_')
             return false;
         label = dot ? 0 : label + 1;
-        number = dot || (number && *name <= '9' && *name != '-');
+        number = dot || (number && digit);
         if (label > 63)
             return false;
     }
@@ -24011,13 +24014,20 @@ static void tornado__dns_take(tornado__dns_slot *slot, const tornado__dns_questi
 }
 
 /* The name to try next. False: it would be too long. */
-static bool tornado__dns_candidate(const tornado__dns_lookup *lookup, char out[512])
+static bool tornado__dns_candidate(const tornado__dns_lookup *lookup, char out[254])
 {
     const tornado__dns_config *config = &lookup->dns->config;
-    int domain = lookup->candidate - lookup->as_it_is_first;
-    bool as_it_is = domain < 0 || domain >= config->domains_count;
-    snprintf(out, 512, "%s%s%s", lookup->name, as_it_is ? "" : ".", as_it_is ? "" : config->domains[domain]);
-    return strlen(out) <= 253;
+    int which = lookup->candidate - lookup->as_it_is_first;
+    const char *domain = which < 0 || which >= config->domains_count ? NULL : config->domains[which];
+    size_t len = strlen(lookup->name);
+    if (domain && len + 1 + strlen(domain) > 253)
+        return false;
+    memcpy(out, lookup->name, len + 1);
+    if (domain) {
+        out[len] = '.';
+        strcpy(out + len + 1, domain);
+    }
+    return true;
 }
 
 /* Tries names until one has to be waited for, or the lookup is over: also when no server answers, as a name would mean
@@ -24026,7 +24036,7 @@ static void tornado__dns_lookup_go(tornado__dns_lookup *lookup)
 {
     static const unsigned types[] = {TORNADO__DNS_AAAA, TORNADO__DNS_A};
     static const int families[] = {AF_INET6, AF_INET};
-    for (char name[512]; lookup->candidate < lookup->candidates && !lookup->error; lookup->candidate++) {
+    for (char name[254]; lookup->candidate < lookup->candidates && !lookup->error; lookup->candidate++) {
         bool waits = false;
         if (!tornado__dns_candidate(lookup, name))
             continue;
