@@ -2206,7 +2206,8 @@ typedef struct tornado_resolver_class {
    override: looks into a table first, then asks another resolver.
    dns: asks name servers itself, without blocking and without threads, as /etc/resolv.conf and /etc/hosts say; other
    ways of the system (nsswitch.conf, mDNS) it does not know. It keeps answers for as long as they say, and takes only
-   those that come from the server asked and repeat the question, with a random id and random case. */
+   those that come from the server asked and repeat the question, with a random id and random case. The best address is
+   first by RFC 6724. What ends in a number is an address, as inet_pton reads it, or nothing. */
 TORNADO_API const tornado_resolver_class tornado_blocking_resolver;
 #ifndef TORNADO_NO_EXECUTOR
 TORNADO_API const tornado_resolver_class tornado_threaded_resolver;

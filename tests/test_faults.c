@@ -802,6 +802,36 @@ SCENARIO(a_handler_that_asks_another_server)
     served((tornado_rule[]){{.path = "/ask", .handler = &ask_class}, {0}}, NULL, NULL, ask_talk);
 }
 
+/* A server behind a proxy, whose header comes in two parts. */
+static void proxied_talk(int port)
+{
+    client c = dialled(port);
+    client_send(&c, "PROXY TCP4 192.0.2.1 192.0");
+    turns(2);
+    client_send(&c, ".2.2 1234 443\r\nabcd\n");
+    if (DO(client_need(&c, 6)))
+        CHECK_MEM(c.data, 6, "01234\n", 6);
+    client_close(&c);
+}
+
+SCENARIO_EACH_POLLER(behind_a_proxy)
+{
+    static const tornado_tcpserver_options options = {.proxy_protocol = true};
+    static const tornado_bind_options where = {.address = "127.0.0.1"};
+    int port;
+    client_wait = wait_for;
+    if (!world_open())
+        return;
+    tornado_tcpserver *server = tornado_tcpserver_new(service, NULL, &options);
+    if (DO(server != NULL) && DO(tornado_tcpserver_listen(server, 0, &where)) &&
+        DO((port = tornado_tcpserver_port(server)) != 0))
+        for (int i = 0; i < 2; i++)
+            proxied_talk(port);
+    tornado_tcpserver_free(server);
+    UNTIL(!tornado_ioloop_coroutines(world.loop));
+    world_close();
+}
+
 static void slow_get(tornado_handler *self)
 {
     tornado_await(tornado_sleep(0.005));
