@@ -2206,7 +2206,8 @@ typedef struct tornado_resolver_class {
    override: looks into a table first, then asks another resolver.
    dns: asks name servers itself, without blocking and without threads, as /etc/resolv.conf and /etc/hosts say; other
    ways of the system (nsswitch.conf, mDNS) it does not know. It keeps answers for as long as they say, and takes only
-   those that come from the server asked and repeat the question, with a random id and random case. */
+   those that come from the server asked and repeat the question, with a random id and random case. The best address is
+   first by RFC 6724. What ends in a number is an address, as inet_pton reads it, or nothing. */
 TORNADO_API const tornado_resolver_class tornado_blocking_resolver;
 #ifndef TORNADO_NO_EXECUTOR
 TORNADO_API const tornado_resolver_class tornado_threaded_resolver;
@@ -2283,8 +2284,8 @@ TORNADO_API void tornado_tcpclient_free(tornado_tcpclient *client);
 typedef struct tornado_connect_options {
     int family;              /* AF_INET or AF_INET6, for one of them only; default: both */
     double timeout;          /* seconds for all of it; default TORNADO_NONE */
-    double deadline;         /* or a point in time, on the loop's clock; default: none */
-    const char *source_ip;   /* from this address of this machine; default: as the system likes */
+    double deadline;         /* or a point in time, on the loop's clock; default TORNADO_NONE */
+    const char *source_ip;   /* from this address of this machine, and to its family; default: as the system likes */
     int source_port;         /* from this port; default: as the system likes */
     const char *unix_socket; /* to this path, or "@name", instead of the host and port */
     tornado_iostream_options stream; /* without a backend. With ssl_options: by TLS, where server_hostname defaults to
@@ -2294,8 +2295,9 @@ typedef struct tornado_connect_options {
 /* Resolves a host and connects to its addresses: the families take turns, and while one does not answer the next is
    tried beside it after 0.3 seconds (RFC 8305); the first to be connected is used, the others are closed. With TLS the
    handshake follows. The future's result is a tornado_iostream that belongs to the future, and so, for who waits, to
-   the innermost scope: tornado_iostream_retain it to keep it longer. Fails with the last address's error
-   (TORNADO_ERR_SYSTEM), with the resolver's or that of TLS, or with TORNADO_ERR_TIMEOUT. The strings are copied. */
+   the innermost scope: tornado_iostream_retain it to keep it longer. Fails with the last error (TORNADO_ERR_SYSTEM) of
+   an address that there is a way to, with the resolver's or that of TLS, or with TORNADO_ERR_TIMEOUT. The strings are
+   copied. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_tcpclient_connect(tornado_tcpclient *client, const char *host,
                                                                        int port,
                                                                        const tornado_connect_options *options);
@@ -17385,9 +17387,65 @@ TORNADO_API void tornado_executor_free(tornado_executor *executor)
  * A sockaddr in a value, and text for it.
  *============================================================================*/
 
+/* For the system. The library itself reads and writes addresses as bytes: what is written as one kind of sockaddr and
+   read as another are unrelated objects for the compiler. */
 static struct sockaddr *tornado__sockaddr(const tornado_address *address)
 {
     return (struct sockaddr *)(void *)(uintptr_t)address->sockaddr.bytes;
+}
+
+static int tornado__address_family(const tornado_address *address)
+{
+    sa_family_t family;
+    memcpy(&family, address->sockaddr.bytes + offsetof(struct sockaddr, sa_family), sizeof family);
+    return family;
+}
+
+/* Where an address of IPv4 or IPv6 has its port. */
+static size_t tornado__address_port_at(const tornado_address *address)
+{
+    return tornado__address_family(address) == AF_INET6 ? offsetof(struct sockaddr_in6, sin6_port)
+                                                        : offsetof(struct sockaddr_in, sin_port);
+}
+
+static void tornado__address_set_port(tornado_address *address, int port)
+{
+    in_port_t network_order = htons((in_port_t)port);
+    memcpy(address->sockaddr.bytes + tornado__address_port_at(address), &network_order, sizeof network_order);
+}
+
+/* Makes an address of the bytes of an IP address, 4 for AF_INET and 16 for AF_INET6. */
+static void tornado__address_make(tornado_address *address, int family, const void *ip, int port)
+{
+    memset(address, 0, sizeof *address);
+    if (family == AF_INET) {
+        struct sockaddr_in in = {.sin_family = AF_INET};
+        memcpy(&in.sin_addr, ip, 4);
+        address->len = sizeof in;
+        memcpy(address->sockaddr.bytes, &in, sizeof in);
+    } else {
+        struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
+        memcpy(&in6.sin6_addr, ip, 16);
+        address->len = sizeof in6;
+        memcpy(address->sockaddr.bytes, &in6, sizeof in6);
+    }
+    tornado__address_set_port(address, port);
+}
+
+/* What an address of IPv4 begins with where it stands for one of IPv6, RFC 4291 section 2.5.5.2. */
+static const unsigned char tornado__ipv4_mapped[12] = {[10] = 0xff, 0xff};
+
+/* The bytes of an IP address; those of IPv4 as IPv6 has them, ::ffff:1.2.3.4. False: it is another kind of address. */
+static bool tornado__address_bytes(const tornado_address *address, unsigned char bytes[16])
+{
+    int family = tornado__address_family(address);
+    if (address->len >= sizeof(struct sockaddr_in6) && family == AF_INET6) {
+        memcpy(bytes, address->sockaddr.bytes + offsetof(struct sockaddr_in6, sin6_addr), 16);
+        return true;
+    }
+    memcpy(bytes, tornado__ipv4_mapped, sizeof tornado__ipv4_mapped);
+    memcpy(bytes + 12, address->sockaddr.bytes + offsetof(struct sockaddr_in, sin_addr), 4);
+    return address->len >= sizeof(struct sockaddr_in) && family == AF_INET;
 }
 
 TORNADO_API bool tornado_is_valid_ip(const char *ip)
@@ -17396,17 +17454,19 @@ TORNADO_API bool tornado_is_valid_ip(const char *ip)
     return ip && *ip && (inet_pton(AF_INET, ip, bytes) == 1 || inet_pton(AF_INET6, ip, bytes) == 1);
 }
 
-/* Fills in an IPv6 address that may have a scope, which only getaddrinfo reads. */
-static bool tornado__address_ipv6(struct sockaddr_in6 *in6, const char *ip)
+/* Reads an IPv6 address with a scope, which only getaddrinfo does. */
+static bool tornado__address_scoped(tornado_address *address, const char *ip)
 {
     struct addrinfo hints, *found = NULL;
     memset(&hints, 0, sizeof hints);
     hints.ai_flags = AI_NUMERICHOST;
     hints.ai_family = AF_INET6;
     hints.ai_socktype = SOCK_STREAM;
-    bool ok = getaddrinfo(ip, NULL, &hints, &found) == 0 && found->ai_addrlen == sizeof *in6;
-    if (ok)
-        memcpy(in6, found->ai_addr, sizeof *in6);
+    bool ok = getaddrinfo(ip, NULL, &hints, &found) == 0 && found->ai_addrlen == sizeof(struct sockaddr_in6);
+    if (ok) {
+        memcpy(address->sockaddr.bytes, found->ai_addr, found->ai_addrlen);
+        address->len = (unsigned)found->ai_addrlen;
+    }
     if (found)
         freeaddrinfo(found);
     return ok;
@@ -17414,21 +17474,18 @@ static bool tornado__address_ipv6(struct sockaddr_in6 *in6, const char *ip)
 
 TORNADO_API bool tornado_address_ip(tornado_address *address, const char *ip, int port)
 {
-    struct sockaddr_in *in = (struct sockaddr_in *)(void *)tornado__sockaddr(address);
-    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)in;
+    unsigned char bytes[16];
     memset(address, 0, sizeof *address);
     if (port < 0 || port > 65535)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "not a port: %d", port);
-    if (ip && inet_pton(AF_INET, ip, &in->sin_addr) == 1) {
-        in->sin_family = AF_INET;
-        in->sin_port = htons((uint16_t)port);
-        address->len = sizeof *in;
-    } else if (ip && tornado__address_ipv6(in6, ip)) {
-        in6->sin6_port = htons((uint16_t)port);
-        address->len = sizeof *in6;
-    } else {
+    if (ip && inet_pton(AF_INET, ip, bytes) == 1)
+        tornado__address_make(address, AF_INET, bytes, port);
+    else if (ip && inet_pton(AF_INET6, ip, bytes) == 1)
+        tornado__address_make(address, AF_INET6, bytes, port);
+    else if (ip && strchr(ip, '%') && tornado__address_scoped(address, ip))
+        tornado__address_set_port(address, port);
+    else
         return tornado__fail(TORNADO_ERR_INVALID, 0, "not an IP address: \"%.60s\"", ip ? ip : "");
-    }
     return true;
 }
 
@@ -17451,31 +17508,32 @@ TORNADO_API bool tornado_address_unix(tornado_address *address, const char *path
 
 TORNADO_API int tornado_address_port(const tornado_address *address)
 {
-    const struct sockaddr *sockaddr = tornado__sockaddr(address);
-    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family == AF_INET)
-        return ntohs(((const struct sockaddr_in *)(const void *)sockaddr)->sin_port);
-    if (address->len >= sizeof(struct sockaddr_in6) && sockaddr->sa_family == AF_INET6)
-        return ntohs(((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_port);
-    return 0;
+    unsigned char ip[16];
+    in_port_t network_order;
+    if (!tornado__address_bytes(address, ip))
+        return 0;
+    memcpy(&network_order, address->sockaddr.bytes + tornado__address_port_at(address), sizeof network_order);
+    return ntohs(network_order);
 }
 
 TORNADO_API char *tornado_address_format(const tornado_address *address, char out[TORNADO_ADDRESS_MAX])
 {
-    const struct sockaddr *sockaddr = tornado__sockaddr(address);
     char ip[INET6_ADDRSTRLEN + 32];
     size_t head = offsetof(struct sockaddr_un, sun_path);
-    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family != AF_UNIX &&
-        getnameinfo(sockaddr, (socklen_t)address->len, ip, sizeof ip, NULL, 0, NI_NUMERICHOST) == 0) {
-        snprintf(out, TORNADO_ADDRESS_MAX, sockaddr->sa_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
+    int family = tornado__address_family(address);
+    if (address->len >= sizeof(struct sockaddr_in) && family != AF_UNIX &&
+        getnameinfo(tornado__sockaddr(address), (socklen_t)address->len, ip, sizeof ip, NULL, 0,
+                    NI_NUMERICHOST) == 0) {
+        snprintf(out, TORNADO_ADDRESS_MAX, family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip,
                  tornado_address_port(address));
-    } else if (address->len > head && sockaddr->sa_family == AF_UNIX) {
-        const char *path = ((const struct sockaddr_un *)(const void *)sockaddr)->sun_path;
+    } else if (address->len > head && family == AF_UNIX) {
+        const char *path = (const char *)address->sockaddr.bytes + head;
         int len = (int)(address->len - head);
         snprintf(out, TORNADO_ADDRESS_MAX, *path ? "unix:%.*s" : "unix:@%.*s", *path ? len : len - 1,
                  *path ? path : path + 1);
     } else {
         snprintf(out, TORNADO_ADDRESS_MAX, "%s",
-                 address->len && sockaddr->sa_family == AF_UNIX ? "unix:" : "(none)");
+                 address->len && family == AF_UNIX ? "unix:" : "(none)");
     }
     return out;
 }
@@ -17515,18 +17573,9 @@ TORNADO_API bool tornado_address_peer(tornado_address *address, int fd)
    */
 static char *tornado__address_host(const tornado_address *address, char out[46])
 {
-    const struct sockaddr *sockaddr = tornado__sockaddr(address);
-    const void *ip = NULL;
-    int family = AF_INET;
-    if (address->len >= sizeof(struct sockaddr_in) && sockaddr->sa_family == AF_INET) {
-        ip = &((const struct sockaddr_in *)(const void *)sockaddr)->sin_addr;
-    } else if (address->len >= sizeof(struct sockaddr_in6) && sockaddr->sa_family == AF_INET6) {
-        const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)sockaddr)->sin6_addr;
-        bool mapped = IN6_IS_ADDR_V4MAPPED(six);
-        family = mapped ? AF_INET : AF_INET6;
-        ip = mapped ? six->s6_addr + 12 : six->s6_addr;
-    }
-    if (!ip || !inet_ntop(family, ip, out, 46))
+    unsigned char ip[16];
+    bool known = tornado__address_bytes(address, ip), four = known && memcmp(ip, tornado__ipv4_mapped, 12) == 0;
+    if (!known || !inet_ntop(four ? AF_INET : AF_INET6, four ? ip + 12 : ip, out, 46))
         strcpy(out, "0.0.0.0");
     return out;
 }
@@ -20140,19 +20189,31 @@ static tornado_iostream *tornado__iostream_convert(tornado_iostream *from, const
     return stream;
 }
 
+/* A stream over a descriptor as it is: one that a backend reads, or a socket that does not block. Takes it over, also
+   when it fails. NULL with the reason. */
+static tornado_iostream *tornado__iostream_over(int fd, const tornado_iostream_options *options,
+                                                const tornado_iostream_backend *backend)
+{
+    void *state = options->backend ? options->backend_state : NULL;
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_iostream *stream = loop ? tornado__user_stream_new(loop, fd, options, backend, state) : NULL;
+    if (stream)
+        return options->ssl_options ? tornado__user_secured(stream, options->ssl_options) : stream;
+    if (backend)
+        backend->close_fd(state, fd);
+    else
+        close(fd);
+    return NULL;
+}
+
 TORNADO_API tornado_iostream *tornado_iostream_new(int fd, const tornado_iostream_options *options)
 {
     static const tornado_iostream_options defaults;
     const tornado_iostream_options *o = options ? options : &defaults;
     const tornado_iostream_backend *backend = o->backend;
-    void *state = backend ? o->backend_state : NULL;
-    tornado_ioloop *loop = backend || tornado__backend_of(fd, &backend) ? tornado_ioloop_current() : NULL;
-    tornado_iostream *stream = loop ? tornado__user_stream_new(loop, fd, o, backend, state) : NULL;
-    if (stream)
-        return o->ssl_options ? tornado__user_secured(stream, o->ssl_options) : stream;
-    if (backend)
-        backend->close_fd(state, fd);
-    else if (fd >= 0)
+    if (backend || tornado__backend_of(fd, &backend))
+        return tornado__iostream_over(fd, o, backend);
+    if (fd >= 0)
         close(fd);
     return NULL;
 }
@@ -20773,7 +20834,7 @@ static bool tornado__bind_more(tornado_sockets *bound, int port, const tornado_b
 /* Opens one listening socket; -1 with errno set. */
 static int tornado__bind_one(const tornado_address *address, const tornado_bind_options *options)
 {
-    int family = tornado__sockaddr(address)->sa_family, on = 1, fd = tornado__socket(family, SOCK_STREAM);
+    int family = tornado__address_family(address), on = 1, fd = tornado__socket(family, SOCK_STREAM);
     if (fd < 0)
         return -1;
     bool ok = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0;
@@ -20794,15 +20855,6 @@ static int tornado__bind_one(const tornado_address *address, const tornado_bind_
     close(fd);
     errno = saved;
     return -1;
-}
-
-static void tornado__address_set_port(tornado_address *address, int port)
-{
-    struct sockaddr *sockaddr = tornado__sockaddr(address);
-    if (sockaddr->sa_family == AF_INET6)
-        ((struct sockaddr_in6 *)(void *)sockaddr)->sin6_port = htons((uint16_t)port);
-    else
-        ((struct sockaddr_in *)(void *)sockaddr)->sin_port = htons((uint16_t)port);
 }
 
 /* Listens on every address found; on a port that is picked for the first and kept for the others. Returns an errno.
@@ -20857,6 +20909,8 @@ TORNADO_API bool tornado_bind_sockets(tornado_sockets *sockets, int port, const 
     const char *host = o->address && *o->address ? o->address : NULL;
     if (port < 0 || port > 65535)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen on port %d: ports are 0 to 65535", port);
+    if (o->ipv4_only && o->ipv6_only)
+        return tornado__fail(TORNADO_ERR_INVALID, 0, "cannot listen by IPv4 only and by IPv6 only");
     memset(&hints, 0, sizeof hints);
     memset(&address, 0, sizeof address);
     hints.ai_family = o->ipv4_only ? AF_INET : o->ipv6_only ? AF_INET6 : AF_UNSPEC;
@@ -20913,9 +20967,14 @@ static int tornado__unix_bound(const tornado_address *address, const char *path,
     if (file && !tornado__unix_clear(address, path, type))
         return -1;
     int fd = tornado__socket(AF_UNIX, type);
-    if (fd >= 0) /* nobody can connect before listen, so the mode is right from the first connection on */
+    mode = mode ? mode : 0600;
+    /* Nobody can connect before listen, so the mode is right from the first connection on. Datagrams may come right
+       away: Linux takes the file's mode from the socket. */
+    if (fd >= 0) {
+        (void)fchmod(fd, (mode_t)mode);
         bound = bind(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0;
-    if (bound && (!file || chmod(path, mode ? (mode_t)mode : 0600) == 0) && (!backlog || listen(fd, backlog) == 0))
+    }
+    if (bound && (!file || chmod(path, (mode_t)mode) == 0) && (!backlog || listen(fd, backlog) == 0))
         return fd;
     tornado__unix_failed(path, errno);
     if (fd >= 0)
@@ -21048,9 +21107,10 @@ static void tornado__acceptor_paused(tornado__timer *timer, tornado_ioloop *loop
 static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
 {
     int64_t now = tornado__now_ns();
-    if (!acceptor->told || now - acceptor->told > 1000000000)
+    if (!acceptor->told || now - acceptor->told > 1000000000) {
         tornado_gen_log(TORNADO_LOG_WARNING, "accept: %s; trying again", strerror(error));
-    acceptor->told = now;
+        acceptor->told = now;
+    }
     if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + TORNADO__ACCEPT_PAUSE))
         tornado_ioloop_update_handler(acceptor->loop, acceptor->fd, 0);
 }
@@ -21204,7 +21264,16 @@ static int tornado__listeners_port(const tornado__listener *list)
     return list && tornado_address_local(&address, list->fd) ? tornado_address_port(&address) : 0;
 }
 
-/* Binds and accepts. The reason of a failure is logged, as one line. */
+/* Logs the last error as one line; it stays that. */
+static bool tornado__log_failure(void)
+{
+    tornado_error error = *tornado_last_error();
+    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
+    tornado__thread.last = error;
+    return false;
+}
+
+/* Binds and accepts. The reason of a failure is logged. */
 static bool tornado__listen(tornado__listener **list, int port, const tornado_bind_options *options,
                             tornado_accept_callback callback, void *arg)
 {
@@ -21212,12 +21281,9 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
     bool bound = tornado_bind_sockets(&sockets, port, options);
     if (bound && tornado__listeners_add(list, sockets.fds, sockets.count, callback, arg))
         return true;
-    tornado_error error = *tornado_last_error();
     if (bound)
         tornado_sockets_close(&sockets);
-    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
-    tornado__thread.last = error;
-    return false;
+    return tornado__log_failure();
 }
 
 /* ---- datagrams ----
@@ -21250,7 +21316,7 @@ struct tornado_datagram_socket {
 static int tornado__datagram_open(const tornado_datagram_options *options)
 {
     const tornado_address *first = options->local ? options->local : options->peer;
-    int family = first ? tornado__sockaddr(first)->sa_family : AF_UNSPEC, on = 1, fd;
+    int family = first ? tornado__address_family(first) : AF_UNSPEC, on = 1, fd;
     char text[TORNADO_ADDRESS_MAX], path[sizeof first->sockaddr + 1];
     const char *what = "bind";
     if (!first) {
@@ -22534,7 +22600,7 @@ static bool tornado__unresolved(int sys_errno, const char *host, const char *why
 
 static bool tornado__family_fits(const tornado_address *address, int family)
 {
-    return !family || tornado__sockaddr(address)->sa_family == family;
+    return !family || tornado__address_family(address) == family;
 }
 
 /* A future for a host that is an IP address; NULL when it is none. */
@@ -22549,6 +22615,105 @@ static tornado_future *tornado__resolve_literal(const char *host, int port, int 
     else if ((addresses = tornado__addresses_new(1)) != NULL)
         tornado__addresses_add(addresses, &address);
     return tornado__addresses_future(addresses);
+}
+
+/* ---- the order of addresses ----
+
+   RFC 6724 section 6, as far as an application can follow it: the system tells from which of its own addresses it would
+   send, and nothing else about that. So rules 3, 4 and 7 are missing (deprecated addresses, home addresses, tunnels).
+   The others are put into one number. All addresses have the form of IPv6 here, those of IPv4 as ::ffff:1.2.3.4. */
+
+enum { TORNADO__SCOPE_LINK = 2, TORNADO__SCOPE_SITE = 5, TORNADO__SCOPE_GLOBAL = 14 };
+
+/* The policy table of section 2.1, a longer prefix before a shorter one, with the scopes of section 3 in it. */
+static const struct tornado__policy {
+    unsigned char prefix[16];
+    unsigned char bits, precedence, label, scope;
+} tornado__policies[] = {
+    {{[15] = 1}, 128, 50, 0, TORNADO__SCOPE_LINK},                                  /* the loopback */
+    {{[10] = 0xff, 0xff, 169, 254}, 112, 35, 4, TORNADO__SCOPE_LINK},
+    {{[10] = 0xff, 0xff, 127}, 104, 35, 4, TORNADO__SCOPE_LINK},
+    {{[10] = 0xff, 0xff}, 96, 35, 4, TORNADO__SCOPE_GLOBAL},                        /* IPv4 */
+    {{0}, 96, 1, 3, TORNADO__SCOPE_GLOBAL},                                         /* compatible with IPv4 */
+    {{0x20, 0x01}, 32, 5, 5, TORNADO__SCOPE_GLOBAL},                                /* Teredo */
+    {{0x20, 0x02}, 16, 30, 2, TORNADO__SCOPE_GLOBAL},                               /* 6to4 */
+    {{0x3f, 0xfe}, 16, 1, 12, TORNADO__SCOPE_GLOBAL},                               /* 6bone */
+    {{0xfe, 0x80}, 10, 40, 1, TORNADO__SCOPE_LINK},
+    {{0xfe, 0xc0}, 10, 1, 11, TORNADO__SCOPE_SITE},
+    {{0xfc}, 7, 3, 13, TORNADO__SCOPE_GLOBAL},                                      /* unique local */
+    {{0}, 0, 40, 1, TORNADO__SCOPE_GLOBAL},
+};
+
+static unsigned tornado__common_bits(const unsigned char *one, const unsigned char *two)
+{
+    unsigned bits = 0;
+    while (bits < 128 && !((one[bits / 8] ^ two[bits / 8]) & 0x80 >> bits % 8))
+        bits++;
+    return bits;
+}
+
+static const struct tornado__policy *tornado__policy_of(const unsigned char *ip)
+{
+    const struct tornado__policy *policy = tornado__policies;
+    while (tornado__common_bits(ip, policy->prefix) < policy->bits)
+        policy++;
+    return policy;
+}
+
+/* How good an address is, beside others, that this machine would reach from another; `from` is NULL when there is no
+   way. */
+static unsigned tornado__destination_rank(const unsigned char *to, const unsigned char *from)
+{
+    const struct tornado__policy *there = tornado__policy_of(to), *here = from ? tornado__policy_of(from) : NULL;
+    unsigned scope = to[0] == 0xff ? to[1] & 15 : there->scope; /* a group has it in its address */
+    unsigned rank = from != NULL;                               /* rule 1 */
+    unsigned same = from && there->label != 4 ? tornado__common_bits(to, from) : 0;
+    rank = rank << 1 | (here && here->scope == scope);          /* 2 */
+    rank = rank << 1 | (here && here->label == there->label);   /* 5 */
+    rank = rank << 6 | there->precedence;                       /* 6 */
+    rank = rank << 4 | (15 - scope);                            /* 8 */
+    return rank << 7 | (same < 64 ? same : 64);                 /* 9: of what is the network's in an address of IPv6 */
+}
+
+/* Asks the system for the way to an address: nothing is sent. */
+static unsigned tornado__address_rank(const tornado_address *address)
+{
+    tornado_address to = *address, source;
+    unsigned char there[16], here[16];
+    tornado__address_set_port(&to, 65535); /* any: some systems want one */
+    int fd = tornado__socket(tornado__address_family(&to), SOCK_DGRAM);
+    bool reachable = fd >= 0 && connect(fd, tornado__sockaddr(&to), (socklen_t)to.len) == 0 &&
+                     tornado_address_local(&source, fd) && tornado__address_bytes(&source, here);
+    if (fd >= 0)
+        close(fd);
+    tornado__address_bytes(&to, there);
+    return tornado__destination_rank(there, reachable ? here : NULL);
+}
+
+enum { TORNADO__SORTED_MOST = 128 };
+
+/* Puts the best address first; what is as good stays as it was (rule 10). Where all are of IPv4 the rules tell hardly
+   anything, and the system is not asked. */
+static void tornado__addresses_sort(tornado_addresses *addresses)
+{
+    tornado_address *items = (tornado_address *)(void *)(addresses + 1);
+    unsigned ranks[TORNADO__SORTED_MOST];
+    bool six = false;
+    for (size_t i = 0; i < addresses->count; i++)
+        six = six || tornado__address_family(&items[i]) == AF_INET6;
+    if (!six || addresses->count < 2 || addresses->count > TORNADO__SORTED_MOST)
+        return;
+    for (size_t i = 0; i < addresses->count; i++) {
+        tornado_address address = items[i];
+        unsigned rank = tornado__address_rank(&address);
+        size_t at = i;
+        for (; at > 0 && ranks[at - 1] < rank; at--) {
+            ranks[at] = ranks[at - 1];
+            items[at] = items[at - 1];
+        }
+        ranks[at] = rank;
+        items[at] = address;
+    }
 }
 
 /* ---- the system's ---- */
@@ -22729,8 +22894,14 @@ static void *tornado__override_open(const tornado_resolver_options *options)
 {
     const tornado_resolver_override *rows = options->overrides;
     size_t count = 0, text = 0;
-    for (; rows && rows[count].host; count++)
+    for (; rows && rows[count].host; count++) {
+        if (!rows[count].to) {
+            tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_override_resolver: \"%.120s\" stands for nothing",
+                          rows[count].host);
+            return NULL;
+        }
         text += strlen(rows[count].host) + strlen(rows[count].to) + 2;
+    }
     tornado__overriding *state = TORNADO_MALLOC(sizeof *state + count * sizeof *rows + text);
     if (!state) {
         tornado__nomem();
@@ -22811,15 +22982,18 @@ typedef enum tornado__dns_verdict {
     TORNADO__DNS_RECASED,   /* it is, but for the case of the letters: perhaps somebody guessed */
     TORNADO__DNS_TRUNCATED, /* has to be asked for by TCP */
     TORNADO__DNS_PLAINER,   /* the server wants no EDNS */
-    TORNADO__DNS_USELESS,   /* it is malformed, or the server failed */
+    TORNADO__DNS_USELESS,   /* it is malformed, or the server failed, or knows nothing and asks nobody */
+    TORNADO__DNS_ALIAS,     /* the name stands for another, which has to be asked for */
     TORNADO__DNS_NO_NAME,   /* there is no such name */
     TORNADO__DNS_NO_DATA,   /* nor a record of this type */
     TORNADO__DNS_FOUND
 } tornado__dns_verdict;
 
 typedef struct tornado__dns_answer {
-    int64_t ttl; /* seconds for which it may be kept; 0: not at all */
-    size_t count;
+    int64_t ttl;    /* seconds for which it may be kept; 0: not at all */
+    size_t aliases; /* that lead from the question to `name` */
+    size_t count, name_len;
+    unsigned char name[TORNADO__DNS_NAME]; /* of which it tells, on the wire */
     unsigned char addresses[TORNADO__DNS_MOST][16]; /* of which an A record fills four bytes */
 } tornado__dns_answer;
 
@@ -22908,10 +23082,9 @@ static bool tornado__dns_same(const tornado__dns_record *record, const unsigned 
     return record->name_len == len && memcmp(record->name, name, len) == 0;
 }
 
-/* Takes from the answer section what it says of one name: addresses, or that it is an alias, when *name becomes the
-   other. Whether that is so; *ok is false when the reply is malformed. *at moves behind the section. */
-static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsigned type,
-                              unsigned char name[TORNADO__DNS_NAME], size_t *name_len, tornado__dns_answer *answer,
+/* Takes from the answer section what it says of answer->name: addresses, or that it is an alias, when the other becomes
+   the name. Whether that is so; *ok is false when the reply is malformed. *at moves behind the section. */
+static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsigned type, tornado__dns_answer *answer,
                               bool *ok)
 {
     unsigned char alias[TORNADO__DNS_NAME];
@@ -22919,7 +23092,7 @@ static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsig
     tornado__dns_record record;
     for (size_t i = 0; *ok && i < count && i < TORNADO__DNS_RECORDS; i++) {
         *ok = tornado__dns_next(reply, at, &record);
-        if (!*ok || record.class != 1 || !tornado__dns_same(&record, name, *name_len))
+        if (!*ok || record.class != 1 || !tornado__dns_same(&record, answer->name, answer->name_len))
             continue;
         if (record.type == type) {
             *ok = record.data_len == size;
@@ -22937,31 +23110,48 @@ static bool tornado__dns_scan(const tornado__dns_reply *reply, size_t *at, unsig
     }
     if (!*ok || answer->count || !alias_len)
         return false;
-    memcpy(name, alias, alias_len);
-    *name_len = alias_len;
+    memcpy(answer->name, alias, alias_len);
+    answer->name_len = alias_len;
+    answer->aliases++;
     return true;
 }
 
-/* For how long it may be kept that there is nothing: what the zone's SOA record says, RFC 2308 section 5; 0 without
+/* For how long it may be kept that there is nothing: what the zone's SOA record says, RFC 2308 section 5; -1 without
    one. */
-static int64_t tornado__dns_nothing_ttl(const tornado__dns_reply *reply, size_t at, const unsigned char *name,
-                                        size_t name_len)
+static int64_t tornado__dns_nothing_ttl(const tornado__dns_reply *reply, size_t at, const tornado__dns_answer *answer)
 {
     unsigned char skipped[TORNADO__DNS_NAME];
-    size_t count = tornado__dns_16(reply->data + 8);
+    size_t count = tornado__dns_16(reply->data + 8), name_len = answer->name_len;
     tornado__dns_record record;
     for (size_t i = 0; i < count && i < TORNADO__DNS_RECORDS && tornado__dns_next(reply, &at, &record); i++) {
         size_t data = record.data, end = record.data + record.data_len, below = name_len - record.name_len;
         if (record.type != TORNADO__DNS_SOA || record.class != 1 || record.name_len > name_len ||
-            memcmp(name + below, record.name, record.name_len) != 0)
+            memcmp(answer->name + below, record.name, record.name_len) != 0)
             continue; /* of another zone */
         if (!tornado__dns_name(reply, &data, skipped) || !tornado__dns_name(reply, &data, skipped) ||
             data > end || end - data != 20)
-            return 0;
+            break;
         int64_t least = tornado__dns_32(reply->data + data + 16);
         return least < record.ttl ? least : record.ttl;
     }
-    return 0;
+    return -1;
+}
+
+/* What a reply without addresses means, whose authority section begins at `at`. An SOA record says that there is
+   nothing (RFC 2308 section 2.2). Without one the server may just have left out what it did not know. */
+static tornado__dns_verdict tornado__dns_nothing(const tornado__dns_reply *reply, size_t at,
+                                                 tornado__dns_answer *answer)
+{
+    bool no_name = (reply->data[3] & 15) == 3, whole = tornado__dns_16(reply->data + 6) <= TORNADO__DNS_RECORDS;
+    bool authority = reply->data[2] & 4, recursion = reply->data[3] & 0x80;
+    int64_t ttl = whole ? tornado__dns_nothing_ttl(reply, at, answer) : -1;
+    if (ttl < 0 && !no_name && answer->aliases)
+        return TORNADO__DNS_ALIAS;
+    if (ttl < 0 && !no_name && !authority && !recursion) /* it refers to other servers */
+        return TORNADO__DNS_USELESS;
+    ttl = ttl < 0 ? 0 : ttl < TORNADO__DNS_KEEP_NONE ? ttl : TORNADO__DNS_KEEP_NONE;
+    answer->ttl = ttl < answer->ttl ? ttl : answer->ttl;
+    return no_name ? TORNADO__DNS_NO_NAME : TORNADO__DNS_NO_DATA;
 }
 
 /* Judges bytes that came from where a question was sent to. `request` is the question, up to and with its class, as
@@ -22970,10 +23160,9 @@ static tornado__dns_verdict tornado__dns_parse(const void *data, size_t len, con
                                                size_t request_len, bool recased, tornado__dns_answer *answer)
 {
     tornado__dns_reply reply = {data, len}, asked = {request, request_len};
-    unsigned char name[TORNADO__DNS_NAME];
-    size_t at = TORNADO__DNS_HEADER, asked_at = TORNADO__DNS_HEADER, aliases = 0;
+    size_t at = TORNADO__DNS_HEADER, asked_at = TORNADO__DNS_HEADER;
     bool ok = true;
-    memset(answer, 0, offsetof(tornado__dns_answer, addresses));
+    memset(answer, 0, offsetof(tornado__dns_answer, name));
     answer->ttl = TORNADO__DNS_KEEP;
     if (len < TORNADO__DNS_HEADER || memcmp(reply.data, request, 2) != 0 || (reply.data[2] & 0xf8) != 0x80)
         return TORNADO__DNS_FOREIGN; /* another id, or no reply, or not to a query */
@@ -22995,46 +23184,47 @@ static tornado__dns_verdict tornado__dns_parse(const void *data, size_t len, con
         return TORNADO__DNS_TRUNCATED;
     if (plainer)
         return TORNADO__DNS_PLAINER;
-    size_t name_len = tornado__dns_name(&asked, &asked_at, name);
-    if ((code != 0 && code != 3) || !name_len)
+    answer->name_len = tornado__dns_name(&asked, &asked_at, answer->name);
+    if ((code != 0 && code != 3) || !answer->name_len)
         return TORNADO__DNS_USELESS;
     unsigned type = tornado__dns_16(request + asked_at);
     do
         at = request_len;
-    while (tornado__dns_scan(&reply, &at, type, name, &name_len, answer, &ok) && ++aliases < TORNADO__DNS_ALIASES);
-    if (!ok || aliases == TORNADO__DNS_ALIASES)
+    while (tornado__dns_scan(&reply, &at, type, answer, &ok) && answer->aliases < TORNADO__DNS_ALIASES);
+    if (!ok || answer->aliases == TORNADO__DNS_ALIASES)
         return TORNADO__DNS_USELESS;
-    if (answer->count)
-        return TORNADO__DNS_FOUND;
-    int64_t ttl = tornado__dns_16(reply.data + 6) <= TORNADO__DNS_RECORDS
-                      ? tornado__dns_nothing_ttl(&reply, at, name, name_len)
-                      : 0;
-    ttl = ttl < TORNADO__DNS_KEEP_NONE ? ttl : TORNADO__DNS_KEEP_NONE;
-    answer->ttl = ttl < answer->ttl ? ttl : answer->ttl;
-    return code == 3 ? TORNADO__DNS_NO_NAME : TORNADO__DNS_NO_DATA;
+    return answer->count ? TORNADO__DNS_FOUND : tornado__dns_nothing(&reply, at, answer);
 }
 
-/* Writes a question for a name, which must be one, and returns its length: with an id and the case of letters from
-   `random`, of 34 bytes. RFC 1035 section 4.1; draft-vixie-dnsext-dns0x20. */
-static size_t tornado__dns_question_write(unsigned char *out, const char *name, unsigned type,
+/* Writes a name, which must be one, as it goes on the wire. Returns its length there. */
+static size_t tornado__dns_name_write(unsigned char out[TORNADO__DNS_NAME], const char *name)
+{
+    size_t len = 0;
+    while (*name) {
+        size_t label = strcspn(name, ".");
+        out[len++] = (unsigned char)label;
+        memcpy(out + len, name, label);
+        len += label;
+        name += label + (name[label] == '.');
+    }
+    out[len++] = 0;
+    return len;
+}
+
+/* Writes a question for a name of the wire, in lower case, and returns its length: with an id and the case of letters
+   from `random`, of 34 bytes. RFC 1035 section 4.1; draft-vixie-dnsext-dns0x20. */
+static size_t tornado__dns_question_write(unsigned char *out, const unsigned char *name, size_t name_len, unsigned type,
                                           const unsigned char *random)
 {
-    size_t len = TORNADO__DNS_HEADER, bit = 16;
+    size_t len = TORNADO__DNS_HEADER;
     memset(out, 0, TORNADO__DNS_HEADER);
     memcpy(out, random, 2);
     out[2] = 1; /* recursion is wanted */
     out[5] = 1; /* one question */
-    while (*name) {
-        size_t label = strcspn(name, ".");
-        out[len++] = (unsigned char)label;
-        for (size_t i = 0; i < label; i++, bit++) {
-            unsigned char c = (unsigned char)name[i];
-            bool letter = (c | 32) >= 'a' && (c | 32) <= 'z';
-            out[len++] = letter && random[bit / 8] >> bit % 8 & 1 ? c ^ 32 : c;
-        }
-        name += label + (name[label] == '.');
+    for (size_t i = 0; i < name_len; i++) { /* lengths of labels are no letters */
+        bool upper = name[i] >= 'a' && name[i] <= 'z' && (random[2 + i / 8] >> i % 8 & 1);
+        out[len++] = upper ? name[i] ^ 32 : name[i];
     }
-    out[len++] = 0;
     out[len] = 0;
     out[len + 1] = (unsigned char)type;
     out[len + 2] = 0;
@@ -23053,21 +23243,25 @@ static size_t tornado__dns_question_extend(unsigned char *out, size_t len)
 }
 
 /* Whether text can be a host's name, RFC 1123 section 2.1, with the underscore that people use: labels of 63
-   characters at most, 253 in all, without a dot at the end. */
+   characters at most, 253 in all, without a dot at the end. What ends in a number is none, but somebody's idea of an
+   address. */
 static bool tornado__dns_is_name(const char *name)
 {
     size_t len = strlen(name), label = 0;
+    bool number = true;
     if (len == 0 || len > 253)
         return false;
     for (; *name; name++) {
         bool dot = *name == '.';
-        if (dot ? label == 0 : !strchr("abcdefghijklmnopqrstuvwxyz0123456789-_", *name))
+        bool letter = *name >= 'a' && *name <= 'z', digit = *name >= '0' && *name <= '9';
+        if (dot ? label == 0 : !letter && !digit && *name != '-' && *name != '_')
             return false;
         label = dot ? 0 : label + 1;
+        number = dot || (number && digit);
         if (label > 63)
             return false;
     }
-    return label > 0;
+    return label > 0 && !number;
 }
 
 /* ---- DNS: what the system's files say ---- */
@@ -23089,6 +23283,12 @@ enum {
 #endif
 #define TORNADO__DNS_SICK       INT64_C(30000000000) /* ns for which a server that was silent is asked last */
 #define TORNADO__DNS_PATIENCE   INT64_C(500000000)   /* ns for the other family, once there is one */
+
+#if defined(__APPLE__) || defined(__NetBSD__)
+#define TORNADO__MTIME_NS(status) ((status)->st_mtimespec.tv_nsec)
+#else
+#define TORNADO__MTIME_NS(status) ((status)->st_mtim.tv_nsec)
+#endif
 
 /* A text file, and by what to tell that it has changed. */
 typedef struct tornado__dns_file {
@@ -23128,40 +23328,57 @@ typedef struct tornado__dns {
     struct tornado__dns_question *buckets[TORNADO__DNS_BUCKETS];
 } tornado__dns;
 
-/* Reads a file again if it has changed. Whether its text is another now; a file that cannot be read is empty. */
-static bool tornado__dns_file_read(tornado__dns_file *file)
+static bool tornado__dns_file_same(const struct stat *one, const struct stat *two)
 {
-    struct stat status;
+    return one->st_ino == two->st_ino && one->st_dev == two->st_dev && one->st_size == two->st_size &&
+           one->st_mtime == two->st_mtime && TORNADO__MTIME_NS(one) == TORNADO__MTIME_NS(two);
+}
+
+/* The content of a file as text; NULL when memory is short. */
+static char *tornado__dns_file_text(int fd, size_t size)
+{
+    char *text = TORNADO_MALLOC(size + 1);
     size_t len = 0;
-    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-    const struct stat *old = &file->status;
-    bool same = there == file->there &&
-                (!there || (status.st_ino == old->st_ino && status.st_dev == old->st_dev &&
-                            status.st_size == old->st_size && status.st_mtime == old->st_mtime));
-    if (same || (there && status.st_size > TORNADO__DNS_FILE_MAX)) {
-        if (!same && !file->there)
-            tornado_gen_log(TORNADO_LOG_WARNING, "%s is too large and is not read", file->path);
-        if (fd >= 0)
-            close(fd);
-        return false;
-    }
-    TORNADO_FREE(file->text);
-    file->text = there ? TORNADO_MALLOC((size_t)status.st_size + 1) : NULL;
-    while (file->text && len < (size_t)status.st_size) {
-        ssize_t got = read(fd, file->text + len, (size_t)status.st_size - len);
+    while (text && len < size) {
+        ssize_t got = read(fd, text + len, size - len);
         if (got == 0 || (got < 0 && errno != EINTR))
             break;
         len += got > 0 ? (size_t)got : 0;
     }
+    if (text)
+        text[len] = '\0';
+    return text;
+}
+
+/* What a file said is to be read again. */
+static void tornado__dns_file_drop(tornado__dns_file *file)
+{
+    TORNADO_FREE(file->text);
+    file->text = NULL;
+    file->there = false;
+}
+
+/* Reads a file again if it has changed, and tells whether its text is another now; a file that cannot be read has none.
+   False when memory is short. */
+static bool tornado__dns_file_read(tornado__dns_file *file, bool *changed)
+{
+    struct stat status;
+    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode), ok = true;
+    *changed = there != file->there || (there && !tornado__dns_file_same(&status, &file->status));
+    if (*changed)
+        tornado__dns_file_drop(file);
+    if (*changed && there) {
+        if (status.st_size > TORNADO__DNS_FILE_MAX)
+            tornado_gen_log(TORNADO_LOG_WARNING, "%s is too large and is not read", file->path);
+        else
+            ok = (file->text = tornado__dns_file_text(fd, (size_t)status.st_size)) != NULL || tornado__nomem();
+        file->there = ok;
+        file->status = status;
+    }
     if (fd >= 0)
         close(fd);
-    if (file->text)
-        file->text[len] = '\0';
-    file->there = there && file->text;
-    if (there)
-        file->status = status;
-    return true;
+    return ok;
 }
 
 /* Takes the next line, and from a line the next word, out of a text, with a NUL put behind. NULL at the end. */
@@ -23257,8 +23474,8 @@ static int tornado__dns_host_compare(const void *a, const void *b)
     return order ? order : one->ip < two->ip ? -1 : one->ip > two->ip;
 }
 
-/* Reads the text of a hosts file, hosts(5), which it takes apart. Short of memory it knows only a part. */
-static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
+/* Reads the text of a hosts file, hosts(5), which it takes apart. False when memory is short. */
+static bool tornado__dns_hosts_read(tornado__dns *dns, char *text)
 {
     dns->host_count = 0;
     for (char *line; (line = tornado__dns_line(&text)) != NULL;) {
@@ -23268,8 +23485,10 @@ static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
             char lower[254];
             if (!tornado__dns_copy_name(lower, name))
                 continue;
-            if (!tornado__grow(&list, &dns->host_capacity, dns->host_count + 1, sizeof *dns->host_list))
-                return;
+            if (!tornado__grow(&list, &dns->host_capacity, dns->host_count + 1, sizeof *dns->host_list)) {
+                dns->host_count = 0;
+                return false;
+            }
             dns->host_list = list;
             dns->host_list[dns->host_count].name = strcpy(name, lower);
             dns->host_list[dns->host_count++].ip = ip;
@@ -23277,38 +23496,16 @@ static void tornado__dns_hosts_read(tornado__dns *dns, char *text)
     }
     if (dns->host_count)
         qsort(dns->host_list, (size_t)dns->host_count, sizeof *dns->host_list, tornado__dns_host_compare);
+    return true;
 }
 
-/* Has the configuration be what files and options say now. */
-static void tornado__dns_refresh(tornado__dns *dns)
+/* Whether the hosts file has addresses of a family for a name, and these; NULL when memory is short. */
+static bool tornado__dns_hosts_find(const tornado__dns *dns, const char *name, int port, int family,
+                                    tornado_addresses **addresses)
 {
-    int64_t now = tornado__now_ns();
-    char none[] = "";
-    if (dns->looked && now - dns->looked < TORNADO__DNS_LOOK_AGAIN)
-        return;
-    bool first = !dns->looked;
-    dns->looked = now;
-    if (tornado__dns_file_read(&dns->hosts) || first)
-        tornado__dns_hosts_read(dns, dns->hosts.text ? dns->hosts.text : none);
-    if (!tornado__dns_file_read(&dns->resolv_conf) && !first)
-        return;
-    tornado__dns_config *config = &dns->config;
-    const tornado__dns_config *given = &dns->given;
-    tornado__dns_config_read(config, dns->resolv_conf.text ? dns->resolv_conf.text : none, dns->port);
-    if (given->servers_count || !config->servers_count) {
-        memcpy(config->servers, given->servers, sizeof config->servers);
-        config->servers_count = given->servers_count ? given->servers_count : 1;
-    }
-    config->timeout = given->timeout ? given->timeout : config->timeout;
-    config->attempts = given->attempts ? given->attempts : config->attempts;
-    memset(dns->sick, 0, sizeof dns->sick);
-}
-
-/* The addresses of a name in the hosts file that are of a family, or NULL: none, or memory is short. */
-static tornado_addresses *tornado__dns_hosts_find(const tornado__dns *dns, const char *name, int port, int family)
-{
-    int low = 0, high = dns->host_count;
     tornado_address address;
+    int low = 0, high = dns->host_count;
+    *addresses = NULL;
     while (low < high) {
         int middle = low + (high - low) / 2;
         if (strcmp(dns->host_list[middle].name, name) < 0)
@@ -23316,18 +23513,16 @@ static tornado_addresses *tornado__dns_hosts_find(const tornado__dns *dns, const
         else
             high = middle;
     }
-    for (high = low; high < dns->host_count && high - low < TORNADO__DNS_MOST; high++)
-        if (strcmp(dns->host_list[high].name, name) != 0)
+    for (; low < dns->host_count && strcmp(dns->host_list[low].name, name) == 0; low++) {
+        if (!tornado_address_ip(&address, dns->host_list[low].ip, port) || !tornado__family_fits(&address, family))
+            continue;
+        if (!*addresses && !(*addresses = tornado__addresses_new(TORNADO__DNS_MOST)))
+            return true;
+        tornado__addresses_add(*addresses, &address);
+        if ((*addresses)->count == TORNADO__DNS_MOST)
             break;
-    tornado_addresses *addresses = high > low ? tornado__addresses_new((size_t)(high - low)) : NULL;
-    for (; addresses && low < high; low++)
-        if (tornado_address_ip(&address, dns->host_list[low].ip, port) && tornado__family_fits(&address, family))
-            tornado__addresses_add(addresses, &address);
-    if (addresses && !addresses->count) {
-        TORNADO_FREE(addresses);
-        addresses = NULL;
     }
-    return addresses;
+    return *addresses != NULL;
 }
 
 /* ---- DNS: questions ---- */
@@ -23335,11 +23530,16 @@ static tornado_addresses *tornado__dns_hosts_find(const tornado__dns *dns, const
 /* What a question has while it is asked. */
 typedef struct tornado__dns_asking {
     int fd; /* -1: none */
-    bool tcp, plain; /* plain: without EDNS */
-    bool reading;    /* the question was sent */
-    bool answered;   /* some server said something */
+    bool tcp, plain;   /* plain: without EDNS */
+    bool recased, even; /* recased: this server has changed the case of letters; even: it is given none to keep */
+    bool reading;      /* the question was sent */
+    bool answered;     /* some server said something; */
+    int error;         /* else why the last did not: an errno */
     int tries, wrong, servers_count;
     unsigned char order[TORNADO__DNS_SERVERS]; /* in which the servers are asked */
+    unsigned char name[TORNADO__DNS_NAME];     /* on the wire: the question's, or what that is an alias of */
+    size_t name_len, aliases;
+    int64_t ttl; /* of these aliases */
     size_t question_len, request_len;
     size_t moved; /* by TCP: bytes sent, then bytes received, of the length and what follows it */
     unsigned char *reply, reply_head[2]; /* by TCP */
@@ -23355,7 +23555,8 @@ typedef struct tornado__dns_question {
     tornado__timer timer;               /* of the server that was asked */
     tornado__link lookups;              /* that wait for it */
     tornado__dns_verdict verdict;       /* FOUND, NO_NAME, NO_DATA; USELESS: nobody knows */
-    bool known, kept, silent;           /* kept: in cached; silent: no server said anything */
+    bool known, kept;                   /* kept: in cached */
+    int error;                          /* why no server said anything; 0: one did */
     unsigned type;
     int64_t expires;
     size_t count;
@@ -23466,7 +23667,8 @@ static void tornado__dns_finish(tornado__dns_question *question, tornado__dns_ve
     tornado__dns_asking *asking = question->asking;
     int64_t ttl = answer ? answer->ttl : 0;
     if (asking) {
-        question->silent = !asking->answered;
+        question->error = asking->answered ? 0 : asking->error;
+        ttl = ttl < asking->ttl ? ttl : asking->ttl;
         tornado__dns_hang_up(question);
         TORNADO_FREE(asking);
         question->asking = NULL;
@@ -23511,7 +23713,7 @@ static int tornado__dns_open(const tornado__dns_question *question)
     const tornado_address *server = tornado__dns_server(question);
     int fd, error;
     if (asking->tcp) {
-        fd = tornado__socket(tornado__sockaddr(server)->sa_family, SOCK_STREAM);
+        fd = tornado__socket(tornado__address_family(server), SOCK_STREAM);
         error = fd < 0 ? errno : 0;
         if (fd >= 0 && connect(fd, tornado__sockaddr(server), (socklen_t)server->len) != 0 && errno != EINPROGRESS &&
             errno != EINTR)
@@ -23539,7 +23741,10 @@ static bool tornado__dns_send(tornado__dns_question *question)
     unsigned char random[34], *request = asking->packet + 2;
     if (!tornado_random_bytes(random, sizeof random))
         return false;
-    asking->question_len = tornado__dns_question_write(request, question->name, question->type, random);
+    if (asking->even)
+        memset(random + 2, 0, sizeof random - 2);
+    asking->question_len =
+        tornado__dns_question_write(request, asking->name, asking->name_len, question->type, random);
     asking->request_len = asking->plain ? asking->question_len
                                         : tornado__dns_question_extend(request, asking->question_len);
     asking->packet[0] = (unsigned char)(asking->request_len >> 8);
@@ -23557,12 +23762,20 @@ static bool tornado__dns_send(tornado__dns_question *question)
                               tornado__add_ns(tornado__now_ns(), dns->config.timeout));
 }
 
+static void tornado__dns_next_server(tornado__dns_question *question)
+{
+    tornado__dns_asking *asking = question->asking;
+    asking->tries++;
+    asking->tcp = question->dns->config.tcp; /* what the last one could not do, this one may */
+    asking->plain = asking->recased = asking->even = false;
+}
+
 /* Asks one server after the other until one can be asked; when all have had their tries nobody knows. The question may
    be gone then. */
 static void tornado__dns_try(tornado__dns_question *question)
 {
     tornado__dns_asking *asking = question->asking;
-    for (;; asking->tries++) {
+    for (;; tornado__dns_next_server(question)) {
         tornado__dns_hang_up(question);
         if (asking->tries >= question->dns->config.attempts * asking->servers_count) {
             tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
@@ -23570,13 +23783,29 @@ static void tornado__dns_try(tornado__dns_question *question)
         }
         if (tornado__dns_send(question))
             return;
+        asking->error = tornado__thread.last.sys_errno ? tornado__thread.last.sys_errno : ENOMEM;
     }
 }
 
 static void tornado__dns_try_next(tornado__dns_question *question)
 {
-    question->asking->tries++;
+    tornado__dns_next_server(question);
     tornado__dns_try(question);
+}
+
+/* The server said nothing. One that has changed the case of letters, and cannot be asked by TCP, gets another question
+   by UDP, in which there is no case to keep. */
+static void tornado__dns_unanswered(tornado__dns_question *question, int error)
+{
+    tornado__dns_asking *asking = question->asking;
+    asking->error = error;
+    if (asking->recased && !asking->even) {
+        asking->even = true;
+        asking->tcp = false;
+        tornado__dns_try(question);
+    } else {
+        tornado__dns_try_next(question);
+    }
 }
 
 static void tornado__dns_late(tornado__timer *timer, tornado_ioloop *loop)
@@ -23585,9 +23814,10 @@ static void tornado__dns_late(tornado__timer *timer, tornado_ioloop *loop)
     tornado__dns_asking *asking = question->asking;
     tornado__dns *dns = question->dns;
     (void)loop;
-    dns->sick[asking->order[asking->tries % asking->servers_count]] =
-        tornado__add_ns(tornado__now_ns(), TORNADO__DNS_SICK);
-    tornado__dns_try_next(question);
+    if (!asking->recased)
+        dns->sick[asking->order[asking->tries % asking->servers_count]] =
+            tornado__add_ns(tornado__now_ns(), TORNADO__DNS_SICK);
+    tornado__dns_unanswered(question, ETIMEDOUT);
     tornado__dns_pump(dns);
 }
 
@@ -23612,6 +23842,8 @@ static void tornado__dns_pump(tornado__dns *dns)
         dns->under_way++;
         asking->fd = -1;
         asking->tcp = dns->config.tcp;
+        asking->ttl = TORNADO__DNS_KEEP;
+        asking->name_len = tornado__dns_name_write(asking->name, question->name);
         asking->servers_count = dns->config.servers_count;
         unsigned first = dns->config.rotate ? dns->turn++ : 0, count = (unsigned)asking->servers_count, filled = 0;
         int64_t now = tornado__now_ns();
@@ -23628,6 +23860,22 @@ static void tornado__dns_pump(tornado__dns *dns)
 
 /* ---- DNS: replies ---- */
 
+/* Goes on with the name that this one is an alias of, where the server did not do so itself. The chain may be as long
+   as in one reply, so a circle ends. The question may be gone then. */
+static void tornado__dns_follow(tornado__dns_question *question, const tornado__dns_answer *answer)
+{
+    tornado__dns_asking *asking = question->asking;
+    asking->aliases += answer->aliases;
+    if (asking->aliases >= TORNADO__DNS_ALIASES) {
+        tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
+        return;
+    }
+    memcpy(asking->name, answer->name, answer->name_len);
+    asking->name_len = answer->name_len;
+    asking->ttl = answer->ttl < asking->ttl ? answer->ttl : asking->ttl;
+    tornado__dns_try(question);
+}
+
 /* Does what a reply demands. Whether the socket that it came from is done with, and perhaps the question. */
 static bool tornado__dns_judge(tornado__dns_question *question, tornado__dns_verdict verdict,
                                const tornado__dns_answer *answer)
@@ -23640,7 +23888,10 @@ static bool tornado__dns_judge(tornado__dns_question *question, tornado__dns_ver
     if (verdict >= TORNADO__DNS_NO_NAME) {
         question->dns->sick[asking->order[asking->tries % asking->servers_count]] = 0;
         tornado__dns_finish(question, verdict, answer);
-    } else if (!by_tcp && verdict <= TORNADO__DNS_TRUNCATED) {
+    } else if (verdict == TORNADO__DNS_ALIAS) {
+        tornado__dns_follow(question, answer);
+    } else if (!by_tcp && verdict <= TORNADO__DNS_TRUNCATED && !asking->even) {
+        asking->recased = verdict == TORNADO__DNS_RECASED;
         asking->tcp = true; /* there nobody can guess */
         tornado__dns_try(question);
     } else if (verdict == TORNADO__DNS_PLAINER && !asking->plain) {
@@ -23665,18 +23916,18 @@ static void tornado__dns_readable(tornado__dns_question *question)
         if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
             return;
         if (got < 0) { /* nobody listens there */
-            tornado__dns_try_next(question);
+            tornado__dns_unanswered(question, errno);
             return;
         }
-        tornado__dns_verdict verdict =
-            tornado__dns_parse(scratch->bytes, (size_t)got, asking->packet + 2, asking->question_len, false, &answer);
+        tornado__dns_verdict verdict = tornado__dns_parse(scratch->bytes, (size_t)got, asking->packet + 2,
+                                                          asking->question_len, asking->even, &answer);
         if (tornado__dns_judge(question, verdict, &answer))
             return;
     }
 }
 
-/* Moves a part of the request, or of the reply behind its length. False: it is over with this connection. */
-static bool tornado__dns_move(tornado__dns_question *question)
+/* Moves a part of the request, or of the reply behind its length. An errno when it is over with this connection. */
+static int tornado__dns_move(tornado__dns_question *question)
 {
     tornado__dns_asking *asking = question->asking;
     size_t want = asking->request_len + 2;
@@ -23693,36 +23944,39 @@ static bool tornado__dns_move(tornado__dns_question *question)
     } else {
         want = tornado__dns_16(asking->reply_head) + (size_t)2;
         if (!asking->reply && !(asking->reply = TORNADO_MALLOC(want)))
-            return false;
+            return ENOMEM;
         moved = want > asking->moved ? recv(asking->fd, asking->reply + asking->moved - 2, want - asking->moved, 0) : 0;
     }
-    if (moved <= 0)
-        return moved < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS);
+    if (moved == 0)
+        return ECONNRESET;
+    if (moved < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS ? 0 : errno;
     asking->moved += (size_t)moved;
     if (asking->moved < want)
-        return true;
+        return 0;
     if (!asking->reading) {
         asking->reading = true;
         asking->moved = 0;
-        return tornado_ioloop_update_handler(question->dns->loop, asking->fd, TORNADO_IOLOOP_READ);
+        return tornado_ioloop_update_handler(question->dns->loop, asking->fd, TORNADO_IOLOOP_READ) ? 0 : ENOMEM;
     }
     tornado__dns_answer answer;
     tornado__dns_verdict verdict =
         tornado__dns_parse(asking->reply, want - 2, asking->packet + 2, asking->question_len, true, &answer);
     tornado__dns_judge(question, verdict, &answer);
-    return true;
+    return 0;
 }
 
 static void tornado__dns_event(int fd, unsigned events, void *arg)
 {
     tornado__dns_question *question = arg;
     tornado__dns *dns = question->dns;
+    int error = 0;
     (void)fd;
     (void)events;
     if (!question->asking->tcp && question->asking->reading)
         tornado__dns_readable(question);
-    else if (!tornado__dns_move(question))
-        tornado__dns_try_next(question);
+    else if ((error = tornado__dns_move(question)) != 0)
+        tornado__dns_unanswered(question, error);
     tornado__dns_pump(dns);
 }
 
@@ -23746,7 +24000,8 @@ typedef struct tornado__dns_lookup {
     tornado__timer patience;
     int port, family;
     int candidate, candidates; /* of the names to try; which is under way, or next */
-    bool as_it_is_first, failed, silent, nomem, no_data; /* what the questions so far came to */
+    bool as_it_is_first, failed, nomem, no_data; /* what the questions so far came to; */
+    int error;                                   /* failed: and why no server said anything, if so */
     tornado__dns_slot slots[2];
     char name[254];
 } tornado__dns_lookup;
@@ -23768,47 +24023,22 @@ static void tornado__dns_lookup_free(tornado__dns_lookup *lookup)
 static tornado_address tornado__dns_address(const unsigned char *bytes, int slot, int port)
 {
     tornado_address address;
-    memset(&address, 0, sizeof address);
-    if (slot == TORNADO__DNS_SIX) {
-        struct sockaddr_in6 *six = (struct sockaddr_in6 *)(void *)tornado__sockaddr(&address);
-        six->sin6_family = AF_INET6;
-        memcpy(&six->sin6_addr, bytes, 16);
-        address.len = sizeof *six;
-    } else {
-        struct sockaddr_in *four = (struct sockaddr_in *)(void *)tornado__sockaddr(&address);
-        four->sin_family = AF_INET;
-        memcpy(&four->sin_addr, bytes, 4);
-        address.len = sizeof *four;
-    }
-    tornado__address_set_port(&address, port);
+    tornado__address_make(&address, slot == TORNADO__DNS_SIX ? AF_INET6 : AF_INET, bytes, port);
     return address;
 }
 
-/* Whether there is a way to an address, as far as this machine knows: nothing is sent. */
-static bool tornado__dns_reachable(const tornado_address *address)
-{
-    int fd = tornado__socket(tornado__sockaddr(address)->sa_family, SOCK_DGRAM);
-    bool reachable = fd >= 0 && connect(fd, tornado__sockaddr(address), (socklen_t)address->len) == 0;
-    if (fd >= 0)
-        close(fd);
-    return reachable;
-}
-
-/* The addresses of both slots, those of IPv6 first where they can be reached (of RFC 6724 what matters most). */
+/* The addresses of both slots, the best first. */
 static tornado_addresses *tornado__dns_addresses(const tornado__dns_lookup *lookup)
 {
     const tornado__dns_slot *slots = lookup->slots;
     tornado_addresses *addresses = tornado__addresses_new(slots[0].count + slots[1].count);
-    int first = TORNADO__DNS_SIX;
-    if (slots[0].count && slots[1].count) {
-        tornado_address six = tornado__dns_address(slots[0].addresses[0], 0, 53);
-        first = tornado__dns_reachable(&six) ? TORNADO__DNS_SIX : TORNADO__DNS_FOUR;
-    }
     for (int i = 0; i < 2 && addresses; i++)
-        for (size_t k = 0; k < slots[i ^ first].count; k++) {
-            tornado_address address = tornado__dns_address(slots[i ^ first].addresses[k], i ^ first, lookup->port);
+        for (size_t k = 0; k < slots[i].count; k++) {
+            tornado_address address = tornado__dns_address(slots[i].addresses[k], i, lookup->port);
             tornado__addresses_add(addresses, &address);
         }
+    if (addresses)
+        tornado__addresses_sort(addresses);
     return addresses;
 }
 
@@ -23817,9 +24047,12 @@ static void tornado__dns_lookup_failed(tornado__dns_lookup *lookup)
 {
     if (lookup->nomem)
         tornado__nomem();
+    else if (lookup->error && lookup->error != ETIMEDOUT)
+        tornado__fail(TORNADO_ERR_RESOLVE, EAGAIN, "cannot resolve \"%.120s\": no name server answered: %s",
+                      lookup->name, strerror(lookup->error));
     else if (lookup->failed)
         tornado__unresolved(EAGAIN, lookup->name,
-                            lookup->silent ? "no name server answered" : "the name servers could not tell");
+                            lookup->error ? "no name server answered" : "the name servers could not tell");
     else
         tornado__unresolved(ENOENT, lookup->name,
                             lookup->no_data ? "it has no address of that family" : "there is no such name");
@@ -23854,27 +24087,35 @@ static void tornado__dns_take(tornado__dns_slot *slot, const tornado__dns_questi
     lookup->nomem |= question->verdict == TORNADO__DNS_FOUND && !slot->count;
     lookup->no_data |= question->verdict == TORNADO__DNS_NO_DATA;
     if (question->verdict == TORNADO__DNS_USELESS) {
-        lookup->silent = question->silent;
+        lookup->error = question->error;
         lookup->failed = true;
     }
 }
 
 /* The name to try next. False: it would be too long. */
-static bool tornado__dns_candidate(const tornado__dns_lookup *lookup, char out[512])
+static bool tornado__dns_candidate(const tornado__dns_lookup *lookup, char out[254])
 {
     const tornado__dns_config *config = &lookup->dns->config;
-    int domain = lookup->candidate - lookup->as_it_is_first;
-    bool as_it_is = domain < 0 || domain >= config->domains_count;
-    snprintf(out, 512, "%s%s%s", lookup->name, as_it_is ? "" : ".", as_it_is ? "" : config->domains[domain]);
-    return strlen(out) <= 253;
+    int which = lookup->candidate - lookup->as_it_is_first;
+    const char *domain = which < 0 || which >= config->domains_count ? NULL : config->domains[which];
+    size_t len = strlen(lookup->name);
+    if (domain && len + 1 + strlen(domain) > 253)
+        return false;
+    memcpy(out, lookup->name, len + 1);
+    if (domain) {
+        out[len] = '.';
+        strcpy(out + len + 1, domain);
+    }
+    return true;
 }
 
-/* Tries names until one has to be waited for, or the lookup is over. */
+/* Tries names until one has to be waited for, or the lookup is over: also when no server answers, as a name would mean
+   something else then, from one moment to the next. */
 static void tornado__dns_lookup_go(tornado__dns_lookup *lookup)
 {
     static const unsigned types[] = {TORNADO__DNS_AAAA, TORNADO__DNS_A};
     static const int families[] = {AF_INET6, AF_INET};
-    for (char name[512]; lookup->candidate < lookup->candidates; lookup->candidate++) {
+    for (char name[254]; lookup->candidate < lookup->candidates && !lookup->error; lookup->candidate++) {
         bool waits = false;
         if (!tornado__dns_candidate(lookup, name))
             continue;
@@ -24017,6 +24258,46 @@ static void tornado__dns_resolver_close(void *state)
     TORNADO_FREE(dns);
 }
 
+/* Has the configuration be what resolv.conf and the options say. */
+static void tornado__dns_configure(tornado__dns *dns)
+{
+    tornado__dns_config *config = &dns->config;
+    const tornado__dns_config *given = &dns->given;
+    char none[] = "";
+    tornado__dns_config_read(config, dns->resolv_conf.text ? dns->resolv_conf.text : none, dns->port);
+    if (given->servers_count || !config->servers_count) {
+        memcpy(config->servers, given->servers, sizeof config->servers);
+        config->servers_count = given->servers_count ? given->servers_count : 1;
+    }
+    config->timeout = given->timeout ? given->timeout : config->timeout;
+    config->attempts = given->attempts ? given->attempts : config->attempts;
+    memset(dns->sick, 0, sizeof dns->sick);
+    while (!tornado__link_empty(&dns->cached)) /* other servers may know other names */
+        tornado__dns_forget(TORNADO__CONTAINER(dns->cached.next, tornado__dns_question, link));
+}
+
+/* Looks at the files, now and then. False when memory is short: it looks again next time. */
+static bool tornado__dns_refresh(tornado__dns *dns)
+{
+    int64_t now = tornado__now_ns();
+    char none[] = "";
+    bool changed;
+    if (dns->looked && now - dns->looked < TORNADO__DNS_LOOK_AGAIN)
+        return true;
+    if (!tornado__dns_file_read(&dns->hosts, &changed))
+        return false;
+    if (changed && !tornado__dns_hosts_read(dns, dns->hosts.text ? dns->hosts.text : none)) {
+        tornado__dns_file_drop(&dns->hosts);
+        return false;
+    }
+    if (!tornado__dns_file_read(&dns->resolv_conf, &changed))
+        return false;
+    if (changed || !dns->looked)
+        tornado__dns_configure(dns);
+    dns->looked = now;
+    return true;
+}
+
 static bool tornado__dns_ends_in(const char *name, const char *domain)
 {
     size_t len = strlen(name), tail = strlen(domain);
@@ -24035,11 +24316,13 @@ static tornado_future *tornado__dns_resolve_locally(const tornado__dns *dns, con
                 if (tornado__family_fits(&address, family))
                     tornado__addresses_add(addresses, &address);
             }
-    } else if (tornado__dns_ends_in(name, "invalid")) { /* section 6.4 */
+    } else if (tornado__dns_ends_in(name, "invalid") || tornado__dns_ends_in(name, "onion")) { /* 6.4; RFC 7686 */
         tornado__unresolved(ENOENT, name, "there is no such name");
-    } else if (!(addresses = tornado__dns_hosts_find(dns, name, port, family))) {
+    } else if (!tornado__dns_hosts_find(dns, name, port, family, &addresses)) {
         return NULL;
     }
+    if (addresses)
+        tornado__addresses_sort(addresses);
     return tornado__addresses_future(addresses);
 }
 
@@ -24090,7 +24373,8 @@ static tornado_future *tornado__dns_resolve(void *state, const char *host, int p
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_resolver_resolve: the loop is closed");
         return tornado_future_failed(tornado_last_error());
     }
-    tornado__dns_refresh(dns);
+    if (!tornado__dns_refresh(dns))
+        return &tornado__future_nomem;
     if ((future = tornado__dns_resolve_locally(dns, name, port, family)) != NULL)
         return future;
     if (dns->lookups_count >= TORNADO__DNS_LOOKUPS) {
@@ -24282,30 +24566,42 @@ static void tornado__connector_failed(tornado__connector *connector)
 static tornado_iostream *tornado__connector_socket(const tornado__connector *connector,
                                                    const tornado_address *address)
 {
-    int family = tornado__sockaddr(address)->sa_family, on = 1, fd = tornado__socket(family, SOCK_STREAM);
+    int family = tornado__address_family(address), on = 1, fd = tornado__socket(family, SOCK_STREAM);
     tornado_address source = connector->source;
     bool ok = fd >= 0;
     if (ok && family != AF_UNIX && (source.len || connector->source_port)) {
         if (!source.len)
             tornado_address_ip(&source, family == AF_INET ? "0.0.0.0" : "::", 0);
         tornado__address_set_port(&source, connector->source_port);
+#ifdef IP_BIND_ADDRESS_NO_PORT
+        if (!connector->source_port) /* it is picked when the peer is known, so that each peer has all ports */
+            (void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
+#endif
         ok = (!connector->source_port || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0) &&
              bind(fd, tornado__sockaddr(&source), (socklen_t)source.len) == 0;
     }
     if (ok)
-        return tornado_iostream_new(fd, &connector->stream);
+        return tornado__iostream_over(fd, &connector->stream, NULL);
     tornado__fail(TORNADO_ERR_SYSTEM, errno, "%s", strerror(errno));
     if (fd >= 0)
         close(fd);
     return NULL;
 }
 
-/* Keeps why an attempt failed: the stream, which may be NULL, knows better than the future. */
+static bool tornado__no_way_there(int error)
+{
+    return error == ENETUNREACH || error == EHOSTUNREACH || error == EADDRNOTAVAIL || error == EAFNOSUPPORT;
+}
+
+/* Keeps why an attempt failed: the stream, which may be NULL, knows better than the future. That there is no way to an
+   address, as to all those of a family that this machine has not, tells less than what another has answered. */
 static void tornado__connector_note(tornado__connector *connector, const tornado_iostream *stream,
                                     const tornado_error *error)
 {
     const tornado_error *cause = stream ? tornado_iostream_error(stream) : NULL;
-    connector->error = cause ? *cause : *error;
+    cause = cause ? cause : error;
+    if (!connector->error.code || !tornado__no_way_there(cause->sys_errno))
+        connector->error = *cause;
 }
 
 static void tornado__attempt_done(tornado__task *task, tornado_ioloop *loop);
@@ -24428,7 +24724,7 @@ static void tornado__connector_late(tornado__timer *timer, tornado_ioloop *loop)
 static void tornado__connector_begin(tornado__connector *connector, const tornado_address *items, size_t count)
 {
     size_t at[2] = {0, 0};
-    int first = tornado__sockaddr(items)->sa_family;
+    int first = tornado__address_family(items);
     connector->addresses = TORNADO_MALLOC(count * (sizeof *items + sizeof *connector->attempts));
     if (!connector->addresses) {
         tornado__connector_finish(connector, NULL, &tornado__error_nomem);
@@ -24436,7 +24732,7 @@ static void tornado__connector_begin(tornado__connector *connector, const tornad
     }
     connector->attempts = (tornado__attempt *)(void *)(connector->addresses + count);
     for (int turn = 0; connector->count < count; turn = !turn) {
-        while (at[turn] < count && (tornado__sockaddr(&items[at[turn]])->sa_family == first) != !turn)
+        while (at[turn] < count && (tornado__address_family(&items[at[turn]]) == first) != !turn)
             at[turn]++;
         if (at[turn] < count)
             connector->addresses[connector->count++] = items[at[turn]++];
@@ -24446,8 +24742,11 @@ static void tornado__connector_begin(tornado__connector *connector, const tornad
 
 static void tornado__connector_resolved(tornado__connector *connector, tornado_future *resolving)
 {
+    static const tornado_error none = {TORNADO_ERR_RESOLVE, ENOENT, 0, "the resolver has found nothing"};
     const tornado_error *error = tornado_future_error(resolving);
     const tornado_addresses *found = tornado_future_result(resolving);
+    if (!error && (!found || !found->count)) /* a class of the program breaks its promise */
+        error = &none;
     if (error)
         tornado__connector_finish(connector, NULL, error);
     else
@@ -24475,6 +24774,7 @@ static bool tornado__connect_options_read(const tornado_connect_options *options
 {
     int64_t timeout;
     memset(source, 0, sizeof *source);
+    *deadline = 0;
     if (!tornado__seconds_to_ns(options->timeout, &timeout) || !tornado__seconds_to_ns(options->deadline, deadline))
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_tcpclient_connect: the timeout is not a number");
     if (options->source_port < 0 || options->source_port > 65535)
@@ -24482,6 +24782,7 @@ static bool tornado__connect_options_read(const tornado_connect_options *options
                              options->source_port);
     if (options->stream.backend)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_tcpclient_connect: its streams have no other backend");
+    *deadline = *deadline > 0 ? *deadline : 0;
     if (timeout > 0) {
         timeout = tornado__add_ns(tornado__now_ns(), timeout);
         *deadline = *deadline && *deadline < timeout ? *deadline : timeout;
@@ -24574,7 +24875,8 @@ TORNADO_API tornado_future *tornado_tcpclient_connect(tornado_tcpclient *client,
         tornado__connector_begin(connector, &address, 1);
         return future;
     }
-    tornado_future *resolving = tornado_resolver_resolve(client->resolver, host, port, o->family);
+    int family = !o->family && connector->source.len ? tornado__address_family(&connector->source) : o->family;
+    tornado_future *resolving = tornado_resolver_resolve(client->resolver, host, port, family);
     if (tornado_future_done(resolving)) {
         tornado__connector_resolved(connector, resolving);
     } else {
@@ -24723,64 +25025,44 @@ static bool tornado__proxy_values(const unsigned char *data, size_t len, size_t 
     return true;
 }
 
-static void tornado__proxy_address(tornado_address *address, int family, const unsigned char *ip,
-                                   const unsigned char *port)
+/* A path of up to 108 bytes; of one that fits nowhere nothing is left. */
+static void tornado__proxy_path(tornado_address *address, const unsigned char *path)
 {
+    struct sockaddr_un *un = (struct sockaddr_un *)(void *)tornado__sockaddr(address);
+    size_t len = 108;
+    while (len && !path[len - 1])
+        len--;
+    len = len < sizeof un->sun_path ? len : 0;
     memset(address, 0, sizeof *address);
-    struct sockaddr *sockaddr = tornado__sockaddr(address);
-    if (family == AF_INET) {
-        struct sockaddr_in *in = (struct sockaddr_in *)(void *)sockaddr;
-        in->sin_family = AF_INET;
-        memcpy(&in->sin_addr, ip, 4);
-        memcpy(&in->sin_port, port, 2);
-        address->len = sizeof *in;
-    } else if (family == AF_INET6) {
-        struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)sockaddr;
-        in6->sin6_family = AF_INET6;
-        memcpy(&in6->sin6_addr, ip, 16);
-        memcpy(&in6->sin6_port, port, 2);
-        address->len = sizeof *in6;
-    } else { /* a path of up to 108 bytes; one that fits nowhere is left out */
-        struct sockaddr_un *un = (struct sockaddr_un *)(void *)sockaddr;
-        size_t len = 108;
-        while (len && !ip[len - 1])
-            len--;
-        un->sun_family = AF_UNIX;
-        if (len < sizeof un->sun_path)
-            memcpy(un->sun_path, ip, len);
-        else
-            len = 0;
-        address->len = (unsigned)(offsetof(struct sockaddr_un, sun_path) + (len ? len + (*ip != 0) : 0));
-    }
+    un->sun_family = AF_UNIX;
+    memcpy(un->sun_path, path, len);
+    address->len = (unsigned)(offsetof(struct sockaddr_un, sun_path) + (len ? len + (*path != 0) : 0));
 }
 
 /* Reads a header of version 2. False: it is malformed. */
 static bool tornado__proxy_parse_binary(const unsigned char *data, size_t len, tornado_connection *connection)
 {
-    static const struct {
-        unsigned char family, size; /* of an address, without its port */
-        int native;
-    } families[] = {{0x1, 4, AF_INET}, {0x2, 16, AF_INET6}, {0x3, 108, AF_UNIX}};
     unsigned family = data[13] >> 4, transport = data[13] & 15, command = data[12];
-    if ((command != 0x20 && command != 0x21) || family > 3 || transport > 2)
+    if (command == 0x20) /* LOCAL: it is the proxy's own, and nothing else counts */
+        return true;
+    if (command != 0x21 || family > 3 || transport > 2)
         return false;
-    size_t at = TORNADO__PROXY_FIXED;
-    bool told = command == 0x21 && transport == 1 && family;
-    for (size_t i = 0; i < TORNADO__COUNT(families) && family; i++) {
-        size_t size = families[i].size, ports = families[i].native == AF_UNIX ? 0 : 2;
-        if (families[i].family != family || !transport)
-            continue;
-        if (len - at < 2 * (size + ports))
-            return command == 0x20; /* of one that is the proxy's own (LOCAL) nothing counts */
-        const unsigned char *ip = data + at, *port = ip + 2 * size;
-        if (told) {
-            tornado__proxy_address(&connection->remote, families[i].native, ip, port);
-            tornado__proxy_address(&connection->local, families[i].native, ip + size, port + ports);
-        }
-        at += 2 * (size + ports);
+    if (!family || !transport)
+        return true; /* addresses of which it cannot tell */
+    size_t at = TORNADO__PROXY_FIXED, size = family == 1 ? 4 : family == 2 ? 16 : 108, ports = family == 3 ? 0 : 2;
+    const unsigned char *ip = data + at, *port = ip + 2 * size;
+    if (len - at < 2 * (size + ports) || !tornado__proxy_values(data, len, at + 2 * (size + ports)))
+        return false;
+    connection->proxied = transport == 1; /* a stream's */
+    if (connection->proxied && family == 3) {
+        tornado__proxy_path(&connection->remote, ip);
+        tornado__proxy_path(&connection->local, ip + size);
+    } else if (connection->proxied) {
+        int native = family == 1 ? AF_INET : AF_INET6;
+        tornado__address_make(&connection->remote, native, ip, port[0] << 8 | port[1]);
+        tornado__address_make(&connection->local, native, ip + size, port[2] << 8 | port[3]);
     }
-    connection->proxied = told;
-    return command == 0x20 || !transport || !family || tornado__proxy_values(data, len, at);
+    return true;
 }
 
 /* Reads a whole header. When the proxy knows no addresses, or speaks for itself, those of `connection` stay. False: it
@@ -24984,16 +25266,17 @@ static void tornado__tcp_done(tornado__coroutine *co)
 static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
 {
     int64_t now = tornado__now_ns();
-    if (!server->told || now - server->told > 1000000000)
+    if (!server->told || now - server->told > 1000000000) {
         tornado_gen_log(TORNADO_LOG_WARNING, "%s: a connection was closed at once: %s", server->name, why);
-    server->told = now;
+        server->told = now;
+    }
 }
 
 /* Starts the handler with a stream over the descriptor; closes the connection when that is not possible. */
 static void tornado__tcp_begin(tornado__tcp_connection *connection, int fd)
 {
     tornado_tcpserver *server = connection->server;
-    connection->stream = tornado_iostream_new(fd, &server->stream);
+    connection->stream = tornado__iostream_over(fd, &server->stream, server->stream.backend);
     tornado__coroutine *co = NULL;
     if (connection->stream)
         co = tornado__coroutine_new(server->loop, tornado__tcp_main, connection, server->name);
@@ -25150,36 +25433,28 @@ static bool tornado__tcpserver_add(tornado_tcpserver *server, const int *fds, in
            tornado__listeners_add(&server->listeners, fds, count, tornado__tcp_accept, server);
 }
 
-/* Logs the last error, which stays that. */
-static bool tornado__tcp_logged(void)
-{
-    tornado_error error = *tornado_last_error();
-    tornado_gen_log(TORNADO_LOG_ERROR, "%s", error.message);
-    tornado__thread.last = error;
-    return false;
-}
-
 TORNADO_API bool tornado_tcpserver_listen(tornado_tcpserver *server, int port, const tornado_bind_options *options)
 {
-    return tornado__tcpserver_attach(server) &&
-           tornado__listen(&server->listeners, port, options, tornado__tcp_accept, server);
+    return tornado__tcpserver_attach(server)
+               ? tornado__listen(&server->listeners, port, options, tornado__tcp_accept, server)
+               : tornado__log_failure();
 }
 
 TORNADO_API bool tornado_tcpserver_bind(tornado_tcpserver *server, int port, const tornado_bind_options *options)
 {
-    return tornado__bind_more(&server->bound, port, options) || tornado__tcp_logged();
+    return tornado__bind_more(&server->bound, port, options) || tornado__log_failure();
 }
 
 TORNADO_API bool tornado_tcpserver_start(tornado_tcpserver *server, int processes)
 {
     if (server->loop) {
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_tcpserver_start: it was started already");
-        return tornado__tcp_logged();
+        return tornado__log_failure();
     }
     if (processes != 1 && tornado_fork_processes(processes, 100) < 0)
-        return tornado__tcp_logged();
+        return tornado__log_failure();
     if (!tornado__tcpserver_add(server, server->bound.fds, server->bound.count))
-        return tornado__tcp_logged();
+        return tornado__log_failure();
     server->bound.count = 0; /* they are listeners now */
     return true;
 }

@@ -802,6 +802,36 @@ SCENARIO(a_handler_that_asks_another_server)
     served((tornado_rule[]){{.path = "/ask", .handler = &ask_class}, {0}}, NULL, NULL, ask_talk);
 }
 
+/* A server behind a proxy, whose header comes in two parts. */
+static void proxied_talk(int port)
+{
+    client c = dialled(port);
+    client_send(&c, "PROXY TCP4 192.0.2.1 192.0");
+    turns(2);
+    client_send(&c, ".2.2 1234 443\r\nabcd\n");
+    if (DO(client_need(&c, 6)))
+        CHECK_MEM(c.data, 6, "01234\n", 6);
+    client_close(&c);
+}
+
+SCENARIO_EACH_POLLER(behind_a_proxy)
+{
+    static const tornado_tcpserver_options options = {.proxy_protocol = true};
+    static const tornado_bind_options where = {.address = "127.0.0.1"};
+    int port;
+    client_wait = wait_for;
+    if (!world_open())
+        return;
+    tornado_tcpserver *server = tornado_tcpserver_new(service, NULL, &options);
+    if (DO(server != NULL) && DO(tornado_tcpserver_listen(server, 0, &where)) &&
+        DO((port = tornado_tcpserver_port(server)) != 0))
+        for (int i = 0; i < 2; i++)
+            proxied_talk(port);
+    tornado_tcpserver_free(server);
+    UNTIL(!tornado_ioloop_coroutines(world.loop));
+    world_close();
+}
+
 static void slow_get(tornado_handler *self)
 {
     tornado_await(tornado_sleep(0.005));
@@ -1420,13 +1450,16 @@ SCENARIO(names)
     if (!world_open())
         return;
     name_server_open(&server);
-    const char *servers[] = {server.text, NULL}, *path = name_file("127.0.0.9 nine\n");
+    const char *servers[] = {server.text, NULL}, *path = name_file("127.0.0.9 nine\n127.0.0.1 two\n::1 two\n");
     tornado_resolver_options options = {.kind = &tornado_dns_resolver, .resolv_conf = path, .hosts = path,
                                         .nameservers = servers, .timeout = 0.05};
     tornado_resolver *resolver = tornado_resolver_new(&options);
-    static const char *const hosts[] = {"a.test", "nine", "a.test"};
-    for (size_t i = 0; i < 3 && DO(resolver != NULL); i++) {
-        tornado_future *future = tornado_resolver_resolve(resolver, hosts[i], 80, 0);
+    static const struct {
+        const char *name;
+        size_t count; /* of its addresses */
+    } hosts[] = {{"a.test", 1}, {"nine", 1}, {"a.test", 1}, {"two", 2}};
+    for (size_t i = 0; i < 4 && DO(resolver != NULL); i++) {
+        tornado_future *future = tornado_resolver_resolve(resolver, hosts[i].name, 80, 0);
         for (int tries = 0; !tornado_future_done(future); tries++) {
             name_server_turn(&server);
             poll(NULL, 0, tries > 20);
@@ -1434,8 +1467,8 @@ SCENARIO(names)
         }
         DO(!tornado_future_error(future));
         const tornado_addresses *found = tornado_future_result(future);
-        if (found && found->count != 1)
-            FAIL("%s: there are %zu addresses", trial_text(), found->count);
+        if (found && found->count != hosts[i].count)
+            FAIL("%s: %s has %zu addresses", trial_text(), hosts[i].name, found->count);
         tornado_future_release(future);
     }
     tornado_resolver_free(resolver);

@@ -387,6 +387,8 @@ TEST(netutil_malformed_address_is_refused_by_name)
         check_refused(54321, OPTIONS(.address = malformed[i]), 0, malformed[i], "cannot listen");
     check_refused(54321, OPTIONS(.address = "::1", .ipv4_only = true), 0, "::1", "cannot listen");
     check_refused(54321, OPTIONS(.address = "127.0.0.1", .ipv6_only = true), 0, "127.0.0.1", "cannot listen");
+    check_refused(54321, OPTIONS(.ipv4_only = true, .ipv6_only = true), 0, "IPv4 only and by IPv6 only",
+                  "cannot listen");
 }
 
 TEST(netutil_malformed_address_is_refused_with_its_port)

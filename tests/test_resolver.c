@@ -3,7 +3,12 @@
 
 #include "http_client.h"
 
+#include <net/if.h>
+#include <net/route.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #define UNTIL(expression)                                                                                          \
@@ -199,6 +204,14 @@ TEST(resolver_with_a_table_looks_there_first)
     tornado_resolver_free(other);
 }
 
+TEST(resolver_with_a_table_refuses_one_with_a_hole)
+{
+    static const tornado_resolver_override holed[] = {{.host = "a", .to = "b"}, {.host = "c"}, {.host = NULL}};
+    CHECK(!tornado_resolver_new(OPTIONS(.kind = &tornado_override_resolver, .overrides = holed)));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+    CHECK(strstr(tornado_last_error()->message, "\"c\"") != NULL);
+}
+
 /* A class of the program's own: every name is this address. */
 static tornado_future *everywhere_resolve(void *state, const char *host, int port, int family)
 {
@@ -239,7 +252,7 @@ TEST(resolver_is_what_was_configured)
  * A name server that says whatever a test wants.
  *----------------------------------------------------------------------------*/
 
-enum { A = 1, CNAME = 5, SOA = 6, AAAA = 28, NO_ERROR = 0, FORMERR = 1, SERVFAIL = 2, NXDOMAIN = 3 };
+enum { A = 1, CNAME = 5, SOA = 6, AAAA = 28, NO_ERROR = 0, FORMERR = 1, SERVFAIL = 2, NXDOMAIN = 3, NOTIMP = 4 };
 
 typedef struct reply {
     unsigned char data[65535];
@@ -260,6 +273,7 @@ typedef struct server {
     int udp, tcp, port;
     char text[32];  /* "127.0.0.1:port" */
     int asked, asked_by_tcp, accepted;
+    bool hangs_up; /* on who connects */
     void (*answer)(struct server *s, const question *q); /* calls say, any number of times */
     /* of the question that is being answered */
     struct sockaddr_in from;
@@ -426,8 +440,12 @@ static void server_tcp(int fd, unsigned events, void *arg)
     int connection = accept(fd, NULL, NULL);
     (void)events;
     CHECK(connection >= 0);
-    set_nonblocking(connection);
     s->accepted++;
+    if (s->hangs_up) {
+        close(connection);
+        return;
+    }
+    set_nonblocking(connection);
     CHECK(tornado_ioloop_add_handler(tornado_ioloop_current(), connection, server_connection, s,
                                      TORNADO_IOLOOP_READ));
 }
@@ -669,7 +687,8 @@ TEST(resolver_by_dns_refuses_what_is_no_name)
     for (size_t i = 63; i < sizeof longest; i += 64)
         longest[i] = '.';
     longest[254] = '\0';
-    const char *const wrong[] = {"a..b", ".", ".a", "a b", "a/b", "a\nb", "b\xc3\xa4r", label, longest, "a.."};
+    const char *const wrong[] = {"a..b", ".", ".a", "a b", "a/b", "a\nb", "b\xc3\xa4r", label, longest, "a..",
+                                 "127.1", "1", "1.2.3.4.", "1.2.3.256", "a.0"};
     begin(answer_any, NULL);
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         CHECK_STR(ask(wrong[i], 0), "INVALID ");
@@ -679,6 +698,8 @@ TEST(resolver_by_dns_refuses_what_is_no_name)
     label[63] = '\0';
     CHECK_STR(ask(label, AF_INET), "192.0.2.1:80");
     CHECK_STR(ask("_srv.a-b.Example.COM.", AF_INET), "192.0.2.1:80");
+    CHECK_STR(ask("1.2.3.4a", AF_INET), "192.0.2.1:80");
+    CHECK_STR(ask("4.-", AF_INET), "192.0.2.1:80");
     end();
 }
 
@@ -689,8 +710,8 @@ TEST(resolver_by_dns_asks_nobody_for_reserved_names)
         int family;
         const char *result;
     } cases[] = {{"localhost", AF_INET, "127.0.0.1:80"},     {"LocalHost.", AF_INET6, "[::1]:80"},
-                 {"a.b.localhost", 0, "[::1]:80 127.0.0.1:80"}, {"none.invalid", 0, "RESOLVE ENOENT"},
-                 {"invalid.", 0, "RESOLVE ENOENT"}};
+                 {"a.b.localhost", AF_INET, "127.0.0.1:80"}, {"none.invalid", 0, "RESOLVE ENOENT"},
+                 {"invalid.", 0, "RESOLVE ENOENT"},          {"some.Onion", 0, "RESOLVE ENOENT"}};
     begin(answer_any, NULL);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         CHECK_STR(ask(cases[i].host, cases[i].family), cases[i].result);
@@ -705,7 +726,7 @@ TEST(resolver_by_dns_looks_into_the_hosts_file)
     begin(answer_any, NULL);
     write_text(hosts_path, "# comment\n127.0.0.5 five Five.Example.com # five.not\n\n2001:db8::5\tfive\r\n"
                            "127.0.0.6 five\nnonsense six\n127.0.0.7\n127.0.0.8 bad..name seven");
-    CHECK_STR(ask("five", 0), "127.0.0.5:80 [2001:db8::5]:80 127.0.0.6:80");
+    CHECK_STR(ask("five", AF_INET), "127.0.0.5:80 127.0.0.6:80");
     CHECK_STR(ask("FIVE", AF_INET6), "[2001:db8::5]:80");
     CHECK_STR(ask("five.example.com.", 0), "127.0.0.5:80");
     CHECK_STR(ask("seven", 0), "127.0.0.8:80");
@@ -716,6 +737,48 @@ TEST(resolver_by_dns_looks_into_the_hosts_file)
     CHECK_STR(ask("five", 0), "127.0.0.50:80"); /* it has changed */
     CHECK(unlink(hosts_path) == 0);
     CHECK_STR(ask("five", AF_INET), "192.0.2.1:80");
+    end();
+}
+
+/* Also when neither its length nor the second is another. */
+TEST(resolver_by_dns_reads_a_file_again_that_was_written_again)
+{
+    struct timespec times[2] = {{1000000000, 0}, {1000000000, 1}};
+    begin(answer_any, NULL);
+    for (int i = 0; i < 3; i++) {
+        char line[32], want[32];
+        snprintf(line, sizeof line, "127.0.0.%d a\n", 5 + i);
+        snprintf(want, sizeof want, "127.0.0.%d:80", 5 + i);
+        write_text(hosts_path, line);
+        times[1].tv_nsec += 1000;
+        CHECK(utimensat(AT_FDCWD, hosts_path, times, 0) == 0);
+        CHECK_STR(ask("a", AF_INET), want);
+    }
+    end();
+}
+
+TEST(resolver_by_dns_says_once_that_a_file_is_too_large)
+{
+    begin(answer_any, NULL);
+    log_keep();
+    write_text(hosts_path, "127.0.0.5 a\n");
+    CHECK_STR(ask("a", AF_INET), "127.0.0.5:80");
+    CHECK(truncate(hosts_path, 4194305) == 0);
+    CHECK_STR(ask("a", AF_INET), "192.0.2.1:80");
+    CHECK_STR(ask("a", AF_INET), "192.0.2.1:80");
+    CHECK_INT(logged("is too large and is not read"), 1);
+    end();
+}
+
+TEST(resolver_by_dns_forgets_what_it_knows_when_resolv_conf_is_another)
+{
+    begin(answer_any, NULL);
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 1);
+    write_text(conf_path, "nameserver 192.0.2.53\n");
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 2);
     end();
 }
 
@@ -901,6 +964,117 @@ TEST(resolver_by_dns_does_not_follow_aliases_in_circles)
     end();
 }
 
+/* An alias whose target is not in the answer: of "a3.test" it says that it is "a2.test", and so on to "a0.test", which
+   has an address. "loop0.test" and "loop1.test" are each the other. */
+static int left_out_ttl;
+
+static void answer_left_out(server *s, const question *q)
+{
+    reply *r = begun(q, NO_ERROR);
+    char to[32];
+    int number = q->name[strcspn(q->name, "0123456789")] - '0';
+    if (strncmp(q->name, "loop", 4) == 0)
+        snprintf(to, sizeof to, "Loop%d.test", !number);
+    else if (strncmp(q->name, "long", 4) == 0)
+        snprintf(to, sizeof to, "long%.*s0.test", (int)strcspn(q->name + 4, "."), q->name + 4);
+    else
+        snprintf(to, sizeof to, "A%d.Test", number - 1);
+    if (strcmp(q->name, "a0.test") == 0)
+        put_address(r, NULL, "192.0.2.8", 300);
+    else
+        put_alias(r, NULL, to, left_out_ttl);
+    say(s, r);
+}
+
+TEST_EACH_POLLER(resolver_by_dns_asks_for_the_target_of_an_alias_that_was_left_out)
+{
+    left_out_ttl = 300;
+    begin(answer_left_out, NULL);
+    CHECK_STR(ask("a1.test", AF_INET), "192.0.2.8:80");
+    CHECK_INT(main_server.asked, 2);
+    CHECK_INT(asked_by(2, "a1.test"), 0); /* that is kept as a whole */
+    CHECK_INT(asked_by(2, "a9.test"), 10);
+    left_out_ttl = 0; /* for as long as the shortest-lived part of it says */
+    CHECK_INT(asked_by(2, "a2.test"), 6);
+    end();
+}
+
+TEST(resolver_by_dns_follows_left_out_aliases_up_to_16)
+{
+    left_out_ttl = 300;
+    begin(answer_left_out, NULL);
+    CHECK_STR(ask("long0.test", AF_INET), "RESOLVE EAGAIN");
+    CHECK_INT(main_server.asked, 16);
+    CHECK_STR(ask("loop0.test", AF_INET), "RESOLVE EAGAIN");
+    CHECK_INT(main_server.asked, 32);
+    end();
+}
+
+/* Names on the wire may have any bytes, and none at all. */
+static void answer_odd_alias(server *s, const question *q)
+{
+    static const char *const odd[] = {"", "a b.c\\d", "\xc3\xa4.test"};
+    reply *r = begun(q, NO_ERROR);
+    int number = q->name[0] - '0';
+    if (number >= 0 && number < 3)
+        put_alias(r, NULL, odd[number], 300);
+    else
+        put_address(r, NULL, strcmp(q->name, odd[s->asked / 2 - 1]) ? "192.0.2.66" : "192.0.2.8", 300);
+    say(s, r);
+}
+
+TEST(resolver_by_dns_asks_for_targets_of_any_bytes)
+{
+    begin(answer_odd_alias, NULL);
+    CHECK_STR(ask("0.test", AF_INET), "192.0.2.8:80");
+    CHECK_STR(ask("1.test", AF_INET), "192.0.2.8:80");
+    CHECK_STR(ask("2.test", AF_INET), "192.0.2.8:80");
+    CHECK_INT(main_server.asked, 6);
+    end();
+}
+
+/* An alias whose target has no address: the server says so, or leaves that out, too. */
+static void answer_alias_of_nothing(server *s, const question *q)
+{
+    reply *r = begun(q, strncmp(q->name, "nxdomain", 8) == 0 ? NXDOMAIN : NO_ERROR);
+    if (strcmp(q->name, "target.test") != 0)
+        put_alias(r, NULL, "target.test", 300);
+    if (strncmp(q->name, "vague", 5) != 0)
+        put_soa(r, "test", 300, 300);
+    say(s, r);
+}
+
+TEST(resolver_by_dns_asks_for_no_target_of_which_it_was_told_that_there_is_none)
+{
+    begin(answer_alias_of_nothing, NULL);
+    CHECK_INT(asked_by(2, "nxdomain.test"), 1);
+    CHECK_INT(asked_by(2, "no-data.test"), 1);
+    CHECK_INT(asked_by(2, "vague.test"), 2);
+    CHECK_STR(ask("vague.test", AF_INET), "RESOLVE ENOENT");
+    end();
+}
+
+static void answer_alias_only(server *s, const question *q)
+{
+    reply *r = begun(q, strcmp(q->name, "target.test") ? NO_ERROR : SERVFAIL);
+    put_alias(r, NULL, "target.test", 300);
+    say(s, r);
+}
+
+TEST(resolver_by_dns_asks_the_next_server_for_the_target_when_the_first_does_not_know_it)
+{
+    static server second;
+    begin(answer_alias_only, NULL);
+    server_start(&second, answer_any_a);
+    tornado_resolver *both = asking(&main_server, &second, NULL);
+    CHECK_STR(resolved(both, "example.com", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 2);
+    CHECK_INT(second.asked, 1);
+    tornado_resolver_free(both);
+    server_stop(&second);
+    end();
+}
+
 /*----------------------------------------------------------------------------
  * Hostile replies: what is wrong is no answer, and the true one counts when it comes.
  *----------------------------------------------------------------------------*/
@@ -1025,6 +1199,67 @@ TEST(resolver_by_dns_asks_by_tcp_when_the_case_is_another)
     end();
 }
 
+/* Servers that answer in one case, and not by TCP, are asked in the one case. */
+static void answer_in_lower_case(server *s, const question *q)
+{
+    reply *r = begun(q, NO_ERROR);
+    put_address(r, NULL, "192.0.2.1", 300);
+    for (size_t i = 12; i < q->end - 4; i++)
+        if (r->data[i] >= 'A' && r->data[i] <= 'Z')
+            r->data[i] |= 32;
+    say(s, r);
+}
+
+static void answer_in_upper_case(server *s, const question *q)
+{
+    reply *r = begun(q, NO_ERROR);
+    put_address(r, NULL, "192.0.2.1", 300);
+    for (size_t i = 12; i < q->end - 4; i++)
+        if (r->data[i] >= 'a' && r->data[i] <= 'z')
+            r->data[i] &= (unsigned char)~32;
+    say(s, r);
+}
+
+static void answer_in_lower_case_by_udp(server *s, const question *q)
+{
+    if (!q->tcp)
+        answer_in_lower_case(s, q);
+}
+
+TEST(resolver_by_dns_does_without_case_where_a_server_has_neither_that_nor_tcp)
+{
+    static const struct {
+        void (*answer)(server *, const question *);
+        bool hangs_up;
+        int asked;
+    } cases[] = {{answer_in_lower_case, true, 2}, {answer_in_upper_case, true, 2},
+                 {answer_in_lower_case_by_udp, false, 3}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        begin(cases[i].answer, OPTIONS(.timeout = 0.1, .attempts = 1));
+        main_server.hangs_up = cases[i].hangs_up;
+        CHECK_STR(ask("some-longer-name-with-letters.example.com", AF_INET), "192.0.2.1:80");
+        CHECK_INT(main_server.accepted, 1);
+        CHECK_INT(main_server.asked, cases[i].asked);
+        end();
+    }
+}
+
+TEST(resolver_by_dns_asks_the_next_server_when_somebody_guesses_and_there_is_no_tcp)
+{
+    static server second;
+    begin(answer_many_lies, NULL);
+    main_server.hangs_up = true;
+    server_start(&second, answer_any_a);
+    tornado_resolver *both = asking(&main_server, &second, NULL);
+    CHECK_STR(resolved(both, "example.com", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 1);
+    CHECK_INT(second.asked, 1);
+    CHECK_INT(second.asked_by_tcp, 0); /* that is another server */
+    tornado_resolver_free(both);
+    server_stop(&second);
+    end();
+}
+
 static void circle(server *s, const question *q)
 {
     reply *r = begun(q, NO_ERROR);
@@ -1120,6 +1355,15 @@ static void refused(server *s, const question *q)
     say(s, begun(q, 5));
 }
 
+/* A server that asks nobody else, and has no answer of its own. */
+static void referral(server *s, const question *q)
+{
+    reply *r = begun(q, NO_ERROR);
+    r->data[3] = 0;
+    put_record(r, 8, "com", 2, 300, "\2ns\0", 4);
+    say(s, r);
+}
+
 static void cut_at_every_byte(server *s, const question *q)
 {
     static size_t len;
@@ -1130,7 +1374,7 @@ static void cut_at_every_byte(server *s, const question *q)
 
 static void (*const useless[])(server *, const question *) = {
     circle,       circle_of_two, forward,   beyond,  reserved_label, name_too_long,    length_beyond,
-    length_wrong, count_beyond,  alias_cut, servfail, refused,        cut_at_every_byte};
+    length_wrong, count_beyond,  alias_cut, servfail, refused,        referral,         cut_at_every_byte};
 
 TEST(resolver_by_dns_asks_the_next_server_when_a_reply_is_useless)
 {
@@ -1268,6 +1512,45 @@ TEST(resolver_by_dns_takes_a_reply_by_tcp_byte_by_byte)
     end();
 }
 
+/* Several replies in one connection: the first counts. */
+static void answer_twice_by_tcp(server *s, const question *q)
+{
+    answer_truncated(s, q);
+    if (q->tcp)
+        say(s, forged(q));
+}
+
+static void answer_for_another_by_tcp(server *s, const question *q)
+{
+    if (q->tcp)
+        wrong_id(s, q);
+    answer_truncated(s, q);
+}
+
+static void answer_nothing_by_tcp(server *s, const question *q)
+{
+    if (q->tcp)
+        say_bytes(s, "", 0);
+    else
+        answer_truncated(s, q);
+}
+
+TEST(resolver_by_dns_takes_the_first_reply_of_a_connection)
+{
+    static const struct {
+        void (*answer)(server *, const question *);
+        const char *result;
+    } cases[] = {{answer_twice_by_tcp, "192.0.2.1:80"},
+                 {answer_for_another_by_tcp, "RESOLVE EAGAIN"},
+                 {answer_nothing_by_tcp, "RESOLVE EAGAIN"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        begin(cases[i].answer, OPTIONS(.attempts = 1));
+        CHECK_STR(ask("example.com", AF_INET), cases[i].result);
+        CHECK_INT(main_server.accepted, 1);
+        end();
+    }
+}
+
 static int hang_up_after;
 
 static void answer_hanging_up(server *s, const question *q)
@@ -1324,6 +1607,14 @@ static void answer_without_edns(server *s, const question *q)
         answer_any_a(s, q);
 }
 
+static void answer_notimp_to_edns(server *s, const question *q)
+{
+    if (q->edns)
+        say(s, begun(q, NOTIMP));
+    else
+        answer_any_a(s, q);
+}
+
 static void answer_without_edns_and_question(server *s, const question *q)
 {
     reply *r = begun(q, FORMERR);
@@ -1343,6 +1634,22 @@ TEST(resolver_by_dns_asks_without_edns_a_server_that_does_not_know_it)
     main_server.answer = answer_without_edns_and_question;
     CHECK_STR(ask("b.example.com", AF_INET), "192.0.2.1:80");
     CHECK_INT(main_server.asked, 4);
+    main_server.answer = answer_notimp_to_edns;
+    CHECK_STR(ask("c.example.com", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 6);
+    end();
+}
+
+static void answer_formerr(server *s, const question *q)
+{
+    say(s, begun(q, FORMERR));
+}
+
+TEST(resolver_by_dns_asks_without_edns_only_once)
+{
+    begin(answer_formerr, OPTIONS(.attempts = 1));
+    CHECK_STR(ask("example.com", AF_INET), "RESOLVE EAGAIN");
+    CHECK_INT(main_server.asked, 2);
     end();
 }
 
@@ -1414,6 +1721,44 @@ TEST(resolver_by_dns_takes_turns_when_resolv_conf_says_so)
     end();
 }
 
+/* Else a name would be another one whenever a server is slow. */
+static void answer_all_but(server *s, const question *q)
+{
+    if (strcmp(q->name, "failing.one.test") == 0)
+        say(s, begun(q, SERVFAIL));
+    else if (strcmp(q->name, "silent.one.test") != 0)
+        answer_any(s, q);
+}
+
+TEST(resolver_by_dns_searches_no_further_when_no_server_answers)
+{
+    begin(answer_all_but, OPTIONS(.timeout = 0.03, .attempts = 1));
+    write_text(conf_path, "search one.test two.test\n");
+    CHECK_STR(ask("silent", AF_INET), "RESOLVE EAGAIN");
+    CHECK_INT(main_server.asked, 1);
+    CHECK_STR(ask("failing", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 3);
+    end();
+}
+
+TEST(resolver_by_dns_says_why_no_server_answers)
+{
+    int port, listener = listen_loopback(&port);
+    server gone = {.port = port};
+    files_new("", "");
+    close(listener);
+    snprintf(gone.text, sizeof gone.text, "127.0.0.1:%d", port);
+    main_resolver = asking(&gone, NULL, NULL);
+    tornado_future *future = tornado_resolver_resolve(main_resolver, "a.test", 80, AF_INET);
+    const tornado_error *error = loop_until(future);
+    CHECK(is_error(error, TORNADO_ERR_RESOLVE));
+    CHECK_STR(error->message, "cannot resolve \"a.test\": no name server answered: Connection refused");
+    CHECK_INT(error->sys_errno, EAGAIN);
+    tornado_future_release(future);
+    tornado_resolver_free(main_resolver);
+    files_free();
+}
+
 static void answer_one_family(server *s, const question *q)
 {
     if (q->type == A)
@@ -1453,6 +1798,57 @@ TEST(resolver_by_dns_that_is_freed_ends_its_lookups)
     close(main_server.udp);
     close(main_server.tcp);
     files_free();
+}
+
+TEST_EACH_POLLER(resolver_by_dns_keeps_what_nobody_waits_for_any_more)
+{
+    begin(answer_any, NULL);
+    tornado_future_release(tornado_resolver_resolve(main_resolver, "a.test", 80, AF_INET));
+    UNTIL(main_server.asked == 1);
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 1);
+    tornado_future_release(tornado_resolver_resolve(main_resolver, "b.test", 80, 0)); /* and with that it is freed */
+    end();
+}
+
+TEST(resolver_by_dns_has_10000_lookups_under_way_at_most)
+{
+    enum { MOST = 10000 };
+    static tornado_future *futures[MOST];
+    char name[32];
+    begin(NULL, NULL);
+    for (int i = 0; i < MOST; i++) {
+        snprintf(name, sizeof name, "name%d.test", i % 500);
+        futures[i] = tornado_resolver_resolve(main_resolver, name, 80, AF_INET);
+    }
+    CHECK_STR(ask("one.more", AF_INET), "LIMIT ");
+    CHECK_STR(ask("localhost", AF_INET), "127.0.0.1:80"); /* of which nobody is asked */
+    tornado_resolver_free(main_resolver);
+    main_resolver = NULL;
+    for (int i = 0; i < MOST; i++)
+        CHECK_INT(loop_code(futures[i]), TORNADO_ERR_CLOSED);
+    end();
+}
+
+TEST(resolver_by_dns_out_of_descriptors_says_so_and_goes_on)
+{
+    struct rlimit limit;
+    begin(answer_any, NULL);
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = 0;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    tornado_future *future = tornado_resolver_resolve(main_resolver, "b.test", 80, AF_INET);
+    const tornado_error *error = loop_until(future);
+    CHECK(is_error(error, TORNADO_ERR_RESOLVE));
+    CHECK_INT(error->sys_errno, EAGAIN);
+    CHECK(strstr(error->message, strerror(EMFILE)) != NULL);
+    tornado_future_release(future);
+    limit.rlim_cur = before;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK_STR(ask("b.test", AF_INET), "192.0.2.1:80");
+    end();
 }
 
 static void *resolve_and_wait(void *arg)
@@ -1495,6 +1891,109 @@ TEST(resolver_by_dns_leaks_nothing_whichever_allocation_fails)
     files_new("search one.test\n", "127.0.0.1 x\n127.0.0.2 y\n");
     each_shortage(resolve_in_shortage);
     files_free();
+}
+
+/*----------------------------------------------------------------------------
+ * The order of addresses, in a network of the test's own.
+ *----------------------------------------------------------------------------*/
+
+/* Gives the loopback an address of IPv6. */
+static void network_six(int fd, const char *ip, unsigned bits)
+{
+    struct {
+        struct in6_addr address;
+        uint32_t bits;
+        int interface;
+    } request = {.bits = bits, .interface = (int)if_nametoindex("lo")};
+    CHECK(inet_pton(AF_INET6, ip, &request.address) == 1);
+    if (ioctl(fd, SIOCSIFADDR, &request) != 0)
+        SKIP("no address of IPv6 can be set: %s", strerror(errno));
+}
+
+/* A network that has nothing but a loopback, with addresses, 10.0.0.1 one of them, and where all of IPv6 is. */
+static void network_new(const char *const *six)
+{
+    struct ifreq four = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    struct sockaddr_in ip = {.sin_family = AF_INET};
+    struct in6_rtmsg route = {.rtmsg_flags = RTF_UP, .rtmsg_metric = 1024};
+    if (unshare(CLONE_NEWNET) != 0 && unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0)
+        SKIP("a process may have no network of its own here: %s", strerror(errno));
+    int fd = socket(AF_INET, SOCK_DGRAM, 0), fd6 = socket(AF_INET6, SOCK_DGRAM, 0);
+    if (fd6 < 0)
+        SKIP("there is no IPv6 here");
+    CHECK(fd >= 0);
+    if (ioctl(fd, SIOCSIFFLAGS, &four) != 0)
+        SKIP("a network of one's own cannot be set up: %s", strerror(errno));
+    ip.sin_addr.s_addr = htonl(0x0a000001);
+    strcpy(four.ifr_name, "lo:1");
+    memcpy(&four.ifr_addr, &ip, sizeof ip);
+    CHECK(ioctl(fd, SIOCSIFADDR, &four) == 0);
+    for (; *six; six++)
+        network_six(fd6, *six, strchr(*six, '8') ? 33 : 64);
+    route.rtmsg_ifindex = (int)if_nametoindex("lo");
+    CHECK(ioctl(fd6, SIOCADDRT, &route) == 0);
+    close(fd);
+    close(fd6);
+}
+
+/* Looks up a name that a hosts file gives addresses, in words, in their order. */
+static void check_order(const char *given, const char *want)
+{
+    char text[512], *at = text;
+    size_t len = 0;
+    snprintf(text, sizeof text, "%s", given);
+    files_new("", "");
+    FILE *file = fopen(hosts_path, "w");
+    CHECK(file != NULL);
+    for (char *word; (word = strtok(at, " ")) != NULL; at = NULL)
+        fprintf(file, "%s a\n", word);
+    CHECK(fclose(file) == 0);
+    main_resolver = asking(NULL, NULL, NULL);
+    tornado_future *future = tornado_resolver_resolve(main_resolver, "a", 0, 0);
+    CHECK(loop_until(future) == NULL);
+    const tornado_addresses *found = tornado_future_result(future);
+    for (size_t i = 0; i < found->count; i++) {
+        char ip[TORNADO_ADDRESS_MAX];
+        tornado_address_format(&found->items[i], ip);
+        bool six = *ip == '[';
+        ip[strlen(ip) - (six ? 3 : 2)] = '\0';
+        len += (size_t)snprintf(text + len, sizeof text - len, "%s%s", i ? " " : "", ip + six);
+    }
+    tornado_future_release(future);
+    tornado_resolver_free(main_resolver);
+    CHECK_STR(text, want);
+    files_free();
+}
+
+TEST(resolver_by_dns_puts_the_best_address_first)
+{
+    static const char *const own[] = {"2001:db8:1::1", "2001:db8:8000::1", "fd00:1::1", "fe80::1", NULL};
+    static const struct {
+        const char *given, *want; /* by the rules of RFC 6724 section 6 */
+    } cases[] = {
+        {"192.0.2.9 10.0.0.9 192.0.2.8", "192.0.2.9 10.0.0.9 192.0.2.8"},          /* nothing to choose from */
+        {"192.0.2.9 2001:db8:1::9", "2001:db8:1::9 192.0.2.9"},                    /* 1: no way to the first */
+        {"192.0.2.9 10.0.0.9 fd00:1::9", "10.0.0.9 fd00:1::9 192.0.2.9"},          /* 1, then 6 */
+        {"ff01::1 ff0e::1", "ff0e::1 ff01::1"},                                    /* 2: from where scopes differ */
+        {"2002:c000:204::1 fd00:1::9", "fd00:1::9 2002:c000:204::1"},              /* 5: from another label */
+        {"fd00:1::9 10.0.0.9 2001:db8:1::9 ::1", "::1 2001:db8:1::9 10.0.0.9 fd00:1::9"}, /* 6 */
+        {"2001:db8:1::9 fe80::9%lo", "fe80::9%lo 2001:db8:1::9"},                  /* 8: the nearer one */
+        {"2001:db8:ffff::9 2001:db8:8000::9", "2001:db8:8000::9 2001:db8:ffff::9"}, /* 9: more bits in common */
+        {"2001:db8:1::7 2001:db8:1::8 2001:db8:1::9", "2001:db8:1::7 2001:db8:1::8 2001:db8:1::9"}, /* 10 */
+        {"10.0.0.9 2001:db8:1::9 10.0.0.8 2001:db8:1::8", "2001:db8:1::9 2001:db8:1::8 10.0.0.9 10.0.0.8"},
+    };
+    network_new(own);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_order(cases[i].given, cases[i].want);
+}
+
+/* The usual way to have IPv6 and no use of it. */
+TEST(resolver_by_dns_prefers_ipv4_to_ipv6_from_a_private_address)
+{
+    static const char *const own[] = {"fd00:1::1", NULL};
+    network_new(own);
+    check_order("2001:db8:1::9 10.0.0.9", "10.0.0.9 2001:db8:1::9");
+    check_order("2001:db8:1::9 127.0.0.9 ::1", "::1 127.0.0.9 2001:db8:1::9");
 }
 
 /*----------------------------------------------------------------------------
@@ -1570,6 +2069,24 @@ TEST(resolver_by_dns_understands_dnsmasq)
     for (int again = 0; again < 2; again++)
         for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
             CHECK_STR(ask(cases[i].host, cases[i].family), cases[i].result);
+    dnsmasq_stop();
+}
+
+/* dnsmasq leaves out what an alias stands for where that is a pattern, and, as the server of a zone, another alias. */
+TEST(resolver_by_dns_asks_dnsmasq_for_the_target_of_an_alias)
+{
+    dnsmasq_start("local=/test/\naddress=/wild.test/192.0.2.99\ncname=alias.test,any.wild.test\n");
+    CHECK_STR(ask("alias.test", AF_INET), "192.0.2.99:80");
+    CHECK_STR(ask("alias.test", 0), "192.0.2.99:80");
+    dnsmasq_stop();
+    dnsmasq_start("auth-server=ns.zone.test,lo\nauth-zone=zone.test\nauth-zone=other.test\n"
+                  "host-record=last.other.test,192.0.2.98\ncname=one.zone.test,two.zone.test\n"
+                  "cname=two.zone.test,three.other.test\ncname=three.other.test,last.other.test\n"
+                  "cname=dead.zone.test,none.zone.test\n");
+    CHECK_STR(ask("one.zone.test", AF_INET), "192.0.2.98:80");
+    CHECK_STR(ask("one.zone.test", AF_INET6), "RESOLVE ENOENT");
+    CHECK_STR(ask("dead.zone.test", 0), "RESOLVE ENOENT");
+    CHECK_STR(ask("one.elsewhere.test", AF_INET), "RESOLVE EAGAIN"); /* it asks nobody */
     dnsmasq_stop();
 }
 

@@ -451,6 +451,7 @@ static const header headers[] = {
     {V2("\x20\0\0\0"), NULL},                               /* the proxy's own */
     {V2("\x20\x11\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL},
     {V2("\x20\x11\0\1x"), NULL},
+    {V2("\x20\xff\0\1x"), NULL},
     {V2("\x21\0\0\0"), NULL},                               /* of no family that anybody knows */
     {V2("\x21\0\0\3abc"), NULL},
     {V2("\x21\x12\0\x0c\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb"), NULL}, /* datagrams */
@@ -580,6 +581,32 @@ TEST_EACH_POLLER(tcp_proxy_header_that_is_malformed_closes_the_connection)
     server_end(server);
 }
 
+/* Of unix sockets it has paths; one that fills all its bytes is longer than any here. */
+TEST(tcp_proxy_header_tells_paths)
+{
+    static const struct {
+        const char *remote, *local, *ends;
+    } cases[] = {{"/run/a.sock", "@b", "unix:/run/a.sock unix:@b 1\n"}, {"", "/x", "unix: unix:/x 1\n"},
+                 {NULL, "/x", "unix: unix:/x 1\n"}};
+    tornado_tcpserver *server = proxied_start(0);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char data[16 + 216] = SIGNATURE "\x21\x31\0\xd8";
+        client c = client_open(tornado_tcpserver_port(server));
+        if (cases[i].remote)
+            memcpy(data + 16, cases[i].remote, strlen(cases[i].remote));
+        else
+            memset(data + 16, 'x', 108);
+        memcpy(data + 16 + 108, cases[i].local, strlen(cases[i].local));
+        if (cases[i].local[0] == '@')
+            data[16 + 108] = '\0';
+        client_send_bytes(&c, data, sizeof data);
+        check_line(&c, cases[i].ends);
+        check_echo(&c);
+        client_close(&c);
+    }
+    server_end(server);
+}
+
 TEST(tcp_proxy_header_of_4_kib_is_the_longest)
 {
     static char data[4096] = SIGNATURE "\x21\x11\x0f\xf0\xc0\0\2\1\xc0\0\2\2\4\xd2\1\xbb\4\x0f\xe1";
@@ -605,6 +632,22 @@ TEST_EACH_POLLER(tcp_proxy_header_that_does_not_come_in_time_closes_the_connecti
     }
     CHECK(logged("no PROXY header came in time") > 0);
     CHECK_INT(state.begun, 0);
+    server_end(server);
+}
+
+/* Bytes that come one by one do not buy time. */
+TEST(tcp_proxy_header_that_dribbles_closes_the_connection)
+{
+    log_keep();
+    tornado_tcpserver *server = proxied_start(0.05);
+    client c = client_open(tornado_tcpserver_port(server));
+    client_send(&c, "PROXY UNKNOWN ");
+    for (int sent = 0; send(c.fd, "x", 1, MSG_NOSIGNAL) == 1 && sent < 80; sent++)
+        loop_run_for(0.005);
+    client_until_end(&c);
+    CHECK_INT(c.len, 0);
+    CHECK_INT(logged("no PROXY header came in time"), 1);
+    client_close(&c);
     server_end(server);
 }
 

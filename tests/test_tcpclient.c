@@ -37,7 +37,8 @@ static void echo_stop(tornado_tcpserver *server)
         loop_turns(1);
 }
 
-/* Every name has these addresses, in this order. */
+/* Every name has these addresses, in this order, whatever family is asked for. */
+static int asked_family;
 static tornado_address answers[8];
 static tornado_addresses found = {0, answers};
 static double answer_after; /* seconds */
@@ -54,7 +55,7 @@ static tornado_future *fixed_resolve(void *state, const char *host, int port, in
     (void)state;
     (void)host;
     (void)port;
-    (void)family;
+    asked_family = family;
     if (answer_after <= 0)
         tornado_future_set_result(future, &found, NULL);
     else if (!tornado_future_done(future))
@@ -168,6 +169,8 @@ TEST_EACH_POLLER(tcpclient_connects_to_names_and_addresses)
     for (size_t i = 0; i < 2; i++)
         check_echo(tornado_tcpclient_connect(client, hosts[i], tornado_tcpserver_port(server),
                                              OPTIONS(.family = AF_INET)));
+    check_echo(tornado_tcpclient_connect(client, "127.0.0.1", tornado_tcpserver_port(server),
+                                         OPTIONS(.timeout = TORNADO_NONE, .deadline = TORNADO_NONE)));
     tornado_tcpclient_free(client);
     tornado_tcpclient_free(NULL);
     CHECK(tornado_executor_shutdown(NULL, false));
@@ -273,6 +276,7 @@ TEST(tcpclient_comes_from_the_address_and_port_that_are_given)
                  i ? port : tornado_address_port(&local));
         CHECK_STR(tornado_address_format(&local, text), want);
         check_echo(future);
+        CHECK_INT(asked_family, i != 1 ? AF_INET : 0); /* others cannot be connected to from there */
     }
     check_fails(connecting(OPTIONS(.source_ip = "192.0.2.1")), TORNADO_ERR_SYSTEM, EADDRNOTAVAIL, "some.test:80");
     check_fails(connecting(OPTIONS(.source_ip = "::1")), TORNADO_ERR_SYSTEM, 0, "some.test:80");
@@ -360,6 +364,28 @@ TEST(tcpclient_fails_with_the_last_error_when_no_address_can_be_had)
     check_fails(connecting(NULL), TORNADO_ERR_SYSTEM, ECONNREFUSED, "cannot connect to some.test:80: ");
     snprintf(name, sizeof name, "%s", strerror(ECONNREFUSED));
     check_fails(connecting(NULL), TORNADO_ERR_SYSTEM, ECONNREFUSED, name);
+    end();
+}
+
+TEST(tcpclient_says_of_an_address_without_a_way_only_when_there_is_nothing_else_to_say)
+{
+    begin();
+    answer_with("127.0.0.1", refusing_port());
+    answer_with("255.255.255.255", 80); /* is not connected to, wherever this is */
+    check_fails(connecting(NULL), TORNADO_ERR_SYSTEM, ECONNREFUSED, "cannot connect to some.test:80: ");
+    answers[0] = answers[1];
+    tornado_future *future = connecting(NULL);
+    const tornado_error *error = loop_until(future);
+    CHECK(is_error(error, TORNADO_ERR_SYSTEM));
+    CHECK(error->sys_errno != ECONNREFUSED);
+    tornado_future_release(future);
+    end();
+}
+
+TEST(tcpclient_fails_when_a_resolver_finds_nothing)
+{
+    begin(); /* against its contract */
+    check_fails(connecting(NULL), TORNADO_ERR_RESOLVE, ENOENT, "found nothing");
     end();
 }
 

@@ -58,7 +58,9 @@ static void check_reply(const uint8_t *data, size_t size, unsigned type, bool re
     static const unsigned char random[34] = {'i', 'd', 0x5a, 0xa5, 0x33};
     unsigned char request[TORNADO__DNS_HEADER + TORNADO__DNS_NAME + 4 + 11];
     tornado__dns_answer answer;
-    size_t len = tornado__dns_question_write(request, "ab.example.com", type, random);
+    unsigned char name[TORNADO__DNS_NAME];
+    size_t name_len = tornado__dns_name_write(name, "ab.example.com");
+    size_t len = tornado__dns_question_write(request, name, name_len, type, random);
     MUST(tornado__dns_question_extend(request, len) == len + 11);
     request[11] = 0;
     tornado__dns_verdict verdict = tornado__dns_parse(data, size, request, len, recased, &answer);
@@ -71,10 +73,15 @@ static void check_reply(const uint8_t *data, size_t size, unsigned type, bool re
     }
     if (verdict >= TORNADO__DNS_TRUNCATED && verdict != TORNADO__DNS_PLAINER && !recased)
         MUST(memcmp(data + 12, request + 12, len - 12) == 0);
-    if (verdict < TORNADO__DNS_NO_NAME)
+    if (verdict == TORNADO__DNS_ALIAS) {
+        size_t at = 0;
+        MUST(answer.aliases > 0 && answer.aliases < TORNADO__DNS_ALIASES && answer.count == 0);
+        MUST(tornado__dns_name(&(tornado__dns_reply){answer.name, answer.name_len}, &at, name) == answer.name_len);
+    }
+    if (verdict < TORNADO__DNS_ALIAS)
         return;
     MUST(answer.ttl >= 0 && answer.ttl <= TORNADO__DNS_KEEP && answer.count <= TORNADO__DNS_MOST);
-    MUST(verdict == TORNADO__DNS_FOUND || answer.ttl <= TORNADO__DNS_KEEP_NONE);
+    MUST(verdict == TORNADO__DNS_FOUND || verdict == TORNADO__DNS_ALIAS || answer.ttl <= TORNADO__DNS_KEEP_NONE);
     for (size_t i = 0; i < answer.count; i++)
         MUST(stands_in(data, size, answer.addresses[i], type == TORNADO__DNS_A ? 4 : 16));
 }

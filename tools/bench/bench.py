@@ -24,6 +24,8 @@ bare epoll loop parses nothing: it is the floor.
                 loops and a bare epoll loop without buffers; CPU time, user and system
   upload        a body of 4 GiB (a quarter in a quick run) taken as it comes, beside a bare recv loop: megabytes for a
                 second and for a second of CPU time, user and system, and by how much memory grows meanwhile
+  resolver      names asked of dnsmasq, known already, or of the hosts file, beside another resolver and the system's;
+                connections from connect to close beside a bare epoll loop; CPU time, user and system
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -834,6 +836,9 @@ CORE_PEERS = [("libevent", ["-DBENCH_LIBEVENT", "-levent"]),  # before libev, wh
 stream_figures = {}
 STREAM_PEERS = [peer for peer in CORE_PEERS if peer[0] != "libev"]
 
+resolver_figures = {}
+RESOLVER_PEERS = [("libc-ares", ["-DBENCH_CARES", "-lcares"])]
+
 
 def measure_cases(program, peers, seconds, figures):
     """Runs a program that prints a line for each case and engine, with the peers that are installed."""
@@ -871,6 +876,12 @@ def measure_upload(_, options):
     measure_cases("upload", [], "0.25" if options.quick else "4", upload_figures)
 
 
+def measure_resolver(_, options):
+    measure_cases("resolver", RESOLVER_PEERS, "0.05" if options.quick else "0.5", resolver_figures)
+    if "lookup, ns" not in resolver_figures:
+        note("not measured: lookups (apt-get install dnsmasq-base)")
+
+
 def cases_table(title, figures):
     return beside_peers(title, figures,
                         lambda case, ours, peer: peer / ours if case.endswith((" ns", " bytes")) else ours / peer)
@@ -886,6 +897,10 @@ def stream_table():
 
 def upload_table():
     return cases_table("upload", upload_figures)
+
+
+def resolver_table():
+    return cases_table("resolver", resolver_figures)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -907,6 +922,7 @@ STEPS = {
     "core": measure_core,
     "stream": measure_stream,
     "upload": measure_upload,
+    "resolver": measure_resolver,
 }
 
 notes = []
@@ -1077,6 +1093,10 @@ def report(servers, options):
         print("Upload of a large body: by the clock, by the receiver's CPU time, user and system, and by how much its "
               "memory grows\nfrom the first sixteenth of the body to its end.\n")
         print("\n".join(line.rstrip() for line in upload_table()) + "\n")
+    if resolver_figures:
+        print("Names: CPU time of a lookup; c-ares asks all questions from one port, tornado.h each from another. "
+              "Connections: of\nboth ends together, from connect to close.\n")
+        print("\n".join(line.rstrip() for line in resolver_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -1086,6 +1106,7 @@ def report(servers, options):
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
                        "regex": regex_figures, "json": json_figures, "zip": zip_figures, "parse": parse_figures,
                        "core": core_figures, "stream": stream_figures, "upload": upload_figures,
+                       "resolver": resolver_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 

@@ -10,8 +10,7 @@
 #define TORNADO_IMPLEMENTATION
 #include "tornado.h"
 
-#include <sys/resource.h>
-#include <sys/wait.h>
+#include "process.h"
 
 #ifdef BENCH_LIBEVENT
 #include <event2/buffer.h>
@@ -27,20 +26,6 @@ enum { CONNECTIONS = 64, LINE = 80, TRIES = 3, IDLE = 10000, MEGABYTES = 100 };
 static double seconds;
 static int pairs[CONNECTIONS][2]; /* connected: the server's, the client's */
 static long lines;                /* what the engine under test has done */
-
-static void require(bool ok)
-{
-    if (!ok)
-        abort();
-}
-
-static double cpu_ns(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return ((double)usage.ru_utime.tv_sec + (double)usage.ru_stime.tv_sec) * 1e9 +
-           ((double)usage.ru_utime.tv_usec + (double)usage.ru_stime.tv_usec) * 1e3;
-}
 
 static void tcp_pair(int ends[2])
 {
