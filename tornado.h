@@ -14385,7 +14385,8 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 
 #define TORNADO__CANARY        0x746f726e61646f21u
 #define TORNADO__GUARD_MAX     25000 /* PROT_NONE guards in a process: each costs two mappings */
-#define TORNADO__READY_WAITS   64   /* that were ready at once, until a coroutine lets others run */
+#define TORNADO__READY_WAITS   64   /* that were ready at once, until a coroutine lets others run; but not */
+#define TORNADO__READY_TIME    50000 /* before the turn has lasted so many nanoseconds: a turn is not for nothing */
 #define TORNADO__LAST_TURNS    16   /* for a coroutine to end in, when its loop is closed */
 #define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory; that many may also wait without being trimmed */
 #define TORNADO__TRIM_BATCH    1024 /* coroutines that are looked at, each time after so many nanoseconds */
@@ -15167,8 +15168,10 @@ static const tornado_error *tornado__wait(tornado_future *future)
         co->waiting = NULL;
     } else if (++co->ready_waits >= TORNADO__READY_WAITS) {
         co->ready_waits = 0;
-        tornado__ioloop_schedule(co->loop, &co->waiter.task);
-        tornado__coroutine_suspend(co);
+        if (tornado__now_ns() - co->loop->now >= TORNADO__READY_TIME) {
+            tornado__ioloop_schedule(co->loop, &co->waiter.task);
+            tornado__coroutine_suspend(co);
+        }
     }
     if (TORNADO__UNLIKELY(co->cancelled))
         return tornado__wait_failed(running, future, &tornado__error_cancelled);
@@ -15200,7 +15203,6 @@ static void tornado__reference_let_go(tornado__held *held)
    when memory is short, which only a future that two scopes hold can meet. */
 static bool tornado__wait_keep(tornado_future *future)
 {
-    tornado_scope *scope = tornado__running()->scope;
     tornado__held *held = &future->held;
     if (!future->owns) {
         tornado_future_release(future);
@@ -15213,6 +15215,7 @@ static bool tornado__wait_keep(tornado_future *future)
             return tornado__nomem();
         }
         node->future = future;
+    tornado_scope *scope = tornado__running()->scope;
         held = &node->held;
         held->release = tornado__reference_let_go;
     } else {
