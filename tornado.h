@@ -1825,7 +1825,8 @@ typedef struct tornado_iostream_backend {
 typedef struct tornado_iostream_options {
     int64_t max_buffer_size;       /* bytes received and not yet read, at most; default 100 MiB */
     int64_t max_write_buffer_size; /* bytes written and not yet sent, at most; default TORNADO_NONE */
-    size_t read_chunk_size;        /* bytes to receive at once, at most; default, and the most there can be, 64 KiB */
+    size_t read_chunk_size;        /* bytes to receive at once, at most; default, and the most there can be, 256 KiB,
+                                      of which the fourth part is used until a peer has filled that */
     const tornado_iostream_backend *backend; /* borrowed as long as the stream is open; default: by what fd is */
     void *backend_state;           /* the stream's from then on */
     const tornado_ssl_options *ssl_options; /* TLS (Tornado's SSLIOStream): from the start when the socket is connected,
@@ -14121,10 +14122,11 @@ static tornado_future tornado__future_nomem = {
 
 static tornado_future tornado__future_done = {.state = TORNADO__SUCCEEDED, .immortal = true};
 
-/* A pending future at the start of `size` bytes, of which the rest is zero; NULL when memory is short. */
-static tornado_future *tornado__future_alloc(tornado_ioloop *loop, size_t size, void (*finalize)(tornado_future *))
+/* A pending future at the start of `size` bytes, of which the rest is zero; NULL when memory is short. From the
+   loop's pool, or, for what is many and waits long, just as large as it is. */
+static tornado_future *tornado__future_make(tornado_ioloop *loop, size_t size, bool pooled,
+                                            void (*finalize)(tornado_future *))
 {
-    bool pooled = size <= loop->futures.block_size;
     tornado__block *block = pooled ? tornado__pool_get(&loop->futures) : TORNADO_MALLOC(size);
     if (!block) {
         tornado__nomem();
@@ -14139,6 +14141,11 @@ static tornado_future *tornado__future_alloc(tornado_ioloop *loop, size_t size, 
     tornado__ioloop_hold(loop);
     future->finalize = finalize;
     return future;
+}
+
+static tornado_future *tornado__future_alloc(tornado_ioloop *loop, size_t size, void (*finalize)(tornado_future *))
+{
+    return tornado__future_make(loop, size, size <= loop->futures.block_size, finalize);
 }
 
 TORNADO_API tornado_future *tornado_future_new(void)
@@ -14467,7 +14474,8 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 
 #define TORNADO__CANARY        0x746f726e61646f21u
 #define TORNADO__GUARD_MAX     25000 /* PROT_NONE guards in a process: each costs two mappings */
-#define TORNADO__READY_WAITS   64   /* that were ready at once, until a coroutine lets others run */
+#define TORNADO__READY_WAITS   64   /* that were ready at once, until a coroutine lets others run; but not */
+#define TORNADO__READY_TIME    50000 /* before the turn has lasted so many nanoseconds: a turn is not for nothing */
 #define TORNADO__LAST_TURNS    16   /* for a coroutine to end in, when its loop is closed */
 #define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory; that many may also wait without being trimmed */
 #define TORNADO__TRIM_BATCH    1024 /* coroutines that are looked at, each time after so many nanoseconds */
@@ -15318,8 +15326,10 @@ static const tornado_error *tornado__wait(tornado_future *future)
         co->waiting = NULL;
     } else if (++co->ready_waits >= TORNADO__READY_WAITS) {
         co->ready_waits = 0;
-        tornado__ioloop_schedule(co->loop, &co->waiter.task);
-        tornado__coroutine_suspend(co);
+        if (tornado__now_ns() - co->loop->now >= TORNADO__READY_TIME) {
+            tornado__ioloop_schedule(co->loop, &co->waiter.task);
+            tornado__coroutine_suspend(co);
+        }
     }
     if (TORNADO__UNLIKELY(co->cancelled))
         return tornado__wait_failed(running, future, &tornado__error_cancelled);
@@ -15351,12 +15361,12 @@ static void tornado__reference_let_go(tornado__held *held)
    when memory is short, which only a future that two scopes hold can meet. */
 static bool tornado__wait_keep(tornado_future *future)
 {
-    tornado_scope *scope = tornado__running()->scope;
     tornado__held *held = &future->held;
     if (!future->owns) {
         tornado_future_release(future);
         return true;
     }
+    tornado_scope *scope = tornado__running()->scope;
     if (future->held_in_use) {
         tornado__held_reference *node = TORNADO_MALLOC(sizeof *node);
         if (!node) {
@@ -18569,10 +18579,11 @@ static const tornado_ssl_info *tornado__tls_info(tornado__tls *tls)
  * Bytes of a socket go straight to recv and send. Whatever else there is - a backend, a range of a file to send,
  * somebody who waits for his write - is marked in `special`, so that an HTTP connection pays for none of it.
  *
- * A pending read keeps its state in a tornado__read, which only streams that wait have; a read that the buffer can
- * satisfy never leaves the stack. What a read gave stays where it is, with a NUL put behind it (the byte there is
- * kept aside), until the next read: so nothing is received between reads. Large pieces are not copied: the scratch
- * they arrived in becomes the stream's buffer, and the buffer that it replaces becomes the scratch.
+ * A read keeps its state behind its future, in one piece of memory that only streams that wait have; simple reads of
+ * what is buffered have none, and one future serves one after the other as long as nobody keeps it. What a read gave
+ * stays where it is, with a NUL put behind it (the byte there is kept aside), until the next read: so nothing is
+ * received between reads. Large pieces are not copied: the scratch they arrived in becomes the stream's buffer, and
+ * the buffer that it replaces becomes the scratch.
  *============================================================================*/
 
 #include <sys/ioctl.h>
@@ -18628,6 +18639,7 @@ struct tornado_iostream {
     unsigned char special, opening;
     bool keep : 1;         /* the owner looks on at the bytes that it was given and has not used: they may not move */
     bool ended : 1;        /* closed as the peer had, after all that it sent */
+    bool brimful : 1;      /* what a user's stream received last took all the room: its peer is faster than we are */
     unsigned char turned;  /* READ: reading waits until it can be written; WRITE: the other way round */
     bool watched;          /* the loop has it */
     bool closed;
@@ -19584,22 +19596,31 @@ static void tornado__iostream_init(tornado_iostream *stream, tornado_ioloop *loo
 
 enum { TORNADO__READ_BYTES, TORNADO__READ_INTO, TORNADO__READ_UNTIL, TORNADO__READ_UNTIL_CLOSE };
 
-/* A read under way. */
+/* A read under way. Streams that wait for what their peers say next have one each: it is kept small. */
 typedef struct tornado__read {
-    tornado_future *future;
-    int kind;
-    bool partial;
-    bool kept;               /* allocated; else on the stack of tornado_iostream_read, and it borrows the delimiter */
-    size_t bytes, max_bytes;
-    size_t scanned;          /* where the delimiter can begin that was not found so far */
-    char *into;
-    size_t filled;
-    tornado__re_walk *walk;  /* of until_regex */
-    const char *delimiter;
-    size_t delimiter_len;
-    char short_delimiter[16];
-    void (*streaming_callback)(tornado_bytes chunk, void *arg);
-    void *streaming_arg;
+    tornado_future future;
+    unsigned char kind;
+    bool partial, streams; /* streams: by the callback */
+    size_t bytes;          /* to be read; with a delimiter: that this must end within */
+    union {
+        struct {
+            tornado__re_walk *walk; /* of until_regex; else NULL, and there is a delimiter */
+            size_t scanned;         /* where it can begin, as it was not found before */
+            size_t len;
+            union {
+                char near[8]; /* a delimiter that is not longer */
+                char *far;
+            } delimiter;
+        } until;
+        struct {
+            char *memory;
+            size_t filled;
+        } into;
+        struct {
+            void (*callback)(tornado_bytes chunk, void *arg);
+            void *arg;
+        } streaming;
+    };
 } tornado__read;
 
 /* Somebody who waits until what he wrote is on its way. */
@@ -19609,19 +19630,22 @@ typedef struct tornado__write_wait {
     uint64_t left; /* bytes to be sent since the wait before it was done */
 } tornado__write_wait;
 
+enum { TORNADO__READ_AT_ONCE = 4 * TORNADO__SCRATCH_SIZE };
+
 typedef struct tornado__stream_limits {
     size_t max_buffer_size, read_chunk_size;
     int64_t max_write_buffer_size;
 } tornado__stream_limits;
 
 static const tornado__stream_limits tornado__stream_default_limits = {
-    .max_buffer_size = 104857600, .read_chunk_size = TORNADO__SCRATCH_SIZE, .max_write_buffer_size = TORNADO_NONE};
+    .max_buffer_size = 104857600, .read_chunk_size = TORNADO__READ_AT_ONCE, .max_write_buffer_size = TORNADO_NONE};
 
 /* A stream with a user. There may be many that only wait: what has to do with a read or a write is apart. */
 typedef struct tornado__user_stream {
     tornado_iostream stream;
     const tornado__stream_limits *limits;
-    tornado__read *read;
+    tornado__read *read;        /* or NULL; a reference */
+    tornado_future *at_hand;    /* gave what was buffered, and will again, unless somebody keeps it; or NULL */
     tornado__write_wait *writes;
     uint64_t queued;            /* bytes to be sent */
     tornado_future *opened;     /* of connect, start_tls and wait_for_handshake */
@@ -19631,8 +19655,7 @@ typedef struct tornado__user_stream {
     const tornado_error *error; /* why it closed; allocated, or static; NULL: nothing went wrong */
     tornado__task task;         /* streaming of what is buffered, and the close callback; holds a reference */
     bool task_queued, task_again;
-    bool has_saved;             /* a NUL stands where `saved` was */
-    char saved;
+    short saved;                /* the byte that a NUL stands for, or -1 */
 } tornado__user_stream;
 
 static TORNADO__INLINE tornado__user_stream *tornado__user_of(const tornado_iostream *stream)
@@ -19658,38 +19681,50 @@ static void tornado__user_queue_task(tornado_iostream *stream)
     tornado__ioloop_schedule(stream->loop, &user->task);
 }
 
-/* Puts the byte back that had to give way to a NUL, and drops a buffer of which nothing is left to read. */
+/* Puts the byte back that had to give way to a NUL. */
+static TORNADO__INLINE void tornado__user_put_back(tornado_iostream *stream)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (user->saved >= 0)
+        stream->in->bytes[stream->in->start] = (char)user->saved;
+    user->saved = -1;
+}
+
+/* Ends what the last read gave, and drops a buffer of which nothing is left to read. */
 static void tornado__user_restore(tornado_iostream *stream)
 {
     tornado__user_stream *user = tornado__user_of(stream);
     tornado__inbuf *in = stream->in;
     if (!in)
         return;
-    if (user->has_saved)
-        in->bytes[in->start] = user->saved;
-    user->has_saved = false;
+    tornado__user_put_back(stream);
     if (in->start == in->end) {
         tornado__inbuf_free(stream->loop, in);
         stream->in = NULL;
+        tornado_future_release(user->at_hand);
+        user->at_hand = NULL;
     }
+}
+
+/* Frees what a read searches with. */
+static void tornado__read_end_search(tornado__read *read)
+{
+    if (read->until.walk)
+        TORNADO_FREE(read->until.walk->memory);
+    TORNADO_FREE(read->until.walk);
+    if (read->until.len > sizeof read->until.delimiter.near)
+        TORNADO_FREE(read->until.delimiter.far);
 }
 
 /* Ends a read; gives its future, of which the caller gets the reference. */
 static tornado_future *tornado__user_read_end(tornado_iostream *stream)
 {
     tornado__read *read = tornado__user_of(stream)->read;
-    tornado_future *future = read->future;
     tornado__user_of(stream)->read = NULL;
     stream->paused = true;
-    if (read->walk)
-        TORNADO_FREE(read->walk->memory);
-    TORNADO_FREE(read->walk);
-    if (read->kept) {
-        if (read->delimiter != read->short_delimiter)
-            TORNADO_FREE((char *)(uintptr_t)read->delimiter);
-        TORNADO_FREE(read);
-    }
-    return future;
+    if (read->kind == TORNADO__READ_UNTIL)
+        tornado__read_end_search(read);
+    return &read->future;
 }
 
 /* Takes the first `len` buffered bytes, which stay where they are. */
@@ -19702,8 +19737,7 @@ static tornado_bytes tornado__user_take(tornado_iostream *stream, size_t len)
         bytes.data = in->bytes + in->start;
         bytes.len = len;
         in->start += len;
-        user->saved = in->bytes[in->start]; /* there is always one byte behind cap */
-        user->has_saved = true;
+        user->saved = (unsigned char)in->bytes[in->start]; /* there is always one byte behind cap */
         in->bytes[in->start] = '\0';
     }
     return bytes;
@@ -19742,16 +19776,19 @@ static TORNADO__INLINE size_t tornado__find_delimiter(const char *data, size_t l
 /* Whether the delimiter is among the buffered bytes, and where it ends. Goes on where the last search ended. */
 static bool tornado__read_find(tornado__read *read, const char *data, size_t len, size_t *found)
 {
-    if (read->walk) {
-        tornado__re_walk_feed(read->walk, data, len);
-        if (!tornado__re_walk_over(read->walk))
-            tornado__re_walk_close(read->walk, -1, false); /* as if this were all */
-        *found = read->walk->found ? (size_t)read->walk->best[1] : 0;
-        return read->walk->found;
+    tornado__re_walk *walk = read->until.walk;
+    if (walk) {
+        tornado__re_walk_feed(walk, data, len);
+        if (!tornado__re_walk_over(walk))
+            tornado__re_walk_close(walk, -1, false); /* as if this were all */
+        *found = walk->found ? (size_t)walk->best[1] : 0;
+        return walk->found;
     }
-    *found = tornado__find_delimiter(data, len, read->scanned, read->delimiter, read->delimiter_len);
-    if (!*found && len >= read->delimiter_len)
-        read->scanned = len - read->delimiter_len + 1;
+    bool near = read->until.len <= sizeof read->until.delimiter.near;
+    *found = tornado__find_delimiter(data, len, read->until.scanned,
+                                     near ? read->until.delimiter.near : read->until.delimiter.far, read->until.len);
+    if (!*found && len >= read->until.len)
+        read->until.scanned = len - read->until.len + 1;
     return *found > 0;
 }
 
@@ -19789,7 +19826,7 @@ static void tornado__user_stream_chunk(tornado_iostream *stream, size_t len)
 {
     tornado__read *read = tornado__user_of(stream)->read;
     tornado__inbuf *in = stream->in;
-    tornado__stream_call call = {read->streaming_callback, read->streaming_arg, {in->bytes + in->start, len}};
+    tornado__stream_call call = {read->streaming.callback, read->streaming.arg, {in->bytes + in->start, len}};
     stream->in = NULL; /* a read that the callback starts must not move what it was given */
     if (read->kind == TORNADO__READ_BYTES)
         read->bytes -= len;
@@ -19819,19 +19856,22 @@ static bool tornado__user_try_read(tornado_iostream *stream)
     tornado__read *read = user->read;
     size_t have = tornado__user_unread(stream), need = 0;
     bool found;
-    if (read->streaming_callback && have && (read->kind == TORNADO__READ_UNTIL_CLOSE || read->bytes)) {
+    if (read->streams && have && (read->kind == TORNADO__READ_UNTIL_CLOSE || read->bytes)) {
+        tornado_future_retain(&read->future); /* so that no other read can be where this one was */
         tornado__user_stream_chunk(stream, read->kind == TORNADO__READ_BYTES && have > read->bytes ? read->bytes
                                                                                                     : have);
-        if (user->read != read)
+        bool over = user->read != read;
+        tornado_future_release(&read->future);
+        if (over)
             return true;
         have = tornado__user_unread(stream);
     }
     switch (read->kind) {
     case TORNADO__READ_UNTIL:
         found = tornado__read_find(read, have ? stream->in->bytes + stream->in->start : "", have, &need);
-        if (found ? need > read->max_bytes : have >= read->max_bytes) {
+        if (found ? need > read->bytes : have >= read->bytes) {
             tornado__user_give_up(stream, TORNADO_ERR_UNSATISFIABLE, "delimiter not found within %zu bytes",
-                                  read->max_bytes);
+                                  read->bytes);
             return true;
         }
         if (!found)
@@ -19839,19 +19879,19 @@ static bool tornado__user_try_read(tornado_iostream *stream)
         break;
     case TORNADO__READ_BYTES:
         need = read->partial && have && have < read->bytes ? have : read->bytes;
-        if (have < need || (read->streaming_callback && read->bytes))
+        if (have < need || (read->streams && read->bytes))
             return false;
         break;
     case TORNADO__READ_INTO:
-        need = have < read->bytes - read->filled ? have : read->bytes - read->filled;
+        need = have < read->bytes - read->into.filled ? have : read->bytes - read->into.filled;
         if (need) {
-            memcpy(read->into + read->filled, stream->in->bytes + stream->in->start, need);
+            memcpy(read->into.memory + read->into.filled, stream->in->bytes + stream->in->start, need);
             stream->in->start += need;
-            read->filled += need;
+            read->into.filled += need;
         }
-        if (read->filled < read->bytes && !(read->partial && read->filled))
+        if (read->into.filled < read->bytes && !(read->partial && read->into.filled))
             return false;
-        tornado__user_read_done(stream, (tornado_bytes){read->into, read->filled});
+        tornado__user_read_done(stream, (tornado_bytes){read->into.memory, read->into.filled});
         return true;
     default:
         return false;
@@ -19861,7 +19901,8 @@ static bool tornado__user_try_read(tornado_iostream *stream)
 }
 
 /* Receives behind what is buffered. Returns what recv does. Much that arrives at once is not copied: the scratch that
-   it is in becomes the buffer. */
+   it is in becomes the buffer. Where the scratch is too small for what comes, the buffer is one of the stream's own:
+   the fewer calls, the less the system has to do for each byte. */
 static ssize_t tornado__user_receive_behind(tornado_iostream *stream)
 {
     tornado_ioloop *loop = stream->loop;
@@ -19869,12 +19910,17 @@ static ssize_t tornado__user_receive_behind(tornado_iostream *stream)
     size_t used = tornado__user_unread(stream), chunk = tornado__user_of(stream)->limits->read_chunk_size;
     ssize_t received = -1;
     errno = ENOMEM;
-    if (used > TORNADO__SCRATCH_SIZE / 2) {
+    if (chunk > TORNADO__SCRATCH_SIZE && !stream->brimful)
+        chunk = TORNADO__SCRATCH_SIZE;
+    if (used > TORNADO__SCRATCH_SIZE / 2 || chunk > TORNADO__SCRATCH_SIZE) {
+        if (used <= TORNADO__SCRATCH_SIZE / 2)
+            chunk -= used; /* so that the same buffer will do the next time */
         if (!tornado__iostream_reserve_in(stream, chunk))
             return -1;
         in = stream->in;
         received = tornado__iostream_recv(stream, in->bytes + in->end, chunk);
         in->end += received > 0 ? (size_t)received : 0;
+        stream->brimful = received >= TORNADO__SCRATCH_SIZE;
         return received;
     }
     if (!(scratch = tornado__loop_scratch(loop)))
@@ -19882,6 +19928,7 @@ static ssize_t tornado__user_receive_behind(tornado_iostream *stream)
     if (chunk > scratch->cap - used)
         chunk = scratch->cap - used;
     received = tornado__iostream_recv(stream, scratch->bytes + used, chunk);
+    stream->brimful = received == (ssize_t)chunk;
     if (received <= 0)
         return received;
     if ((size_t)received >= used && received >= TORNADO__SCRATCH_SIZE / 4) {
@@ -19910,8 +19957,9 @@ static ssize_t tornado__user_receive(tornado_iostream *stream)
     tornado__read *read = user->read;
     ssize_t received;
     if (read->kind == TORNADO__READ_INTO && !tornado__user_unread(stream)) {
-        received = tornado__iostream_recv(stream, read->into + read->filled, read->bytes - read->filled);
-        read->filled += received > 0 ? (size_t)received : 0;
+        received = tornado__iostream_recv(stream, read->into.memory + read->into.filled,
+                                          read->bytes - read->into.filled);
+        read->into.filled += received > 0 ? (size_t)received : 0;
     } else {
         received = tornado__user_receive_behind(stream);
     }
@@ -19975,7 +20023,7 @@ static void tornado__user_read_closed(tornado_iostream *stream, const tornado_er
     tornado__user_stream *user = tornado__user_of(stream);
     if (user->read->kind != TORNADO__READ_UNTIL_CLOSE || user->error)
         tornado__user_read_failed(stream, error);
-    else if (user->read->streaming_callback && tornado__user_unread(stream))
+    else if (user->read->streams && tornado__user_unread(stream))
         tornado__user_queue_task(stream);
     else
         tornado__user_read_done(stream, tornado__user_take(stream, tornado__user_unread(stream)));
@@ -20022,6 +20070,7 @@ static void tornado__user_free(tornado_iostream *stream)
         TORNADO_FREE((void *)(uintptr_t)user->error);
     if (user->limits != &tornado__stream_default_limits)
         TORNADO_FREE((void *)(uintptr_t)user->limits);
+    tornado_future_release(user->at_hand);
     TORNADO_FREE(user);
 }
 
@@ -20039,7 +20088,7 @@ static void tornado__user_run(tornado__task *task, tornado_ioloop *loop)
         user->task_again = false;
         tornado__user_queue_task(stream);
     } else if (!loop->closed) {
-        if (user->read && user->read->streaming_callback)
+        if (user->read && user->read->streams)
             tornado__user_try_read(stream);
         if (stream->closed && user->read && !tornado__user_unread(stream)) {
             tornado_error error = tornado__user_closed_error(stream);
@@ -20065,8 +20114,10 @@ static const tornado__stream_limits *tornado__stream_limits_of(const tornado_ios
                                      ? SIZE_MAX / 4
                                      : (size_t)options->max_buffer_size;
     if (options->read_chunk_size)
-        limits.read_chunk_size = options->read_chunk_size < TORNADO__SCRATCH_SIZE ? options->read_chunk_size
-                                                                                  : TORNADO__SCRATCH_SIZE;
+        limits.read_chunk_size = options->read_chunk_size < TORNADO__READ_AT_ONCE ? options->read_chunk_size
+                                                                                  : TORNADO__READ_AT_ONCE;
+    if (limits.read_chunk_size > limits.max_buffer_size)
+        limits.read_chunk_size = limits.max_buffer_size;
     if (options->max_write_buffer_size > 0)
         limits.max_write_buffer_size = options->max_write_buffer_size;
     if (memcmp(&limits, &tornado__stream_default_limits, sizeof limits) == 0)
@@ -20126,6 +20177,7 @@ static tornado_iostream *tornado__user_stream_new(tornado_ioloop *loop, int fd, 
     user->stream.paused = true;
     user->task.run = tornado__user_run;
     user->limits = limits;
+    user->saved = -1;
     return &user->stream;
 }
 
@@ -20373,31 +20425,19 @@ static const char *tornado__user_read_refused(const tornado_iostream *stream, co
     return NULL;
 }
 
-/* Fills `read` with what was asked for. */
-static bool tornado__read_begin(tornado__read *read, size_t max_buffer_size, const tornado_read_options *options)
+/* Makes ready to look for a delimiter, or a pattern. */
+static bool tornado__read_begin_search(tornado__read *read, const tornado_read_options *options)
 {
-    bool whole = !options->streaming_callback && !options->partial && !options->into;
-    read->kind = options->until_close                          ? TORNADO__READ_UNTIL_CLOSE
-                 : options->until.data || options->until_regex ? TORNADO__READ_UNTIL
-                 : options->into                               ? TORNADO__READ_INTO
-                                                               : TORNADO__READ_BYTES;
-    read->kept = false;
-    read->partial = options->partial;
-    read->bytes = options->bytes;
-    read->max_bytes =
-        options->max_bytes && options->max_bytes < max_buffer_size ? options->max_bytes : max_buffer_size;
-    read->scanned = read->filled = 0;
-    read->into = options->into;
-    read->walk = NULL;
-    read->delimiter = options->until.data;
-    read->delimiter_len = options->until.len;
-    read->streaming_callback = options->streaming_callback;
-    read->streaming_arg = options->arg;
-    if (read->kind == TORNADO__READ_BYTES && read->bytes > max_buffer_size && whole)
-        return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold",
-                             read->bytes);
-    if (!options->until_regex)
+    char *delimiter = read->until.delimiter.near;
+    read->until.len = options->until.len;
+    if (options->until.len > sizeof read->until.delimiter.near)
+        delimiter = read->until.delimiter.far = TORNADO_MALLOC(options->until.len);
+    if (!delimiter)
+        return tornado__nomem();
+    if (!options->until_regex) {
+        memcpy(delimiter, options->until.data, options->until.len);
         return true;
+    }
     tornado__re_walk *walk = TORNADO_MALLOC(sizeof *walk);
     if (!walk)
         return tornado__nomem();
@@ -20405,28 +20445,34 @@ static bool tornado__read_begin(tornado__read *read, size_t max_buffer_size, con
         TORNADO_FREE(walk);
         return false;
     }
-    read->walk = walk;
+    read->until.walk = walk;
     return true;
 }
 
-/* Gives a read that is not complete memory of its own; it fails when there is none. */
-static void tornado__read_keep(tornado_iostream *stream)
+/* Fills `read`, which is all zero, with what was asked for. */
+static bool tornado__read_begin(tornado__read *read, size_t max_buffer_size, const tornado_read_options *options)
 {
-    tornado__read *read = tornado__user_of(stream)->read, *own = TORNADO_MALLOC(sizeof *own);
-    char *delimiter = own ? own->short_delimiter : NULL;
-    if (own && read->delimiter_len > sizeof own->short_delimiter)
-        delimiter = TORNADO_MALLOC(read->delimiter_len);
-    if (!delimiter) {
-        TORNADO_FREE(own);
-        tornado__user_read_failed(stream, &tornado__error_nomem);
-        return;
+    read->partial = options->partial;
+    read->bytes = options->bytes;
+    if (options->until.data || options->until_regex) {
+        size_t within = options->max_bytes;
+        read->kind = TORNADO__READ_UNTIL;
+        read->bytes = within && within < max_buffer_size ? within : max_buffer_size;
+        return tornado__read_begin_search(read, options);
     }
-    *own = *read;
-    own->kept = true;
-    own->delimiter = delimiter;
-    if (read->delimiter_len)
-        memcpy(delimiter, read->delimiter, read->delimiter_len);
-    tornado__user_of(stream)->read = own;
+    if (options->into) {
+        read->kind = TORNADO__READ_INTO;
+        read->into.memory = options->into;
+        return true;
+    }
+    read->kind = options->until_close ? TORNADO__READ_UNTIL_CLOSE : TORNADO__READ_BYTES;
+    read->streams = options->streaming_callback != NULL;
+    read->streaming.callback = options->streaming_callback;
+    read->streaming.arg = options->arg;
+    if (read->bytes > max_buffer_size && !read->streams && !read->partial)
+        return tornado__fail(TORNADO_ERR_BUFFER_FULL, 0, "a read of %zu bytes is more than the buffer may hold",
+                             read->bytes);
+    return true;
 }
 
 /* Goes as far with a read that has just begun as can be without waiting. */
@@ -20453,36 +20499,35 @@ TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, cons
 {
     tornado__user_stream *user = tornado__user_of(stream);
     const char *refused = tornado__user_read_refused(stream, options);
-    tornado__read read;
     if (refused) {
         tornado__fail(user->read || user->borrower ? TORNADO_ERR_STATE : TORNADO_ERR_INVALID, 0, "%s", refused);
         return tornado_future_failed(tornado_last_error());
     }
-    tornado_future *future = tornado_future_new();
-    if (future->immortal)
-        return future;
-    if (!tornado__read_begin(&read, user->limits->max_buffer_size, options)) {
+    tornado_future *future = tornado__future_make(stream->loop, sizeof(tornado__read), false, NULL);
+    if (!future)
+        return &tornado__future_nomem;
+    tornado__read *read = TORNADO__CONTAINER(future, tornado__read, future);
+    if (!tornado__read_begin(read, user->limits->max_buffer_size, options)) {
         tornado_error error = *tornado_last_error();
+        if (read->kind == TORNADO__READ_UNTIL)
+            tornado__read_end_search(read);
         tornado_future_set_error(future, &error);
         return future;
     }
     tornado__iostream_retain(stream);
     tornado__user_restore(stream);
-    read.future = tornado_future_retain(future);
-    user->read = &read;
+    tornado_future_retain(future);
+    user->read = read;
     stream->paused = false;
-    if (read.streaming_callback) {
-        tornado__read_keep(stream);
+    if (read->streams) {
         stream->unbuffered_ready = false;
-        if (user->read && (stream->in || stream->closed || tornado__iostream_pending(stream) ||
-                           (!read.bytes && read.kind == TORNADO__READ_BYTES)))
+        if (stream->in || stream->closed || tornado__iostream_pending(stream) ||
+            (!read->bytes && read->kind == TORNADO__READ_BYTES))
             tornado__user_queue_task(stream);
-        else if (user->read)
+        else
             tornado__iostream_watch_or_shut(stream);
     } else {
         tornado__read_now(stream);
-        if (user->read == &read)
-            tornado__read_keep(stream);
     }
     if (stream->closed && user->close_callback)
         tornado__user_queue_task(stream);
@@ -20492,9 +20537,41 @@ TORNADO_API tornado_future *tornado_iostream_read(tornado_iostream *stream, cons
     return future;
 }
 
+/* Whether there are bytes of which a read could be done with nothing else to do. */
+static TORNADO__INLINE bool tornado__user_may_be_at_hand(tornado_iostream *stream)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    if (!stream->in || user->read || user->borrower || (user->close_callback && !stream->watched))
+        return false;
+    tornado__user_put_back(stream);
+    return true;
+}
+
+/* Gives the next `len` buffered bytes, by the same future as before when nobody has kept that. */
+static TORNADO__INLINE tornado_future *tornado__user_hand_over(tornado_iostream *stream, size_t len)
+{
+    tornado__user_stream *user = tornado__user_of(stream);
+    tornado_future *future = user->at_hand;
+    if (TORNADO__UNLIKELY(!future || future->references > 1)) {
+        future = tornado__future_alloc(stream->loop, sizeof *future, NULL);
+        if (!future)
+            return &tornado__future_nomem;
+        future->state = TORNADO__SUCCEEDED;
+        future->kind = TORNADO__BYTES;
+        tornado_future_release(user->at_hand);
+        user->at_hand = future;
+    }
+    future->references++;
+    future->taken = false;
+    future->value.bytes = tornado__user_take(stream, len);
+    return future;
+}
+
 TORNADO_API tornado_future *tornado_iostream_read_bytes(tornado_iostream *stream, size_t count)
 {
     tornado_read_options options = {.bytes = count};
+    if (count && tornado__user_may_be_at_hand(stream) && count <= tornado__user_unread(stream))
+        return tornado__user_hand_over(stream, count);
     return tornado_iostream_read(stream, &options);
 }
 
@@ -20504,31 +20581,19 @@ TORNADO_API tornado_future *tornado_iostream_read_into(tornado_iostream *stream,
     return tornado_iostream_read(stream, &options);
 }
 
-/* What is buffered up to a delimiter, without what else a read may need: lines come in many at a time. NULL: it is
-   not as simple as that. */
-static tornado_future *tornado__user_read_at_hand(tornado_iostream *stream, const char *delimiter, size_t len)
-{
-    tornado__user_stream *user = tornado__user_of(stream);
-    tornado__inbuf *in = stream->in;
-    if (!in || !len || user->read || user->borrower || user->close_callback)
-        return NULL;
-    if (user->has_saved)
-        in->bytes[in->start] = user->saved;
-    user->has_saved = false;
-    size_t found = tornado__find_delimiter(in->bytes + in->start, in->end - in->start, 0, delimiter, len);
-    if (!found || found > user->limits->max_buffer_size)
-        return NULL;
-    tornado_future *future = tornado_future_new();
-    if (!future->immortal)
-        tornado_future_set_bytes(future, tornado__user_take(stream, found));
-    return future;
-}
-
 TORNADO_API tornado_future *tornado_iostream_read_until(tornado_iostream *stream, const char *delimiter)
 {
     tornado_read_options options = {.until = tornado_bytes_of(delimiter)};
-    tornado_future *future = tornado__user_read_at_hand(stream, options.until.data, options.until.len);
-    return future ? future : tornado_iostream_read(stream, &options);
+    if (options.until.len && tornado__user_may_be_at_hand(stream)) {
+        /* The byte that was just put back is looked at by itself: memchr reads many at once, and would wait until
+           that one has reached the cache. */
+        const char *data = stream->in->bytes + stream->in->start;
+        size_t unread = tornado__user_unread(stream), from = unread && *data != *delimiter;
+        size_t len = tornado__find_delimiter(data, unread, from, delimiter, options.until.len);
+        if (len && len <= tornado__user_of(stream)->limits->max_buffer_size)
+            return tornado__user_hand_over(stream, len);
+    }
+    return tornado_iostream_read(stream, &options);
 }
 
 TORNADO_API tornado_future *tornado_iostream_read_until_regex(tornado_iostream *stream, const tornado_regex *regex)

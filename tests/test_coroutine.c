@@ -464,8 +464,16 @@ TEST(coroutine_await_outside_of_one_and_of_any_boundary_says_so_and_aborts)
     CHECK(strstr(output, "waiting outside a coroutine") != NULL);
 }
 
+/* In a short turn of the loop nobody makes way for others. */
+static void make_the_turn_long(void)
+{
+    for (double end = tornado_monotonic() + 0.001; tornado_monotonic() < end;)
+        continue;
+}
+
 static void *await_what_is_done(void *arg)
 {
+    make_the_turn_long();
     for (int i = 0; i < 62; i++)
         CHECK(tornado_await(tornado_future_resolved(arg)) == arg);
     CHECK(is_error(tornado_wait(tornado_future_failed(&broken)), broken.code));
@@ -476,7 +484,7 @@ static void *await_what_is_done(void *arg)
     return NULL;
 }
 
-TEST_EACH_POLLER(coroutine_wait_for_what_is_done_does_not_switch_but_lets_others_run_after_64)
+TEST_EACH_POLLER(coroutine_wait_for_what_is_done_does_not_switch_but_lets_others_run_after_64_in_a_long_turn)
 {
     tornado_future *future = tornado_spawn(await_what_is_done, "a");
     tornado_ioloop_add_callback(tornado_ioloop_current(), note, "c");
@@ -1656,8 +1664,11 @@ TEST_EACH_POLLER(coroutine_that_catches_the_cancel_fails_at_each_later_wait_and_
 /* Other coroutines and callbacks have their turns, though no wait of it takes any time. */
 static void *wait_on_after_the_cancel(void *gate)
 {
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < 1000; i++) {
         CHECK(is_error(tornado_wait(tornado_future_retain(gate)), TORNADO_ERR_CANCELLED));
+        if (i == 900)
+            make_the_turn_long();
+    }
     CHECK_STR(trace, "c");
     return NULL;
 }

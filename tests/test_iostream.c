@@ -360,6 +360,26 @@ TEST(iostream_result_stays_until_the_next_read)
     pair_free(&p);
 }
 
+TEST(iostream_future_that_is_kept_gives_the_same_after_further_reads)
+{
+    pair p = pair_new();
+    peer_send(&p, "one\ntwo\nthree\nfour\n12345");
+    expect(tornado_iostream_read_until(p.stream, "\n"), "one\n");
+    tornado_future *two = tornado_iostream_read_until(p.stream, "\n");
+    tornado_future *three = tornado_iostream_read_until(p.stream, "\n");
+    tornado_future *four = tornado_iostream_read_bytes(p.stream, 5);
+    tornado_bytes gave = tornado_future_bytes(two);
+    CHECK_MEM(gave.data, gave.len, "two\n", 4);
+    gave = tornado_future_bytes(three);
+    CHECK_MEM(gave.data, gave.len, "three\n", 6);
+    expect(four, "four\n");
+    tornado_future_release(two);
+    tornado_future_release(three);
+    expect(tornado_iostream_read_bytes(p.stream, 4), "1234");
+    expect(tornado_iostream_read_bytes(p.stream, 1), "5");
+    pair_free(&p);
+}
+
 TEST(iostream_result_stays_when_it_came_in_pieces)
 {
     pair p = pair_new();
@@ -1143,6 +1163,73 @@ TEST_EACH_POLLER(iostream_reads_and_writes_by_a_backend_of_the_programs)
     CHECK_INT(odd.closed, 1);
     pair_free(&p);
     CHECK_INT(odd.closed, 1);
+}
+
+/* A peer that always has as much as there is room for, up to the last piece. */
+typedef struct fast_peer {
+    size_t left, room; /* room: what there was for the last piece */
+} fast_peer;
+
+static ptrdiff_t fast_read(void *state, int fd, void *data, size_t room)
+{
+    fast_peer *fast = state;
+    size_t len = room < fast->left ? room : fast->left;
+    (void)fd;
+    if (!len) {
+        errno = EAGAIN;
+        return -1;
+    }
+    memset(data, 'x', len);
+    fast->room = room;
+    fast->left -= len;
+    return (ptrdiff_t)len;
+}
+
+static ptrdiff_t fast_write(void *state, int fd, const void *data, size_t len)
+{
+    (void)state, (void)fd, (void)data;
+    return (ptrdiff_t)len;
+}
+
+static void fast_close(void *state, int fd)
+{
+    (void)state;
+    close(fd);
+}
+
+TEST(iostream_receives_more_at_once_from_a_peer_that_is_faster)
+{
+    static const struct {
+        int64_t max_buffer_size;
+        size_t read_chunk_size, first, next;
+    } cases[] = {
+        {0, 0, 65536, 262144}, {0, 100000, 65536, 100000}, {100001, 0, 65536, 100001},
+        {0, 1000000, 65536, 262144}, {5000, 0, 5000, 5000}, {0, 7, 7, 7},
+    };
+    static const tornado_iostream_backend fast_class = {
+        .read_from_fd = fast_read, .write_to_fd = fast_write, .close_fd = fast_close};
+    const tornado_read_options any = {.bytes = 1 << 20, .partial = true};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fast_peer fast = {cases[i].first + cases[i].next * 2 + 5, 0};
+        pair p = pair_new_with(&(tornado_iostream_options){.max_buffer_size = cases[i].max_buffer_size,
+                                                           .read_chunk_size = cases[i].read_chunk_size,
+                                                           .backend = &fast_class, .backend_state = &fast});
+        const size_t rooms[] = {cases[i].first, cases[i].next, cases[i].next, cases[i].next, cases[i].first};
+        peer_send(&p, "x"); /* so that there is always something to read */
+        for (int at = 0; at < 5; at++) {
+            size_t len = rooms[at];
+            if (at == 3)
+                len = 5; /* the last for now */
+            if (at == 4)
+                fast.left = len;
+            tornado_future *future = read_with(&p, any);
+            CHECK_INT(loop_code(tornado_future_retain(future)), 0);
+            CHECK_INT(fast.room, rooms[at]);
+            CHECK_INT(tornado_future_bytes(future).len, len);
+            tornado_future_release(future);
+        }
+        pair_free(&p);
+    }
 }
 
 TEST_EACH_POLLER(iostream_backend_may_wait_for_the_other_way)
