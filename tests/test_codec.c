@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
+#include "filter.h"
 #include "guard.h"
 
 TEST(codec_hex_vectors_of_rfc_4648)
@@ -248,6 +250,23 @@ TEST(codec_random_bytes_fill_just_what_was_asked)
         CHECK(seen[len] == 0);
     }
 }
+
+#ifdef HAVE_SECCOMP
+TEST(codec_random_bytes_come_from_a_device_where_the_system_call_is_refused)
+{
+    if (!filter_refuse(SYS_getrandom, ENOSYS))
+        SKIP("system calls cannot be filtered here");
+    unsigned char one[32] = {0}, two[32] = {0};
+    CHECK(tornado_random_bytes(one, sizeof one) && tornado_random_bytes(two, sizeof two));
+    CHECK(memcmp(one, two, sizeof one) != 0);
+    struct rlimit none = {0, 0};
+    CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    CHECK(tornado_random_bytes(one, 0));
+    CHECK(!tornado_random_bytes(one, sizeof one));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_SYSTEM);
+    CHECK_INT(tornado_last_error()->sys_errno, EMFILE);
+}
+#endif
 
 TEST(codec_random_bytes_look_random)
 {

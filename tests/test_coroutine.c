@@ -1,5 +1,6 @@
 /* Coroutines: spawning, waiting, cancelling, their stacks, and long runs in constant memory. */
 #include "runtime.h"
+#include "filter.h"
 #include "http_client.h"
 
 #include <pthread.h>
@@ -9,17 +10,13 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-#if defined(__linux__) && defined(__has_include)
-#if __has_include(<linux/seccomp.h>) && __has_include(<linux/filter.h>)
-#define HAVE_SECCOMP 1
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#endif
-#endif
-
 static const tornado_error broken = {TORNADO_ERR_SYSTEM, 5, 502, "it broke"};
+
+static bool under_valgrind(void)
+{
+    const char *preload = getenv("LD_PRELOAD");
+    return preload && strstr(preload, "vgpreload");
+}
 
 /* So many turns of a long run; fewer where everything takes much longer. */
 static long many(long count)
@@ -2015,8 +2012,8 @@ static void overflow_a_stack(void)
 TEST(coroutine_stack_overflow_ends_the_process_at_its_guard_on_each_stack)
 {
     static const int which[] = {0, 1, 15, 16, 31, 39};
-    const char *output, *preload = getenv("LD_PRELOAD");
-    if (preload && strstr(preload, "vgpreload"))
+    const char *output;
+    if (under_valgrind())
         SKIP("Valgrind would print a report of each");
     for (size_t i = 0; i < sizeof which / sizeof which[0]; i++) {
         overflow.which = which[i];
@@ -2050,8 +2047,7 @@ static void refuse_guards(bool pages)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+    if (!filter_install(filter, sizeof filter / sizeof filter[0])) {
         fprintf(stderr, "no filter\n");
         _exit(0);
     }
@@ -2112,6 +2108,51 @@ TEST(coroutine_stack_overflow_without_any_guard_is_found_at_the_next_switch_and_
 }
 
 #endif
+
+/*----------------------------------------------------------------------------
+ * What a debugger sees.
+ *----------------------------------------------------------------------------*/
+
+static __attribute__((noinline)) void a_breakpoint_is_here(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
+static __attribute__((noinline)) void *called_by_a_coroutine(void *arg)
+{
+    tornado_await(tornado_moment());
+    a_breakpoint_is_here();
+    return arg;
+}
+
+static void *a_coroutine_to_debug(void *arg)
+{
+    return called_by_a_coroutine(arg) ? arg : NULL;
+}
+
+TEST(coroutine_to_look_at_in_gdb)
+{
+    CHECK_INT(loop_code(tornado_spawn(a_coroutine_to_debug, "x")), 0);
+}
+
+TEST(coroutine_frames_are_in_the_backtrace_of_gdb)
+{
+    TEST_NEED("gdb");
+    char self[4096] = "";
+    if (instrumented() || under_valgrind() || test_emulated() || readlink("/proc/self/exe", self, sizeof self - 1) < 0)
+        SKIP("gdb cannot run this here");
+    const test_output *got = test_run("gdb -q -nx -batch -iex 'set debuginfod enabled off' -ex 'set follow-fork-mode child' "
+                                      "-ex 'break a_breakpoint_is_here' -ex run -ex bt "
+                                      "--args %s coroutine_to_look_at_in_gdb 2>&1", self);
+    if (strstr(got->text, "ptrace") || strstr(got->text, "Could not trace"))
+        SKIP("no process may be debugged here");
+    const char *at = got->text;
+    static const char *const frames[] = {"#0 ", "a_breakpoint_is_here", "called_by_a_coroutine", "a_coroutine_to_debug",
+                                         "tornado__coroutine_body", "tornado__coroutine_entry"};
+    for (size_t i = 0; i < sizeof frames / sizeof frames[0]; i++)
+        if (!(at = strstr(at, frames[i])))
+            FAIL("no %s in: %s", frames[i], got->text);
+}
 
 /*----------------------------------------------------------------------------
  * What a switch keeps.
