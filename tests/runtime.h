@@ -125,10 +125,15 @@ static inline int dies_of(void (*fn)(void), const char **output)
     return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
 }
 
+static inline bool under_valgrind(void)
+{
+    const char *preload = getenv("LD_PRELOAD");
+    return preload && strstr(preload, "vgpreload");
+}
+
 /* Whether tests run under something that needs much more memory and time. */
 static inline bool instrumented(void)
 {
-    const char *preload = getenv("LD_PRELOAD");
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     return true;
 #elif defined(__has_feature)
@@ -136,7 +141,7 @@ static inline bool instrumented(void)
     return true;
 #endif
 #endif
-    return preload && strstr(preload, "vgpreload");
+    return under_valgrind();
 }
 
 #endif

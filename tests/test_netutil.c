@@ -1177,8 +1177,7 @@ static double cpu_seconds(void)
 /* Valgrind keeps to the limit itself: a connection that does not fit is accepted, and closed. */
 static void need_true_limit(void)
 {
-    const char *preload = getenv("LD_PRELOAD");
-    if (preload && strstr(preload, "vgpreload"))
+    if (under_valgrind())
         SKIP("valgrind does not leave connections where they are");
 }
 
