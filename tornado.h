@@ -2891,12 +2891,29 @@ TORNADO_API void *tornado_http1_server_connection_context(const tornado_http1_se
 
 typedef struct tornado_httpserver tornado_httpserver;
 
+typedef struct tornado__http_proxies { /* private */
+    void (*accept)(tornado_httpserver *server, int fd, const tornado_address *address);
+    void (*cancel)(tornado_httpserver *server);
+} tornado__http_proxies;
+
+/* Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that a proxy in front has put
+   there, such as HAProxy with send-proxy: TORNADO_PROXY_PROTOCOL, or NULL. Then the client's address is the one told
+   there, and nobody else may be able to connect. A connection without one, or with one that is malformed or longer
+   than 4 KiB, is closed, and that is logged. A pointer, so that only programs that ask for it have it linked. */
+typedef const tornado__http_proxies *tornado_proxy_protocol;
+#ifndef TORNADO_NO_TCP
+TORNADO_API const tornado__http_proxies tornado_http_proxies;
+#define TORNADO_PROXY_PROTOCOL (&tornado_http_proxies)
+#endif
+
 typedef struct tornado_httpserver_options {
     tornado_bind_options bind;      /* for tornado_application_listen: address, unix socket, ... */
     bool no_keep_alive;             /* close after each answer */
     bool xheaders;                  /* behind a proxy: X-Real-Ip or X-Forwarded-For tell the client's address,
                                        X-Scheme or X-Forwarded-Proto the protocol */
     const char *const *trusted_downstream; /* further proxies, skipped in X-Forwarded-For; ends with NULL */
+    tornado_proxy_protocol proxy_protocol; /* TORNADO_PROXY_PROTOCOL: behind a proxy that speaks it */
+    double proxy_timeout;           /* seconds for its header; default 5 */
     const tornado_ssl_options *ssl_options; /* HTTPS: the certificate and key at least; server_side is understood. To
                                        read the files again give a context, and have it reloaded. Default: none */
     const char *protocol;           /* "https" behind a proxy that does TLS and does not say so; default: "http", with
@@ -30087,6 +30104,11 @@ struct tornado_httpserver {
     tornado_arena *arena;  /* what the options point to */
     const char *const *trusted;
     tornado_bind_options bind;
+    tornado_proxy_protocol proxies;
+    int64_t proxy_timeout;  /* ns */
+    tornado__link proxied;  /* connections whose header of the PROXY protocol has not come */
+    size_t proxied_count;
+    int64_t refused;        /* when a connection was last closed at once, loop time */
     bool told; /* that there are too many connections */
     bool active; /* it has a loop */
 };
@@ -30177,11 +30199,17 @@ static void tornado__httpserver_addressed(tornado__message *message)
 
 /* ---- accepting ---- */
 
-static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
+static bool tornado__httpserver_full(const tornado_httpserver *server)
 {
-    tornado_httpserver *server = arg;
+    return server->max_connections > 0 &&
+           server->host.count + server->proxied_count >= (size_t)server->max_connections;
+}
+
+/* Begins to serve a connection, unless there are too many. */
+static void tornado__httpserver_serve(tornado_httpserver *server, int fd, const tornado_address *address)
+{
     tornado__peer *peer = NULL;
-    bool full = server->max_connections > 0 && server->host.count >= (size_t)server->max_connections;
+    bool full = tornado__httpserver_full(server);
     if (full || (server->peers && !(peer = tornado__peer_count(server, address)))) {
         if (!server->told)
             tornado_gen_log(TORNADO_LOG_WARNING, "the limit of %d connections%s is reached",
@@ -30198,6 +30226,84 @@ static void tornado__httpserver_accept(int fd, const tornado_address *address, v
     else if (peer)
         tornado__peer_drop(server, peer);
 }
+
+static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
+{
+    tornado_httpserver *server = arg;
+    if (TORNADO__UNLIKELY(server->proxies != NULL))
+        server->proxies->accept(server, fd, address);
+    else
+        tornado__httpserver_serve(server, fd, address);
+}
+
+#ifndef TORNADO_NO_TCP
+/* A connection whose header of the PROXY protocol is read. */
+typedef struct tornado__http_proxied {
+    tornado__proxying proxying;
+    tornado__link link;
+    tornado_httpserver *server;
+} tornado__http_proxied;
+
+/* Tells why, once in a while. */
+static void tornado__http_proxied_refused(tornado_httpserver *server, const char *why)
+{
+    int64_t now = server->host.loop->now;
+    if (!server->refused || now - server->refused > 1000000000)
+        tornado_gen_log(TORNADO_LOG_WARNING, "a connection was closed at once: %s", why);
+    server->refused = now;
+}
+
+static tornado_httpserver *tornado__http_proxied_free(tornado__http_proxied *proxied)
+{
+    tornado_httpserver *server = proxied->server;
+    tornado__link_remove(&proxied->link);
+    server->proxied_count--;
+    TORNADO_FREE(proxied);
+    return server;
+}
+
+static void tornado__http_proxied_done(tornado__proxying *proxying, int fd, const char *why)
+{
+    tornado_address remote = proxying->ends.remote;
+    tornado_httpserver *server =
+        tornado__http_proxied_free(TORNADO__CONTAINER(proxying, tornado__http_proxied, proxying));
+    if (fd >= 0)
+        tornado__httpserver_serve(server, fd, &remote);
+    else if (why)
+        tornado__http_proxied_refused(server, why);
+}
+
+static void tornado__http_proxied_accept(tornado_httpserver *server, int fd, const tornado_address *address)
+{
+    tornado__http_proxied *proxied = NULL;
+    if (tornado__httpserver_full(server))
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d connections is reached", server->max_connections);
+    else if (!(proxied = TORNADO_MALLOC(sizeof *proxied)))
+        tornado__nomem();
+    if (proxied) {
+        proxied->proxying.done = tornado__http_proxied_done;
+        proxied->server = server;
+        tornado__link_append(&server->proxied, &proxied->link);
+        server->proxied_count++;
+        if (tornado__proxying_begin(&proxied->proxying, server->host.loop, fd, address, server->proxy_timeout))
+            return;
+        tornado__http_proxied_free(proxied);
+    }
+    tornado__http_proxied_refused(server, tornado_last_error()->message);
+    close(fd);
+}
+
+/* Closes those whose header has not come. */
+static void tornado__http_proxied_cancel(tornado_httpserver *server)
+{
+    while (!tornado__link_empty(&server->proxied))
+        tornado__proxying_refuse(&TORNADO__CONTAINER(server->proxied.next, tornado__http_proxied, link)->proxying,
+                                 NULL);
+}
+
+TORNADO__DATA const tornado__http_proxies tornado_http_proxies = {.accept = tornado__http_proxied_accept,
+                                                                .cancel = tornado__http_proxied_cancel};
+#endif
 
 static void tornado__httpserver_closed(tornado__http1 *connection)
 {
@@ -30229,6 +30335,8 @@ static void tornado__httpserver_delete(tornado__http1_host *host)
 static void tornado__httpserver_wind_down(tornado_httpserver *server)
 {
     tornado_httpserver_stop(server);
+    if (server->proxies)
+        server->proxies->cancel(server);
     server->host.closing = true; /* answers say "Connection: close" from now on */
     for (tornado__link *link = server->host.connections.next, *next; link != &server->host.connections;
          link = next) {
@@ -30327,6 +30435,9 @@ TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_server
     }
     if (server->peers || delegate->on_close)
         server->host.closed = tornado__httpserver_closed;
+    tornado__link_init(&server->proxied);
+    server->proxies = o->proxy_protocol;
+    server->proxy_timeout = tornado__timeout_option(o->proxy_timeout, INT64_C(5000000000));
     if (o->xheaders) {
         server->host.addressed = tornado__httpserver_addressed;
         server->host.unusual = true;
@@ -30440,6 +30551,8 @@ TORNADO_API tornado_future *tornado_httpserver_close_all_connections(tornado_htt
 {
     tornado__http1_host *host = &server->host;
     host->references++;
+    if (server->proxies)
+        server->proxies->cancel(server);
     while (!tornado__link_empty(&host->connections))
         tornado__iostream_shut(TORNADO__CONTAINER(host->connections.next, tornado__http1, link)->stream, NULL);
     tornado__http1_host_release(host);
