@@ -3076,12 +3076,17 @@ typedef struct tornado_output_transform {
     tornado_bytes (*transform_first_chunk)(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing);
     tornado_bytes (*transform_chunk)(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing);
     void (*release)(void *state); /* when the request is over; NULL: nothing is to be done */
+    /* The client has already what would be sent, which is still here, with its headers: the answer becomes a 304, whose
+       ETag and Vary have to be those of the 200 (RFC 9110 section 15.4.5). Then transform_first_chunk is called for
+       that. NULL: the headers stay as they are. */
+    void (*transform_not_modified)(tornado_handler *self, void *state, tornado_bytes chunk);
 } tornado_output_transform;
 
 /* GZipContentEncoding: compresses text for those who accept gzip. Types: text, JavaScript, JSON, XML, SVG and the
    like; of at least 1,024 bytes, or flushed before the end; without a Content-Encoding, and no part of a range.
-   "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. Takes memory of a compressor while the answer
-   is sent. A program that does not name it does not link the compressor. */
+   "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. The application keeps a compressor (362 KiB)
+   from the first such answer on; others take one of their own while that is in use. A program that does not name it
+   does not link the compressor. */
 #ifndef TORNADO_NO_ZIP
 TORNADO_API const tornado_output_transform tornado_gzip_transform;
 #define TORNADO_GZIP (&tornado_gzip_transform)
@@ -31026,6 +31031,9 @@ struct tornado_application {
     unsigned defaults; /* a response's at first */
     struct tornado__transform *transforms;
     bool streams;        /* some class wants bodies as they come */
+    bool compressor_lent;
+    struct tornado_compressor *compressor; /* reused by the transform that compresses; NULL: none yet */
+    void (*free_compressor)(struct tornado_compressor *compressor);
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
@@ -31726,6 +31734,17 @@ static void tornado__response_transform(tornado__response *response, int64_t *le
         *length = (int64_t)response->body_len;
 }
 
+/* Tells transforms that the answer becomes a 304. */
+static TORNADO__COLD void tornado__response_not_modified(tornado__response *response)
+{
+    if (!response->transforms)
+        tornado__transforms_make(response);
+    for (tornado__transform *at = response->transforms; at; at = at->next)
+        if (at->functions->transform_not_modified)
+            at->functions->transform_not_modified(response->self, (char *)at + TORNADO__TRANSFORM_STATE,
+                                                  (tornado_bytes){response->body, response->body_len});
+}
+
 /* What an answer needs that has cookies, or transforms. */
 static TORNADO__COLD tornado_http_headers tornado__response_more(tornado__response *response, int64_t *length)
 {
@@ -31836,6 +31855,8 @@ static void tornado__finish(void *arg)
             if (!etag || etag == response->etag_text) /* a hash of what was there then; now there may be more */
                 tornado_set_etag_header(self);
             if (message->conditional && tornado_check_etag_header(self)) {
+                if (self->application->transforms)
+                    tornado__response_not_modified(response);
                 tornado__body_drop(response);
                 tornado_set_status(self, 304);
             }
@@ -32233,6 +32254,7 @@ TORNADO__DATA const tornado_handler_class tornado_redirect_handler = {
 
 typedef struct tornado__gzip_state {
     tornado_compressor *compressor;
+    tornado_application *lender; /* whose the compressor is; NULL: it is this answer's own */
     tornado_buffer out;
     bool gzipping;
 } tornado__gzip_state;
@@ -32278,15 +32300,31 @@ static tornado_bytes tornado__gzip_chunk(tornado_handler *self, void *arg, torna
 static void tornado__gzip_release(void *arg)
 {
     tornado__gzip_state *state = arg;
-    tornado_compressor_free(state->compressor);
+    if (state->lender)
+        state->lender->compressor_lent = false;
+    else
+        tornado_compressor_free(state->compressor);
     tornado_buffer_free(&state->out);
     state->compressor = NULL;
+    state->lender = NULL;
 }
 
-/* A compressor with no larger window than the chunk needs, if there is no other. */
-static tornado_compressor *tornado__gzip_compressor(size_t len, bool finishing)
+/* The application's compressor; where that is in use, one with no larger window than the chunk needs, if there is no
+   other. */
+static tornado_compressor *tornado__gzip_compressor(tornado__gzip_state *state, tornado_application *application,
+                                                    size_t len, bool finishing)
 {
     tornado_compressor_options options = {.window_bits = 15, .mem_level = 8};
+    if (!application->compressor_lent) {
+        if (application->compressor)
+            tornado_compressor_reset(application->compressor);
+        else if (!(application->compressor = tornado_compressor_new(&options)))
+            return NULL;
+        application->free_compressor = tornado_compressor_free;
+        application->compressor_lent = true;
+        state->lender = application;
+        return application->compressor;
+    }
     while (finishing && options.window_bits > 10 && len <= (size_t)1 << (options.window_bits - 1))
         options.window_bits--;
     if (options.window_bits < 15)
@@ -32294,27 +32332,45 @@ static tornado_compressor *tornado__gzip_compressor(size_t len, bool finishing)
     return tornado_compressor_new(&options);
 }
 
+static bool tornado__gzip_pays(tornado_handler *self, size_t len, bool finishing)
+{
+    int status = self->response->status;
+    return tornado__accepts_gzip(tornado_get_header(self, "Accept-Encoding")) &&
+           tornado__type_compressible(tornado_response_header(self, "Content-Type")) &&
+           (!finishing || len >= TORNADO__GZIP_LEAST) && status != 206 && !tornado__status_bodiless(status) &&
+           !tornado_response_header(self, "Content-Encoding") && !tornado_response_header(self, "Content-Range");
+}
+
+/* The ETag was of other bytes: RFC 9110 section 8.8.1. */
+static void tornado__gzip_weaken(tornado_handler *self)
+{
+    const char *etag = tornado_response_header(self, "Etag");
+    if (etag && etag[0] == '"')
+        tornado_set_header(self, "Etag", tornado_format(self, "W/%s", etag));
+}
+
+static void tornado__gzip_not_modified(tornado_handler *self, void *arg, tornado_bytes chunk)
+{
+    (void)arg;
+    if (tornado__gzip_pays(self, chunk.len, true))
+        tornado__gzip_weaken(self);
+}
+
 static tornado_bytes tornado__gzip_first_chunk(tornado_handler *self, void *arg, tornado_bytes chunk, bool finishing)
 {
     tornado__gzip_state *state = arg;
     tornado__response *response = self->response;
-    const char *vary = tornado_response_header(self, "Vary"), *etag = tornado_response_header(self, "Etag");
+    const char *vary = tornado_response_header(self, "Vary");
     tornado__gzip_release(state); /* of an answer that became an error page */
     if (!vary || (!strstr(vary, "Accept-Encoding") && strcmp(vary, "*") != 0))
         tornado_add_header(self, "Vary", "Accept-Encoding");
-    state->gzipping = tornado__accepts_gzip(tornado_get_header(self, "Accept-Encoding")) &&
-                      tornado__type_compressible(tornado_response_header(self, "Content-Type")) &&
-                      (!finishing || chunk.len >= TORNADO__GZIP_LEAST) && response->status != 206 &&
-                      !tornado__status_bodiless(response->status) &&
-                      !tornado_response_header(self, "Content-Encoding") &&
-                      !tornado_response_header(self, "Content-Range");
+    state->gzipping = tornado__gzip_pays(self, chunk.len, finishing);
     if (!state->gzipping)
         return chunk;
-    if (!(state->compressor = tornado__gzip_compressor(chunk.len, finishing)))
+    if (!(state->compressor = tornado__gzip_compressor(state, self->application, chunk.len, finishing)))
         tornado__raise_last();
     tornado_set_header(self, "Content-Encoding", "gzip");
-    if (etag && etag[0] == '"') /* it was of other bytes: RFC 9110 section 8.8.1 */
-        tornado_set_header(self, "Etag", tornado_format(self, "W/%s", etag));
+    tornado__gzip_weaken(self);
     chunk = tornado__gzip_chunk(self, state, chunk, finishing);
     if (response->with_length) {
         response->with_length = finishing;
@@ -32327,7 +32383,8 @@ TORNADO__DATA const tornado_output_transform tornado_gzip_transform = {
     .state_size = sizeof(tornado__gzip_state),
     .transform_first_chunk = tornado__gzip_first_chunk,
     .transform_chunk = tornado__gzip_chunk,
-    .release = tornado__gzip_release};
+    .release = tornado__gzip_release,
+    .transform_not_modified = tornado__gzip_not_modified};
 #endif
 
 /* ---- a request's life ---- */
@@ -32841,6 +32898,8 @@ static void tornado__application_close(tornado__message *message, const tornado_
 static TORNADO__COLD void tornado__application_delete(tornado_application *application)
 {
     tornado_buffer_free(&application->json);
+    if (application->compressor)
+        application->free_compressor(application->compressor);
     tornado__router_free(&application->router);
     tornado_arena_free(application->arena);
 }
