@@ -395,6 +395,37 @@ TEST(transform_may_be_added_to_an_application)
     tornado_application_free(app);
 }
 
+/* Tells in a header what it was asked about; the body and its headers are there still. */
+static void tell_not_modified(tornado_handler *self, void *state, tornado_bytes chunk)
+{
+    (void)state;
+    CHECK_STR(tornado_response_header(self, "Content-Type"), "text/html; charset=UTF-8");
+    CHECK_INT(tornado_get_status(self), 200);
+    tornado_set_header(self, "Etag", tornado_format(self, "\"%.3s, %zu\"", chunk.data, chunk.len));
+}
+
+static tornado_bytes pass(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing)
+{
+    (void)self;
+    (void)state;
+    (void)finishing;
+    return chunk;
+}
+
+TEST(transform_that_is_asked_before_a_304_may_change_its_etag)
+{
+    static const tornado_output_transform telling = {.transform_first_chunk = pass, .transform_chunk = pass,
+                                                     .transform_not_modified = tell_not_modified};
+    const tornado_output_transform *list[] = {&telling, NULL};
+    answer a = ask(&tens_class, &(tornado_settings){.transforms = list}, "GET", "If-None-Match: *\r\n");
+    CHECK_INT(a.status, 304);
+    CHECK_HEADER(a, "Etag", "\"012, 3000\"");
+    CHECK_HEADER(a, "Content-Type", "");
+    a = ask(&tens_class, &(tornado_settings){.transforms = list}, "GET", "If-None-Match: \"other\"\r\n");
+    CHECK_INT(a.status, 200);
+    CHECK(head_value(a.head, "Etag")[1] != '0' || strlen(head_value(a.head, "Etag")) > 12);
+}
+
 /* One that fails at the first chunk of all but error pages, and one that sends by itself. */
 static tornado_bytes fail_once(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing)
 {
