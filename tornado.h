@@ -2894,12 +2894,29 @@ TORNADO_API void *tornado_http1_server_connection_context(const tornado_http1_se
 
 typedef struct tornado_httpserver tornado_httpserver;
 
+typedef struct tornado__http_proxies { /* private */
+    void (*accept)(tornado_httpserver *server, int fd, const tornado_address *address);
+    void (*cancel)(tornado_httpserver *server);
+} tornado__http_proxies;
+
+/* Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that a proxy in front has put
+   there, such as HAProxy with send-proxy: TORNADO_PROXY_PROTOCOL, or NULL. Then the client's address is the one told
+   there, and nobody else may be able to connect. A connection without one, or with one that is malformed or longer
+   than 4 KiB, is closed, and that is logged. A pointer, so that only programs that ask for it have it linked. */
+typedef const tornado__http_proxies *tornado_proxy_protocol;
+#ifndef TORNADO_NO_TCP
+TORNADO_API const tornado__http_proxies tornado_http_proxies;
+#define TORNADO_PROXY_PROTOCOL (&tornado_http_proxies)
+#endif
+
 typedef struct tornado_httpserver_options {
     tornado_bind_options bind;      /* for tornado_application_listen: address, unix socket, ... */
     bool no_keep_alive;             /* close after each answer */
     bool xheaders;                  /* behind a proxy: X-Real-Ip or X-Forwarded-For tell the client's address,
                                        X-Scheme or X-Forwarded-Proto the protocol */
     const char *const *trusted_downstream; /* further proxies, skipped in X-Forwarded-For; ends with NULL */
+    tornado_proxy_protocol proxy_protocol; /* TORNADO_PROXY_PROTOCOL: behind a proxy that speaks it */
+    double proxy_timeout;           /* seconds for its header; default 5 */
     const tornado_ssl_options *ssl_options; /* HTTPS: the certificate and key at least; server_side is understood. To
                                        read the files again give a context, and have it reloaded. Default: none */
     const char *protocol;           /* "https" behind a proxy that does TLS and does not say so; default: "http", with
@@ -3062,12 +3079,17 @@ typedef struct tornado_output_transform {
     tornado_bytes (*transform_first_chunk)(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing);
     tornado_bytes (*transform_chunk)(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing);
     void (*release)(void *state); /* when the request is over; NULL: nothing is to be done */
+    /* The client has already what would be sent, which is still here, with its headers: the answer becomes a 304, whose
+       ETag and Vary have to be those of the 200 (RFC 9110 section 15.4.5). Then transform_first_chunk is called for
+       that. NULL: the headers stay as they are. */
+    void (*transform_not_modified)(tornado_handler *self, void *state, tornado_bytes chunk);
 } tornado_output_transform;
 
 /* GZipContentEncoding: compresses text for those who accept gzip. Types: text, JavaScript, JSON, XML, SVG and the
    like; of at least 1,024 bytes, or flushed before the end; without a Content-Encoding, and no part of a range.
-   "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. Takes memory of a compressor while the answer
-   is sent. A program that does not name it does not link the compressor. */
+   "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. The application keeps a compressor (362 KiB)
+   from the first such answer on; others take one of their own while that is in use. A program that does not name it
+   does not link the compressor. */
 #ifndef TORNADO_NO_ZIP
 TORNADO_API const tornado_output_transform tornado_gzip_transform;
 #define TORNADO_GZIP (&tornado_gzip_transform)
@@ -30516,6 +30538,11 @@ struct tornado_httpserver {
     tornado_arena *arena;  /* what the options point to */
     const char *const *trusted;
     tornado_bind_options bind;
+    tornado_proxy_protocol proxies;
+    int64_t proxy_timeout;  /* ns */
+    tornado__link proxied;  /* connections whose header of the PROXY protocol has not come */
+    size_t proxied_count;
+    int64_t refused;        /* when a connection was last closed at once, loop time */
     bool told; /* that there are too many connections */
     bool active; /* it has a loop */
 };
@@ -30606,11 +30633,17 @@ static void tornado__httpserver_addressed(tornado__message *message)
 
 /* ---- accepting ---- */
 
-static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
+static bool tornado__httpserver_full(const tornado_httpserver *server)
 {
-    tornado_httpserver *server = arg;
+    return server->max_connections > 0 &&
+           server->host.count + server->proxied_count >= (size_t)server->max_connections;
+}
+
+/* Begins to serve a connection, unless there are too many. */
+static void tornado__httpserver_serve(tornado_httpserver *server, int fd, const tornado_address *address)
+{
     tornado__peer *peer = NULL;
-    bool full = server->max_connections > 0 && server->host.count >= (size_t)server->max_connections;
+    bool full = tornado__httpserver_full(server);
     if (full || (server->peers && !(peer = tornado__peer_count(server, address)))) {
         if (!server->told)
             tornado_gen_log(TORNADO_LOG_WARNING, "the limit of %d connections%s is reached",
@@ -30627,6 +30660,84 @@ static void tornado__httpserver_accept(int fd, const tornado_address *address, v
     else if (peer)
         tornado__peer_drop(server, peer);
 }
+
+static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
+{
+    tornado_httpserver *server = arg;
+    if (TORNADO__UNLIKELY(server->proxies != NULL))
+        server->proxies->accept(server, fd, address);
+    else
+        tornado__httpserver_serve(server, fd, address);
+}
+
+#ifndef TORNADO_NO_TCP
+/* A connection whose header of the PROXY protocol is read. */
+typedef struct tornado__http_proxied {
+    tornado__proxying proxying;
+    tornado__link link;
+    tornado_httpserver *server;
+} tornado__http_proxied;
+
+/* Tells why, once in a while. */
+static void tornado__http_proxied_refused(tornado_httpserver *server, const char *why)
+{
+    int64_t now = server->host.loop->now;
+    if (!server->refused || now - server->refused > 1000000000)
+        tornado_gen_log(TORNADO_LOG_WARNING, "a connection was closed at once: %s", why);
+    server->refused = now;
+}
+
+static tornado_httpserver *tornado__http_proxied_free(tornado__http_proxied *proxied)
+{
+    tornado_httpserver *server = proxied->server;
+    tornado__link_remove(&proxied->link);
+    server->proxied_count--;
+    TORNADO_FREE(proxied);
+    return server;
+}
+
+static void tornado__http_proxied_done(tornado__proxying *proxying, int fd, const char *why)
+{
+    tornado_address remote = proxying->ends.remote;
+    tornado_httpserver *server =
+        tornado__http_proxied_free(TORNADO__CONTAINER(proxying, tornado__http_proxied, proxying));
+    if (fd >= 0)
+        tornado__httpserver_serve(server, fd, &remote);
+    else if (why)
+        tornado__http_proxied_refused(server, why);
+}
+
+static void tornado__http_proxied_accept(tornado_httpserver *server, int fd, const tornado_address *address)
+{
+    tornado__http_proxied *proxied = NULL;
+    if (tornado__httpserver_full(server))
+        tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d connections is reached", server->max_connections);
+    else if (!(proxied = TORNADO_MALLOC(sizeof *proxied)))
+        tornado__nomem();
+    if (proxied) {
+        proxied->proxying.done = tornado__http_proxied_done;
+        proxied->server = server;
+        tornado__link_append(&server->proxied, &proxied->link);
+        server->proxied_count++;
+        if (tornado__proxying_begin(&proxied->proxying, server->host.loop, fd, address, server->proxy_timeout))
+            return;
+        tornado__http_proxied_free(proxied);
+    }
+    tornado__http_proxied_refused(server, tornado_last_error()->message);
+    close(fd);
+}
+
+/* Closes those whose header has not come. */
+static void tornado__http_proxied_cancel(tornado_httpserver *server)
+{
+    while (!tornado__link_empty(&server->proxied))
+        tornado__proxying_refuse(&TORNADO__CONTAINER(server->proxied.next, tornado__http_proxied, link)->proxying,
+                                 NULL);
+}
+
+TORNADO__DATA const tornado__http_proxies tornado_http_proxies = {.accept = tornado__http_proxied_accept,
+                                                                .cancel = tornado__http_proxied_cancel};
+#endif
 
 static void tornado__httpserver_closed(tornado__http1 *connection)
 {
@@ -30658,6 +30769,8 @@ static void tornado__httpserver_delete(tornado__http1_host *host)
 static void tornado__httpserver_wind_down(tornado_httpserver *server)
 {
     tornado_httpserver_stop(server);
+    if (server->proxies)
+        server->proxies->cancel(server);
     server->host.closing = true; /* answers say "Connection: close" from now on */
     for (tornado__link *link = server->host.connections.next, *next; link != &server->host.connections;
          link = next) {
@@ -30756,6 +30869,9 @@ TORNADO_API tornado_httpserver *tornado_httpserver_new(const tornado_http_server
     }
     if (server->peers || delegate->on_close)
         server->host.closed = tornado__httpserver_closed;
+    tornado__link_init(&server->proxied);
+    server->proxies = o->proxy_protocol;
+    server->proxy_timeout = tornado__timeout_option(o->proxy_timeout, INT64_C(5000000000));
     if (o->xheaders) {
         server->host.addressed = tornado__httpserver_addressed;
         server->host.unusual = true;
@@ -30869,6 +30985,8 @@ TORNADO_API tornado_future *tornado_httpserver_close_all_connections(tornado_htt
 {
     tornado__http1_host *host = &server->host;
     host->references++;
+    if (server->proxies)
+        server->proxies->cancel(server);
     while (!tornado__link_empty(&host->connections))
         tornado__iostream_shut(TORNADO__CONTAINER(host->connections.next, tornado__http1, link)->stream, NULL);
     tornado__http1_host_release(host);
@@ -31342,6 +31460,9 @@ struct tornado_application {
     unsigned defaults; /* a response's at first */
     struct tornado__transform *transforms;
     bool streams;        /* some class wants bodies as they come */
+    bool compressor_lent;
+    struct tornado_compressor *compressor; /* reused by the transform that compresses; NULL: none yet */
+    void (*free_compressor)(struct tornado_compressor *compressor);
     tornado_buffer json; /* reused by tornado_write_json */
 };
 
@@ -32042,6 +32163,17 @@ static void tornado__response_transform(tornado__response *response, int64_t *le
         *length = (int64_t)response->body_len;
 }
 
+/* Tells transforms that the answer becomes a 304. */
+static TORNADO__COLD void tornado__response_not_modified(tornado__response *response)
+{
+    if (!response->transforms)
+        tornado__transforms_make(response);
+    for (tornado__transform *at = response->transforms; at; at = at->next)
+        if (at->functions->transform_not_modified)
+            at->functions->transform_not_modified(response->self, (char *)at + TORNADO__TRANSFORM_STATE,
+                                                  (tornado_bytes){response->body, response->body_len});
+}
+
 /* What an answer needs that has cookies, or transforms. */
 static TORNADO__COLD tornado_http_headers tornado__response_more(tornado__response *response, int64_t *length)
 {
@@ -32156,6 +32288,8 @@ static void tornado__finish(void *arg)
             if (!etag || etag == response->etag_text) /* a hash of what was there then; now there may be more */
                 tornado_set_etag_header(self);
             if (message->conditional && tornado_check_etag_header(self)) {
+                if (self->application->transforms)
+                    tornado__response_not_modified(response);
                 tornado__body_drop(response);
                 tornado_set_status(self, 304);
             }
@@ -32553,6 +32687,7 @@ TORNADO__DATA const tornado_handler_class tornado_redirect_handler = {
 
 typedef struct tornado__gzip_state {
     tornado_compressor *compressor;
+    tornado_application *lender; /* whose the compressor is; NULL: it is this answer's own */
     tornado_buffer out;
     bool gzipping;
 } tornado__gzip_state;
@@ -32598,15 +32733,31 @@ static tornado_bytes tornado__gzip_chunk(tornado_handler *self, void *arg, torna
 static void tornado__gzip_release(void *arg)
 {
     tornado__gzip_state *state = arg;
-    tornado_compressor_free(state->compressor);
+    if (state->lender)
+        state->lender->compressor_lent = false;
+    else
+        tornado_compressor_free(state->compressor);
     tornado_buffer_free(&state->out);
     state->compressor = NULL;
+    state->lender = NULL;
 }
 
-/* A compressor with no larger window than the chunk needs, if there is no other. */
-static tornado_compressor *tornado__gzip_compressor(size_t len, bool finishing)
+/* The application's compressor; where that is in use, one with no larger window than the chunk needs, if there is no
+   other. */
+static tornado_compressor *tornado__gzip_compressor(tornado__gzip_state *state, tornado_application *application,
+                                                    size_t len, bool finishing)
 {
     tornado_compressor_options options = {.window_bits = 15, .mem_level = 8};
+    if (!application->compressor_lent) {
+        if (application->compressor)
+            tornado_compressor_reset(application->compressor);
+        else if (!(application->compressor = tornado_compressor_new(&options)))
+            return NULL;
+        application->free_compressor = tornado_compressor_free;
+        application->compressor_lent = true;
+        state->lender = application;
+        return application->compressor;
+    }
     while (finishing && options.window_bits > 10 && len <= (size_t)1 << (options.window_bits - 1))
         options.window_bits--;
     if (options.window_bits < 15)
@@ -32614,27 +32765,45 @@ static tornado_compressor *tornado__gzip_compressor(size_t len, bool finishing)
     return tornado_compressor_new(&options);
 }
 
+static bool tornado__gzip_pays(tornado_handler *self, size_t len, bool finishing)
+{
+    int status = self->response->status;
+    return tornado__accepts_gzip(tornado_get_header(self, "Accept-Encoding")) &&
+           tornado__type_compressible(tornado_response_header(self, "Content-Type")) &&
+           (!finishing || len >= TORNADO__GZIP_LEAST) && status != 206 && !tornado__status_bodiless(status) &&
+           !tornado_response_header(self, "Content-Encoding") && !tornado_response_header(self, "Content-Range");
+}
+
+/* The ETag was of other bytes: RFC 9110 section 8.8.1. */
+static void tornado__gzip_weaken(tornado_handler *self)
+{
+    const char *etag = tornado_response_header(self, "Etag");
+    if (etag && etag[0] == '"')
+        tornado_set_header(self, "Etag", tornado_format(self, "W/%s", etag));
+}
+
+static void tornado__gzip_not_modified(tornado_handler *self, void *arg, tornado_bytes chunk)
+{
+    (void)arg;
+    if (tornado__gzip_pays(self, chunk.len, true))
+        tornado__gzip_weaken(self);
+}
+
 static tornado_bytes tornado__gzip_first_chunk(tornado_handler *self, void *arg, tornado_bytes chunk, bool finishing)
 {
     tornado__gzip_state *state = arg;
     tornado__response *response = self->response;
-    const char *vary = tornado_response_header(self, "Vary"), *etag = tornado_response_header(self, "Etag");
+    const char *vary = tornado_response_header(self, "Vary");
     tornado__gzip_release(state); /* of an answer that became an error page */
     if (!vary || (!strstr(vary, "Accept-Encoding") && strcmp(vary, "*") != 0))
         tornado_add_header(self, "Vary", "Accept-Encoding");
-    state->gzipping = tornado__accepts_gzip(tornado_get_header(self, "Accept-Encoding")) &&
-                      tornado__type_compressible(tornado_response_header(self, "Content-Type")) &&
-                      (!finishing || chunk.len >= TORNADO__GZIP_LEAST) && response->status != 206 &&
-                      !tornado__status_bodiless(response->status) &&
-                      !tornado_response_header(self, "Content-Encoding") &&
-                      !tornado_response_header(self, "Content-Range");
+    state->gzipping = tornado__gzip_pays(self, chunk.len, finishing);
     if (!state->gzipping)
         return chunk;
-    if (!(state->compressor = tornado__gzip_compressor(chunk.len, finishing)))
+    if (!(state->compressor = tornado__gzip_compressor(state, self->application, chunk.len, finishing)))
         tornado__raise_last();
     tornado_set_header(self, "Content-Encoding", "gzip");
-    if (etag && etag[0] == '"') /* it was of other bytes: RFC 9110 section 8.8.1 */
-        tornado_set_header(self, "Etag", tornado_format(self, "W/%s", etag));
+    tornado__gzip_weaken(self);
     chunk = tornado__gzip_chunk(self, state, chunk, finishing);
     if (response->with_length) {
         response->with_length = finishing;
@@ -32647,7 +32816,8 @@ TORNADO__DATA const tornado_output_transform tornado_gzip_transform = {
     .state_size = sizeof(tornado__gzip_state),
     .transform_first_chunk = tornado__gzip_first_chunk,
     .transform_chunk = tornado__gzip_chunk,
-    .release = tornado__gzip_release};
+    .release = tornado__gzip_release,
+    .transform_not_modified = tornado__gzip_not_modified};
 #endif
 
 /* ---- a request's life ---- */
@@ -33172,6 +33342,8 @@ static void tornado__application_close(tornado__message *message, const tornado_
 static TORNADO__COLD void tornado__application_delete(tornado_application *application)
 {
     tornado_buffer_free(&application->json);
+    if (application->compressor)
+        application->free_compressor(application->compressor);
     tornado__router_free(&application->router);
     tornado_arena_free(application->arena);
 }

@@ -1115,6 +1115,27 @@ SCENARIO(uploads)
     served((tornado_rule[]){{.path = "/take", .handler = &taker_class}, {0}}, &options, NULL, uploads_talk);
 }
 
+/* A proxy tells of each connection first who is behind it. */
+SCENARIO(behind_a_proxy)
+{
+    site s;
+    tornado_httpserver_options options = {.bind.address = "127.0.0.1", .proxy_protocol = TORNADO_PROXY_PROTOCOL};
+    tornado_rule rules[] = {{.path = "/number/(\\d+)", .handler = &number_class}, {0}};
+    if (!site_open(&s, rules, &options))
+        return;
+    for (int i = 0; i < 2; i++) {
+        client c = dialled(s.port), silent = dialled(s.port);
+        says(&c, "PROXY TCP4 192.0.2.1 ");
+        turns(2);
+        says(&c, "192.0.2.2 1234 443\r\n");
+        asks(&c, GET("/number/1"), 200, "number 1");
+        asks(&c, GET("/number/2"), 200, "number 2");
+        client_close(&c);
+        client_close(&silent);
+    }
+    site_close(&s);
+}
+
 /* Forms with files, one of which is malformed. */
 static void multipart_post(tornado_handler *self)
 {

@@ -1,6 +1,7 @@
 /* A server with a coroutine for each connection: where it listens, what its handlers may do, and every end. */
 #include "runtime.h"
 
+#include "haproxy.h"
 #include "http_client.h"
 
 #include <poll.h>
@@ -691,40 +692,20 @@ TEST(tcp_connections_without_their_proxy_header_yet_count)
 /* A real proxy. */
 static void check_haproxy(const char *send)
 {
-    char directory[64] = "/tmp/tornado-test-XXXXXX", path[80], text[TORNADO_ADDRESS_MAX], want[400];
-    int port, listener = listen_loopback(&port), status;
+    char text[TORNADO_ADDRESS_MAX], want[400];
     tornado_address own;
-    TEST_NEED("haproxy");
     tornado_tcpserver *server = proxied_start(0);
-    CHECK(mkdtemp(directory) != NULL);
-    snprintf(path, sizeof path, "%s/conf", directory);
-    FILE *file = fopen(path, "w");
-    CHECK(file != NULL);
-    fprintf(file, "defaults\n mode tcp\n timeout connect 9s\n timeout client 9s\n timeout server 9s\n"
-                  "listen a\n bind fd@%d\n server b 127.0.0.1:%d %s\n", listener, tornado_tcpserver_port(server), send);
-    CHECK(fclose(file) == 0);
-    fflush(NULL);
-    pid_t pid = fork();
-    CHECK(pid >= 0);
-    if (pid == 0) {
-        execlp("haproxy", "haproxy", "-db", "-q", "-f", path, (char *)NULL);
-        _exit(127);
-    }
-    client c = client_open(port);
+    haproxy proxy = haproxy_start("tcp", tornado_tcpserver_port(server), send);
+    client c = client_open(proxy.port);
     CHECK(tornado_address_local(&own, c.fd));
-    snprintf(want, sizeof want, "%s 127.0.0.1:%d 1\n", tornado_address_format(&own, text), port);
+    snprintf(want, sizeof want, "%s 127.0.0.1:%d 1\n", tornado_address_format(&own, text), proxy.port);
     client_send(&c, "line\n");
-    while (!strchr(c.data, '\n')) {
-        CHECK(client_more(&c));
-        CHECK(waitpid(pid, &status, WNOHANG) == 0);
-    }
+    while (!strchr(c.data, '\n'))
+        haproxy_more(&proxy, &c);
     check_line(&c, want);
     check_line(&c, "line\n");
     client_close(&c);
-    kill(pid, SIGKILL);
-    CHECK(waitpid(pid, NULL, 0) == pid);
-    CHECK(unlink(path) == 0 && rmdir(directory) == 0);
-    close(listener);
+    haproxy_end(&proxy);
     server_end(server);
 }
 

@@ -150,7 +150,16 @@ TEST(transform_gzip_makes_etags_weak_which_still_match)
     answer same = ask(&tens_class, &compressing, "GET", line);
     CHECK_INT(same.status, 304);
     CHECK_HEADER(same, "Vary", "Accept-Encoding");
+    CHECK_HEADER(same, "Etag", etag);
     CHECK_HEADER(same, "Content-Encoding", "");
+    same = ask(&tens_class, &compressing, "HEAD", line);
+    CHECK_INT(same.status, 304);
+    CHECK_HEADER(same, "Etag", etag);
+    snprintf(line, sizeof line, "If-None-Match: %s\r\n", etag); /* of who does not accept gzip it is the strong one */
+    same = ask(&tens_class, &compressing, "GET", line);
+    CHECK_INT(same.status, 304);
+    CHECK_HEADER(same, "Vary", "Accept-Encoding");
+    CHECK_HEADER(same, "Etag", etag + 2);
 }
 
 static void get_special(tornado_handler *self)
@@ -217,6 +226,58 @@ TEST(transform_gzip_streams_what_is_flushed)
     CHECK_HEADER(a, "Content-Length", "");
     CHECK_HEADER(a, "Transfer-Encoding", "chunked");
     check_tens(&a, 20);
+}
+
+/* Sends its first half, waits, and sends the second. */
+static tornado_future *second_half;
+
+static void get_halves(tornado_handler *self)
+{
+    get_tens(self);
+    tornado_await(tornado_flush(self));
+    tornado_await(tornado_future_retain(second_half));
+    get_tens(self);
+}
+static const tornado_handler_class halves_class = {.get = get_halves};
+
+TEST(transform_gzip_answers_that_are_under_way_at_once_do_not_meet)
+{
+    static const char slow[] = "GET /halves HTTP/1.1\r\nHost: a\r\n" ACCEPT "\r\n";
+    static const char quick[] = "GET / HTTP/1.1\r\nHost: a\r\n" ACCEPT "\r\n";
+    tornado_rule rules[] = {{.path = "/", .handler = &tens_class}, {.path = "/halves", .handler = &halves_class}, {0}};
+    tornado_application *app = tornado_application_new(rules, &compressing);
+    tornado_httpserver *server =
+        tornado_application_listen(app, 0, &(tornado_httpserver_options){.bind.address = "127.0.0.1"});
+    CHECK(server != NULL);
+    client clients[3];
+    answer a;
+    second_half = tornado_future_new();
+    for (int i = 0; i < 3; i++)
+        clients[i] = client_open(tornado_httpserver_port(server));
+    for (int i = 0; i < 2; i++) {
+        client_send(&clients[i], slow);
+        while (!strstr(clients[i].data, "\r\n\r\n"))
+            CHECK(client_more(&clients[i]));
+    }
+    for (int i = 0; i < 3; i++) {
+        a = client_ask(&clients[2], quick);
+        check_tens(&a, 300);
+    }
+    client_close(&clients[1]); /* one of them leaves */
+    loop_turns(2);
+    tornado_future_set_result(second_half, NULL, NULL);
+    CHECK(client_answer(&clients[0], &a));
+    check_tens(&a, 600);
+    for (int i = 0; i < 3; i++) { /* now they have the same compressor, one after the other */
+        a = client_ask(&clients[i == 1 ? 0 : 2], quick);
+        check_tens(&a, 300);
+    }
+    tornado_future_release(second_half);
+    client_close(&clients[0]);
+    client_close(&clients[2]);
+    while (tornado_ioloop_coroutines(tornado_ioloop_current()) > 0)
+        loop_turns(1);
+    tornado_application_free(app);
 }
 
 static void get_error(tornado_handler *self)
@@ -292,7 +353,8 @@ static tornado_bytes cut(tornado_handler *self, void *state, tornado_bytes chunk
     return chunk.len ? (tornado_bytes){chunk.data + 1, chunk.len - 1} : chunk;
 }
 
-static const tornado_output_transform number = {sizeof(count), number_first, number_chunk, number_release},
+static const tornado_output_transform number = {.state_size = sizeof(count), .transform_first_chunk = number_first,
+                                                .transform_chunk = number_chunk, .release = number_release},
                                       cutter = {.transform_first_chunk = cut, .transform_chunk = cut};
 
 static void get_two_chunks(tornado_handler *self)
@@ -331,6 +393,37 @@ TEST(transform_may_be_added_to_an_application)
     answer a = ask_once(port, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     CHECK_STR(a.body.data, "[0]one[1, last]two");
     tornado_application_free(app);
+}
+
+/* Tells in a header what it was asked about; the body and its headers are there still. */
+static void tell_not_modified(tornado_handler *self, void *state, tornado_bytes chunk)
+{
+    (void)state;
+    CHECK_STR(tornado_response_header(self, "Content-Type"), "text/html; charset=UTF-8");
+    CHECK_INT(tornado_get_status(self), 200);
+    tornado_set_header(self, "Etag", tornado_format(self, "\"%.3s, %zu\"", chunk.data, chunk.len));
+}
+
+static tornado_bytes pass(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing)
+{
+    (void)self;
+    (void)state;
+    (void)finishing;
+    return chunk;
+}
+
+TEST(transform_that_is_asked_before_a_304_may_change_its_etag)
+{
+    static const tornado_output_transform telling = {.transform_first_chunk = pass, .transform_chunk = pass,
+                                                     .transform_not_modified = tell_not_modified};
+    const tornado_output_transform *list[] = {&telling, NULL};
+    answer a = ask(&tens_class, &(tornado_settings){.transforms = list}, "GET", "If-None-Match: *\r\n");
+    CHECK_INT(a.status, 304);
+    CHECK_HEADER(a, "Etag", "\"012, 3000\"");
+    CHECK_HEADER(a, "Content-Type", "");
+    a = ask(&tens_class, &(tornado_settings){.transforms = list}, "GET", "If-None-Match: \"other\"\r\n");
+    CHECK_INT(a.status, 200);
+    CHECK(head_value(a.head, "Etag")[1] != '0' || strlen(head_value(a.head, "Etag")) > 12);
 }
 
 /* One that fails at the first chunk of all but error pages, and one that sends by itself. */
