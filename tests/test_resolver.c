@@ -1904,6 +1904,7 @@ static void network_six(int fd, const char *ip, unsigned bits)
         struct in6_addr address;
         uint32_t bits;
         int interface;
+        char rest[sizeof(struct ifreq)]; /* for who thinks that it is one */
     } request = {.bits = bits, .interface = (int)if_nametoindex("lo")};
     CHECK(inet_pton(AF_INET6, ip, &request.address) == 1);
     if (ioctl(fd, SIOCSIFADDR, &request) != 0)
