@@ -1,4 +1,5 @@
 /* Sockets for datagrams: what goes through them, who gets it, what waits, and what the system refuses. */
+#include "faults.h"
 #include "runtime.h"
 
 #include "http_client.h"
@@ -431,6 +432,31 @@ TEST_EACH_POLLER(datagrams_wait_in_order_until_the_system_takes_them)
     place_free(&at);
 }
 
+/* The next datagram has to wait. */
+static void delay_next(void)
+{
+    int fault = 0;
+    while (strcmp(test_fault_at(fault)->call, "sendto") != 0 || strcmp(test_fault_at(fault)->how, "EAGAIN") != 0)
+        fault++;
+    test_fail_calls(fault, 1, 1);
+}
+
+TEST_EACH_POLLER(datagrams_that_wait_go_to_their_address)
+{
+    tornado_address any = ip_address("127.0.0.1", 0), to;
+    tornado_datagram_socket *client = opened(&(tornado_datagram_options){.local = &any});
+    tornado_datagram_socket *server = opened(&(tornado_datagram_options){.local = &any});
+    CHECK(tornado_address_local(&to, tornado_datagram_socket_fileno(server)));
+    delay_next();
+    tornado_future *sent = tornado_datagram_socket_send_to(client, &to, tornado_bytes_of("late"));
+    CHECK(!tornado_future_done(sent));
+    CHECK_INT(loop_code(sent), TORNADO_OK);
+    check_text(tornado_datagram_socket_receive(server), "late");
+    CHECK(loop_sleeps());
+    tornado_datagram_socket_free(client);
+    tornado_datagram_socket_free(server);
+}
+
 /*----------------------------------------------------------------------------
  * Opening and closing.
  *----------------------------------------------------------------------------*/
@@ -575,6 +601,10 @@ static void exchange_in_shortage(void)
     if (client) {
         tornado_future *wait = tornado_datagram_socket_receive_timeout(server, test_scaled(5));
         tornado_future_release(tornado_datagram_socket_send(client, tornado_bytes_of("x")));
+        delay_next();
+        tornado_future *late = tornado_datagram_socket_send(client, tornado_bytes_of("late"));
+        test_fail_calls(-1, 0, 0);
+        tornado_future_release(late);
         for (int i = 0; i < 3; i++)
             tornado_ioloop_run_once(tornado_ioloop_current(), 0);
         tornado_future_release(wait);

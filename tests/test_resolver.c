@@ -1885,6 +1885,28 @@ static void resolve_in_shortage(void)
     tornado_resolver_free(resolver);
 }
 
+/* Threads allocate when they like, so nobody is asked. */
+static void open_in_shortage(void)
+{
+    static const tornado_resolver_override rows[] = {{.host = "a", .to = "127.0.0.1"}, {.host = NULL}};
+    for (int kind = 0; kind < KINDS; kind++) {
+        tornado_resolver *resolver = tornado_resolver_new(OPTIONS(.kind = kinds[kind], .overrides = rows));
+        if (!resolver)
+            continue;
+        tornado_future *future = tornado_resolver_resolve(resolver, "127.0.0.1", 80, 0);
+        CHECK(tornado_future_done(future));
+        const tornado_error *error = tornado_future_error(future);
+        CHECK(!error || error->code == TORNADO_ERR_NOMEM);
+        tornado_future_release(future);
+        tornado_resolver_free(resolver);
+    }
+}
+
+TEST(resolver_of_each_kind_leaks_nothing_whichever_allocation_fails)
+{
+    each_shortage(open_in_shortage);
+}
+
 TEST(resolver_by_dns_leaks_nothing_whichever_allocation_fails)
 {
     int port, listener = listen_loopback(&port);
