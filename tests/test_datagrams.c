@@ -441,6 +441,24 @@ static void delay_next(void)
     test_fail_calls(fault, 1, 1);
 }
 
+TEST(datagrams_wait_in_any_number_where_that_is_wanted)
+{
+    enum { MANY = 1000 };
+    static tornado_future *sent[MANY];
+    static char text[1000];
+    place at = place_new();
+    pair p = unix_pair(&at, &(tornado_datagram_options){.max_write_buffer_size = TORNADO_NONE});
+    for (int i = 0; i < MANY; i++)
+        sent[i] = tornado_datagram_socket_send(p.client, (tornado_bytes){text, sizeof text});
+    CHECK(tornado_datagram_socket_write_buffer_size(p.client) > 262144);
+    for (int i = 0; i < MANY; i++)
+        tornado_future_release(tornado_datagram_socket_receive(p.server));
+    pair_free(&p);
+    for (int i = 0; i < MANY; i++)
+        tornado_future_release(sent[i]);
+    place_free(&at);
+}
+
 TEST_EACH_POLLER(datagrams_that_wait_go_to_their_address)
 {
     tornado_address any = ip_address("127.0.0.1", 0), to;

@@ -3,6 +3,7 @@
 
 #include "http_client.h"
 
+#include <limits.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -694,6 +695,9 @@ TEST(resolver_by_dns_refuses_what_is_no_name)
     begin(answer_any, NULL);
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         CHECK_STR(ask(wrong[i], 0), "INVALID ");
+    tornado_future *future = tornado_resolver_resolve(main_resolver, "b\xc3\xa4r.example", 80, 0);
+    CHECK(strstr(loop_until(future)->message, "xn--") != NULL);
+    tornado_future_release(future);
     CHECK_INT(main_server.asked, 0);
     longest[253] = '\0';
     CHECK_STR(ask(longest, AF_INET), "192.0.2.1:80");
@@ -1201,6 +1205,14 @@ TEST(resolver_by_dns_asks_by_tcp_when_the_case_is_another)
     end();
 }
 
+static void servfail_thrice(server *s, const question *q)
+{
+    if (s->asked <= 3)
+        say(s, begun(q, SERVFAIL));
+    else
+        answer_any_a(s, q);
+}
+
 /* Servers that answer in one case, and not by TCP, are asked in the one case. */
 static void answer_in_lower_case(server *s, const question *q)
 {
@@ -1244,6 +1256,14 @@ TEST(resolver_by_dns_does_without_case_where_a_server_has_neither_that_nor_tcp)
         CHECK_INT(main_server.asked, cases[i].asked);
         end();
     }
+}
+
+TEST(resolver_by_dns_may_be_told_to_try_again_and_again)
+{
+    begin(servfail_thrice, OPTIONS(.attempts = INT_MAX));
+    CHECK_STR(ask("example.com", AF_INET), "192.0.2.1:80");
+    CHECK_INT(main_server.asked, 4);
+    end();
 }
 
 TEST(resolver_by_dns_asks_the_next_server_when_somebody_guesses_and_there_is_no_tcp)
