@@ -22601,7 +22601,8 @@ static int tornado_fork_processes(int processes, int max_restarts)
  * The DNS client knows lookups and questions. A lookup is what a caller waits for: a name, tried with the domains to
  * search in one after the other. A question is a name on the wire and a type. It is asked once, however many lookups
  * wait for it, and is kept afterwards for as long as its answer says: so the table of questions is the cache, and
- * what is under way. While it is asked it has a socket of its own, and so a port of its own.
+ * what is under way. While it is asked it has a socket of its own, and so a port of its own. When a server says only
+ * that the name is an alias, the question goes on with what it is an alias of.
  *
  * A reply is only read by tornado__dns_parse, which sees bytes and decides; nothing else looks into one.
  *============================================================================*/

@@ -788,6 +788,23 @@ TEST(resolver_by_dns_forgets_what_it_knows_when_resolv_conf_is_another)
     end();
 }
 
+TEST(resolver_by_dns_ends_what_is_under_way_when_resolv_conf_is_another)
+{
+    begin(NULL, NULL); /* which says nothing at first */
+    tornado_resolver_options options = {.kind = &tornado_dns_resolver, .resolv_conf = conf_path, .hosts = hosts_path,
+                                        .nameserver_port = main_server.port, .timeout = 0.05, .attempts = 5};
+    write_text(conf_path, "nameserver 127.0.0.1\nnameserver 127.0.0.1\nnameserver 127.0.0.1\n");
+    tornado_resolver *resolver = opened(&options);
+    tornado_future *before = tornado_resolver_resolve(resolver, "a.test", 80, AF_INET);
+    UNTIL(main_server.asked == 1);
+    main_server.answer = answer_any;
+    write_text(conf_path, "nameserver 127.0.0.1\n");
+    CHECK_STR(resolved(resolver, "b.test", AF_INET), "192.0.2.1:80");
+    CHECK_STR(text_of(before), "192.0.2.1:80"); /* though the next server is not there any more */
+    tornado_resolver_free(resolver);
+    end();
+}
+
 TEST(resolver_by_dns_takes_servers_of_resolv_conf_with_a_port_of_the_options)
 {
     char conf[100];
