@@ -2020,7 +2020,7 @@ typedef struct tornado_datagram_socket tornado_datagram_socket;
 typedef struct tornado_datagram_options {
     const tornado_address *local; /* where it is bound; port 0 picks one. Default: as the system likes, for the peer */
     const tornado_address *peer;  /* whom it is connected to; default: nobody */
-    int64_t max_write_buffer_size; /* bytes of memory for what waits to be sent; default 256 KiB */
+    int64_t max_write_buffer_size; /* bytes of memory for what waits to be sent; default 256 KiB; or TORNADO_NONE */
     int unix_mode;                /* permissions of a unix socket's file; default 0600 */
     bool reuse_port;              /* SO_REUSEPORT: several sockets may share the port, and what comes */
     bool broadcast;               /* may send to a broadcast address */
@@ -2316,7 +2316,7 @@ typedef struct tornado_tcpserver_options {
        Then nobody else may be able to connect. A connection without one, or with one that is malformed or longer than
        4 KiB, is closed, and that is logged. */
     bool proxy_protocol;
-    double proxy_timeout;            /* seconds for that header; default 5 */
+    double proxy_timeout;            /* seconds for that header; default 5; or TORNADO_NONE */
     tornado_iostream_options stream; /* with ssl_options: a server with TLS, server_side is understood; the files are
                                         read once, and the handler is called before the handshake is over */
 } tornado_tcpserver_options;
@@ -21593,7 +21593,8 @@ TORNADO_API tornado_datagram_socket *tornado_datagram_socket_new(const tornado_d
     s->connected = options->peer != NULL;
     tornado__link_init(&s->receivers);
     tornado__link_init(&s->packets);
-    s->max_queued = options->max_write_buffer_size > 0 ? (size_t)options->max_write_buffer_size : 262144;
+    int64_t most = options->max_write_buffer_size;
+    s->max_queued = most < 0 || most >= PTRDIFF_MAX ? PTRDIFF_MAX : most ? (size_t)most : 262144;
     return s;
 }
 
@@ -22622,7 +22623,8 @@ static int tornado_fork_processes(int processes, int max_restarts)
  * The DNS client knows lookups and questions. A lookup is what a caller waits for: a name, tried with the domains to
  * search in one after the other. A question is a name on the wire and a type. It is asked once, however many lookups
  * wait for it, and is kept afterwards for as long as its answer says: so the table of questions is the cache, and
- * what is under way. While it is asked it has a socket of its own, and so a port of its own.
+ * what is under way. While it is asked it has a socket of its own, and so a port of its own. When a server says only
+ * that the name is an alias, the question goes on with what it is an alias of.
  *
  * A reply is only read by tornado__dns_parse, which sees bytes and decides; nothing else looks into one.
  *============================================================================*/
@@ -23864,7 +23866,7 @@ static void tornado__dns_try(tornado__dns_question *question)
     tornado__dns_asking *asking = question->asking;
     for (;; tornado__dns_next_server(question)) {
         tornado__dns_hang_up(question);
-        if (asking->tries >= question->dns->config.attempts * asking->servers_count) {
+        if (asking->tries / asking->servers_count >= question->dns->config.attempts) {
             tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
             return;
         }
@@ -24453,7 +24455,11 @@ static tornado_future *tornado__dns_resolve(void *state, const char *host, int p
     if (future)
         return future;
     if (!tornado__dns_copy_name(name, host)) {
-        tornado__fail(TORNADO_ERR_INVALID, 0, "not a host's name: \"%.120s\"", host);
+        bool ascii = true;
+        for (const char *at = host; *at; at++)
+            ascii = ascii && (unsigned char)*at < 0x80;
+        tornado__fail(TORNADO_ERR_INVALID, 0, "not a host's name%s: \"%.120s\"",
+                      ascii ? "" : " (it has to be in its form that begins with xn--)", host);
         return tornado_future_failed(tornado_last_error());
     }
     if (dns->loop->closed) {
@@ -25264,14 +25270,14 @@ static void tornado__proxying_let_go(tornado__compound *compound)
     tornado__proxying_refuse(TORNADO__CONTAINER(compound, tornado__proxying, compound), NULL);
 }
 
-/* Reads the header of a descriptor that was accepted, for so many ns at most. False: that cannot be begun, and `done`
-   is not called. */
+/* Reads the header of a descriptor that was accepted, for so many ns at most; below zero: for any time. False: that
+   cannot be begun, and `done` is not called. */
 static bool tornado__proxying_begin(tornado__proxying *proxying, tornado_ioloop *loop, int fd,
                                     const tornado_address *address, int64_t timeout)
 {
     memset(&proxying->timer, 0, sizeof proxying->timer);
     proxying->timer.fire = tornado__proxying_late;
-    if (!tornado__timer_set(loop, &proxying->timer, tornado__add_ns(tornado__now_ns(), timeout)))
+    if (timeout >= 0 && !tornado__timer_set(loop, &proxying->timer, tornado__add_ns(tornado__now_ns(), timeout)))
         return false;
     proxying->loop = loop;
     proxying->ends.remote = *address;
@@ -25301,7 +25307,7 @@ struct tornado_tcpserver {
     size_t connections;
     int max_connections;
     bool proxy_protocol, freed;
-    int64_t proxy_timeout; /* ns */
+    int64_t proxy_timeout; /* ns; below zero: none */
     int64_t told;
 };
 
@@ -25493,7 +25499,7 @@ TORNADO_API tornado_tcpserver *tornado_tcpserver_new(tornado_stream_handler hand
     server->stream.ssl_options = server->ssl.context ? &server->ssl : NULL;
     server->max_connections = options->max_connections;
     server->proxy_protocol = options->proxy_protocol;
-    if (options->proxy_timeout > 0)
+    if (options->proxy_timeout < 0 || options->proxy_timeout > 0)
         tornado__seconds_to_ns(options->proxy_timeout, &server->proxy_timeout);
     return server;
 }

@@ -1,4 +1,5 @@
 /* Sockets for datagrams: what goes through them, who gets it, what waits, and what the system refuses. */
+#include "faults.h"
 #include "runtime.h"
 
 #include "http_client.h"
@@ -431,6 +432,49 @@ TEST_EACH_POLLER(datagrams_wait_in_order_until_the_system_takes_them)
     place_free(&at);
 }
 
+/* The next datagram has to wait. */
+static void delay_next(void)
+{
+    int fault = 0;
+    while (strcmp(test_fault_at(fault)->call, "sendto") != 0 || strcmp(test_fault_at(fault)->how, "EAGAIN") != 0)
+        fault++;
+    test_fail_calls(fault, 1, 1);
+}
+
+TEST(datagrams_wait_in_any_number_where_that_is_wanted)
+{
+    enum { MANY = 1000 };
+    static tornado_future *sent[MANY];
+    static char text[1000];
+    place at = place_new();
+    pair p = unix_pair(&at, &(tornado_datagram_options){.max_write_buffer_size = TORNADO_NONE});
+    for (int i = 0; i < MANY; i++)
+        sent[i] = tornado_datagram_socket_send(p.client, (tornado_bytes){text, sizeof text});
+    CHECK(tornado_datagram_socket_write_buffer_size(p.client) > 262144);
+    for (int i = 0; i < MANY; i++)
+        tornado_future_release(tornado_datagram_socket_receive(p.server));
+    pair_free(&p);
+    for (int i = 0; i < MANY; i++)
+        tornado_future_release(sent[i]);
+    place_free(&at);
+}
+
+TEST_EACH_POLLER(datagrams_that_wait_go_to_their_address)
+{
+    tornado_address any = ip_address("127.0.0.1", 0), to;
+    tornado_datagram_socket *client = opened(&(tornado_datagram_options){.local = &any});
+    tornado_datagram_socket *server = opened(&(tornado_datagram_options){.local = &any});
+    CHECK(tornado_address_local(&to, tornado_datagram_socket_fileno(server)));
+    delay_next();
+    tornado_future *sent = tornado_datagram_socket_send_to(client, &to, tornado_bytes_of("late"));
+    CHECK(!tornado_future_done(sent));
+    CHECK_INT(loop_code(sent), TORNADO_OK);
+    check_text(tornado_datagram_socket_receive(server), "late");
+    CHECK(loop_sleeps());
+    tornado_datagram_socket_free(client);
+    tornado_datagram_socket_free(server);
+}
+
 /*----------------------------------------------------------------------------
  * Opening and closing.
  *----------------------------------------------------------------------------*/
@@ -575,6 +619,10 @@ static void exchange_in_shortage(void)
     if (client) {
         tornado_future *wait = tornado_datagram_socket_receive_timeout(server, test_scaled(5));
         tornado_future_release(tornado_datagram_socket_send(client, tornado_bytes_of("x")));
+        delay_next();
+        tornado_future *late = tornado_datagram_socket_send(client, tornado_bytes_of("late"));
+        test_fail_calls(-1, 0, 0);
+        tornado_future_release(late);
         for (int i = 0; i < 3; i++)
             tornado_ioloop_run_once(tornado_ioloop_current(), 0);
         tornado_future_release(wait);
