@@ -19033,16 +19033,26 @@ static void tornado__inbuf_free(tornado_ioloop *loop, tornado__inbuf *in)
 static void tornado__user_sent(tornado_iostream *stream, uint64_t sent);
 static void tornado__user_queue_task(tornado_iostream *stream);
 
-/* Where the system cannot send from a file: by way of memory. */
+/* Where the system cannot send from a file: by way of memory, as long as the socket takes it. Returns what sendfile
+   does. */
 static ssize_t tornado__iostream_copy_range(tornado_iostream *stream, const tornado__range *range, size_t len)
 {
     tornado__inbuf *scratch = tornado__loop_scratch(stream->loop);
+    size_t done = 0;
     if (!scratch) {
         errno = ENOMEM;
         return -1;
     }
-    ssize_t got = pread(range->fd, scratch->bytes, len < scratch->cap ? len : scratch->cap, (off_t)range->at);
-    return got > 0 ? tornado__iostream_send_bytes(stream, scratch->bytes, (size_t)got) : got;
+    while (done < len) {
+        size_t room = len - done < scratch->cap ? len - done : scratch->cap;
+        ssize_t got = pread(range->fd, scratch->bytes, room, (off_t)(range->at + (int64_t)done)), sent = 1;
+        for (ssize_t at = 0; at < got && sent > 0; at += sent)
+            if ((sent = tornado__iostream_send_bytes(stream, scratch->bytes + at, (size_t)(got - at))) > 0)
+                done += (size_t)sent;
+        if (got <= 0 || sent <= 0)
+            return done ? (ssize_t)done : got <= 0 ? got : sent;
+    }
+    return (ssize_t)done;
 }
 
 /* Sends from a part of a file, but not without end, as files can be large and sockets fast: then others have their
