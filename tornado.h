@@ -1752,7 +1752,8 @@ typedef struct tornado_ssl_options {
     const char *const *alpn_protocols; /* up to a NULL, best first: what is spoken inside, such as "http/1.1" */
     bool suppress_ragged_eofs;   /* take the end of a connection for the end of what was to come, though the peer has
                                     not said so: whoever can cut the connection can then cut a message short */
-    double handshake_timeout;    /* seconds; default 60, TORNADO_NONE: none */
+    double handshake_timeout;    /* seconds; default 60, TORNADO_NONE: none. A stream that closes waits no longer, and
+                                    at most 3 seconds, for the socket to take its last word to the peer */
     tornado_ssl_context *context; /* one that was made before; only server_side and server_hostname count besides */
     void *ssl_ctx;               /* an SSL_CTX of your own, to which a reference is added: certificates, versions and
                                     protocols are then its matter, and cert_reqs and ca_certs, too */
@@ -17670,6 +17671,7 @@ typedef struct tornado__tls {
     bool ended;            /* the descriptor's end came */
     bool open;             /* the handshake is over */
     bool broken;           /* nothing can follow; the last error told why */
+    bool told;             /* the peer knows that nothing more will come */
     tornado_error *refusal; /* of the peer's certificate */
     struct tornado__tls_facts *facts;
 } tornado__tls;
@@ -18346,14 +18348,17 @@ static ptrdiff_t tornado__tls_peek(tornado__tls *tls)
     return result > 0 ? 1 : outcome == TORNADO__TLS_DONE ? 0 : -1;
 }
 
-/* Tells the peer that nothing more will come. */
-static void tornado__tls_end(tornado__tls *tls)
+/* Tells the peer, once, that nothing more will come (close_notify, RFC 8446 section 6.1). True: it cannot be told
+   yet. */
+static bool tornado__tls_ends_later(tornado__tls *tls)
 {
-    if (tls->open && !tls->broken) {
-        ERR_clear_error();
-        SSL_shutdown(tls->ssl);
-        ERR_clear_error();
-    }
+    if (!tls->open || tls->broken || tls->told)
+        return false;
+    ERR_clear_error();
+    int result = SSL_shutdown(tls->ssl);
+    tls->told = result >= 0 || SSL_get_error(tls->ssl, result) != SSL_ERROR_WANT_WRITE;
+    ERR_clear_error();
+    return !tls->told;
 }
 
 static const tornado_error *tornado__tls_error(const tornado__tls *tls)
@@ -18564,9 +18569,10 @@ static ptrdiff_t tornado__tls_peek(tornado__tls *tls)
     return -1;
 }
 
-static void tornado__tls_end(tornado__tls *tls)
+static bool tornado__tls_ends_later(tornado__tls *tls)
 {
     (void)tls;
+    return false;
 }
 
 static const tornado_error *tornado__tls_error(const tornado__tls *tls)
@@ -18646,8 +18652,9 @@ typedef struct tornado__stream_owner {
 /* How far a stream has come; before TORNADO__OPEN nothing is read or sent. */
 enum { TORNADO__OPEN, TORNADO__CONNECTING, TORNADO__HANDSHAKING };
 
-/* What is special: it has a backend; parts of files are queued; it is in a tornado__user_stream. */
-enum { TORNADO__BY_BACKEND = 1, TORNADO__BY_RANGES = 2, TORNADO__BY_USER = 4 };
+/* What is special: it has a backend; parts of files are queued; it is in a tornado__user_stream; its sending side is
+   to end, of which the peer could not be told yet. */
+enum { TORNADO__BY_BACKEND = 1, TORNADO__BY_RANGES = 2, TORNADO__BY_USER = 4, TORNADO__BY_END = 8 };
 
 struct tornado_iostream {
     tornado_ioloop *loop;
@@ -18686,6 +18693,8 @@ static unsigned tornado__iostream_wants(const tornado_iostream *stream)
         events |= stream->turned & TORNADO_IOLOOP_READ ? TORNADO_IOLOOP_WRITE : TORNADO_IOLOOP_READ;
     if (stream->out)
         events |= stream->turned & TORNADO_IOLOOP_WRITE ? TORNADO_IOLOOP_READ : TORNADO_IOLOOP_WRITE;
+    if (stream->special & TORNADO__BY_END)
+        events |= TORNADO_IOLOOP_WRITE;
     return events;
 }
 
@@ -18885,12 +18894,16 @@ static bool tornado__pipe_broken(int fd)
 
 typedef struct tornado__secure {
     tornado__tls tls;
+    tornado_ioloop *loop;
     tornado_iostream *stream;
-    tornado__timer timer; /* of the handshake */
-    tornado__task task;   /* to read what OpenSSL holds */
+    tornado__timer timer;   /* of the handshake, and of the end */
+    tornado__task task;     /* to read what OpenSSL holds */
     tornado_iostream *held; /* by the task, a reference; the stream may have become another's meanwhile */
-    bool closed;          /* the task frees this */
+    int left;               /* the descriptor of a stream that has closed, while the peer is still to be told; or -1 */
+    bool closed;
 } tornado__secure;
+
+#define TORNADO__GOODBYE_NS INT64_C(3000000000)
 
 static ptrdiff_t tornado__secure_read(void *state, int fd, void *data, size_t room)
 {
@@ -18910,18 +18923,74 @@ static ptrdiff_t tornado__secure_write(void *state, int fd, const void *data, si
     return other ? TORNADO_IOSTREAM_OTHER_WAY : sent;
 }
 
+/* Frees what nobody needs any more: neither a stream, nor a task, nor a peer that is still to be told of the end. */
+static void tornado__secure_free(tornado__secure *secure)
+{
+    if (secure->closed && !secure->held && secure->left < 0) {
+        tornado__tls_free(&secure->tls);
+        TORNADO_FREE(secure);
+    }
+}
+
+/* The peer has been told of the end, or will never be. */
+static void tornado__secure_part(tornado__secure *secure)
+{
+    tornado__timer_clear(secure->loop, &secure->timer);
+    if (!secure->loop->closed)
+        tornado_ioloop_remove_handler(secure->loop, secure->left);
+    if (!secure->loop->fds_closed)
+        close(secure->left);
+    secure->left = -1;
+    tornado__secure_free(secure);
+}
+
+static void tornado__secure_tell(int fd, unsigned events, void *arg)
+{
+    tornado__secure *secure = arg;
+    (void)fd, (void)events;
+    if (!tornado__tls_ends_later(&secure->tls))
+        tornado__secure_part(secure);
+}
+
+static void tornado__secure_never_told(tornado__timer *timer, tornado_ioloop *loop)
+{
+    (void)loop;
+    tornado__secure_part(TORNADO__CONTAINER(timer, tornado__secure, timer));
+}
+
+/* Tells the peer of the end when it has read enough that its socket takes something more: but for this word all that
+   was sent would count as cut short. It is waited for some seconds, then the peer is left to its doubts. False: that
+   is not possible, or not needed. */
+static bool tornado__secure_tell_later(tornado__secure *secure, int fd)
+{
+    tornado_ioloop *loop = secure->loop;
+    int64_t patience = tornado__tls_timeout(&secure->tls);
+    if (!tornado__tls_ends_later(&secure->tls) || loop->closed)
+        return false;
+    secure->timer.fire = tornado__secure_never_told;
+    secure->timer.fires_at_close = true;
+    if (patience > TORNADO__GOODBYE_NS)
+        patience = TORNADO__GOODBYE_NS;
+    if (!tornado__timer_set(loop, &secure->timer, tornado__add_ns(tornado__now_ns(), patience)))
+        return false;
+    if (!tornado_ioloop_add_handler(loop, fd, tornado__secure_tell, secure, TORNADO_IOLOOP_WRITE)) {
+        tornado__timer_clear(loop, &secure->timer);
+        return false;
+    }
+    secure->left = fd;
+    return true;
+}
+
+/* What was not sent is dropped: then the peer is not told that it has got everything. */
 static void tornado__secure_close(void *state, int fd)
 {
     tornado__secure *secure = state;
-    tornado__timer_clear(secure->stream->loop, &secure->timer);
-    if (fd >= 0) {
-        tornado__tls_end(&secure->tls);
+    tornado__timer_clear(secure->loop, &secure->timer);
+    bool later = fd >= 0 && !secure->stream->out && tornado__secure_tell_later(secure, fd);
+    if (fd >= 0 && !later)
         close(fd);
-    }
-    tornado__tls_free(&secure->tls);
     secure->closed = true;
-    if (!secure->held)
-        TORNADO_FREE(secure);
+    tornado__secure_free(secure);
 }
 
 static const tornado_error *tornado__secure_error(void *state, int fd)
@@ -18963,7 +19032,7 @@ static void tornado__secure_run(tornado__task *task, tornado_ioloop *loop)
     tornado_iostream *stream = secure->stream, *held = secure->held;
     secure->held = NULL;
     if (secure->closed)
-        TORNADO_FREE(secure);
+        tornado__secure_free(secure);
     else if (!loop->closed && !stream->paused && stream == held)
         tornado__iostream_read_special(stream);
     tornado__iostream_release(held);
@@ -18991,7 +19060,9 @@ static bool tornado__iostream_secure(tornado_iostream *stream, const tornado_ssl
         TORNADO_FREE(secure);
         return false;
     }
+    secure->loop = stream->loop;
     secure->stream = stream;
+    secure->left = -1;
     secure->timer.fire = tornado__secure_late;
     secure->task.run = tornado__secure_run;
     stream->backend = &tornado__secure_backend;
@@ -19000,11 +19071,16 @@ static bool tornado__iostream_secure(tornado_iostream *stream, const tornado_ssl
     return true;
 }
 
-/* Ends the sending side: the peer is told that all has been sent. False: that cannot be. */
+/* Ends the sending side: the peer is told that all has been sent, at once or, as the caller then watches, when its
+   socket takes that. False: that cannot be. */
 static bool tornado__iostream_end_sending(tornado_iostream *stream)
 {
-    if (stream->backend == &tornado__secure_backend)
-        tornado__tls_end(&((tornado__secure *)stream->state)->tls);
+    stream->special &= (unsigned char)~TORNADO__BY_END;
+    if (stream->backend == &tornado__secure_backend &&
+        tornado__tls_ends_later(&((tornado__secure *)stream->state)->tls)) {
+        stream->special |= TORNADO__BY_END;
+        return true;
+    }
     return shutdown(stream->fd, SHUT_WR) == 0;
 }
 
@@ -19177,16 +19253,26 @@ static void tornado__inbuf_free(tornado_ioloop *loop, tornado__inbuf *in)
 static void tornado__user_sent(tornado_iostream *stream, uint64_t sent);
 static void tornado__user_queue_task(tornado_iostream *stream);
 
-/* Where the system cannot send from a file: by way of memory. */
+/* Where the system cannot send from a file: by way of memory, as long as the socket takes it. Returns what sendfile
+   does. */
 static ssize_t tornado__iostream_copy_range(tornado_iostream *stream, const tornado__range *range, size_t len)
 {
     tornado__inbuf *scratch = tornado__loop_scratch(stream->loop);
+    size_t done = 0;
     if (!scratch) {
         errno = ENOMEM;
         return -1;
     }
-    ssize_t got = pread(range->fd, scratch->bytes, len < scratch->cap ? len : scratch->cap, (off_t)range->at);
-    return got > 0 ? tornado__iostream_send_bytes(stream, scratch->bytes, (size_t)got) : got;
+    while (done < len) {
+        size_t room = len - done < scratch->cap ? len - done : scratch->cap;
+        ssize_t got = pread(range->fd, scratch->bytes, room, (off_t)(range->at + (int64_t)done)), sent = 1;
+        for (ssize_t at = 0; at < got && sent > 0; at += sent)
+            if ((sent = tornado__iostream_send_bytes(stream, scratch->bytes + at, (size_t)(got - at))) > 0)
+                done += (size_t)sent;
+        if (got <= 0 || sent <= 0)
+            return done ? (ssize_t)done : got <= 0 ? got : sent;
+    }
+    return (ssize_t)done;
 }
 
 /* Sends from a part of a file, but not without end, as files can be large and sockets fast: then others have their
@@ -19597,6 +19683,8 @@ static void tornado__iostream_special_event(int fd, unsigned events, void *arg)
         if (writes && !stream->closed && stream->out && tornado__iostream_flush(stream) && !stream->out &&
             stream->owner->drained)
             stream->owner->drained(stream);
+        if (!stream->closed && stream->special & TORNADO__BY_END && !tornado__iostream_end_sending(stream))
+            tornado__iostream_shut(stream, NULL);
         if (!stream->closed && stream->watched)
             tornado__iostream_watch_or_shut(stream);
     }

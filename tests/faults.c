@@ -60,6 +60,14 @@ const test_fault *test_fault_at(int index)
     return index >= 0 && index < (int)(sizeof faults / sizeof *faults) ? &faults[index].fault : NULL;
 }
 
+int test_fault_named(const char *call, const char *how)
+{
+    for (int i = 0; i < (int)(sizeof faults / sizeof *faults); i++)
+        if (strcmp(faults[i].fault.call, call) == 0 && strcmp(faults[i].fault.how, how) == 0)
+            return i;
+    return -1;
+}
+
 void test_fail_calls(int index, long n, long row)
 {
     atomic_store(&armed, -1);

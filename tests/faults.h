@@ -17,6 +17,9 @@ const test_fault *test_fault_at(int index);
    index of -1: none has any. */
 void test_fail_calls(int index, long n, long row);
 
+/* The index of a fault; -1: there is none such. */
+int test_fault_named(const char *call, const char *how);
+
 /* How many calls could have had the fault since then. */
 long test_fault_calls(void);
 

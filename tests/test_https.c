@@ -1,5 +1,6 @@
 /* Servers with TLS, and our streams beside other programs that speak it. */
 #include "certificates.h"
+#include "faults.h"
 #include "http_client.h"
 
 #ifdef TORNADO_OPENSSL
@@ -102,6 +103,26 @@ static tornado_future *body(tornado_iostream *stream, size_t len)
     tornado_future *read = tornado_iostream_read_bytes(stream, len);
     CHECK(loop_until(read) == NULL);
     return read;
+}
+
+TEST(https_connection_that_is_refused_ends_as_tls_does_when_the_socket_has_room_for_that)
+{
+    for (long sends = 0; sends < 3; sends++) {
+        site_open();
+        tornado_iostream *stream = dial(site.port);
+        CHECK_INT(loop_code(tornado_iostream_write(stream, tornado_bytes_of("GET / HTTP/9.9\r\n\r\n"))), 0);
+        tornado_future *all = tornado_iostream_read_until_close(stream);
+        test_fail_calls(test_fault_named("send", "EAGAIN"), 2, sends); /* behind the answer */
+        const tornado_error *error = loop_until(all);
+        if (error)
+            FAIL("it did not end well: %s", error->message);
+        CHECK(strncmp(tornado_future_bytes(all).data, "HTTP/1.1 505 ", 13) == 0);
+        CHECK(test_fault_calls() > sends);
+        tornado_future_release(all);
+        tornado_iostream_release(stream);
+        test_fail_calls(-1, 0, 0);
+        site_close();
+    }
 }
 
 TEST_EACH_POLLER(https_answers_one_request_after_the_other)

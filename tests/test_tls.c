@@ -1,6 +1,9 @@
 /* TLS between streams, and with other programs: handshakes that succeed, and each way in which they fail. */
 #include "certificates.h"
+#include "faults.h"
 #include "http_client.h"
+
+#include <limits.h>
 
 #ifndef TORNADO_OPENSSL
 
@@ -666,6 +669,75 @@ TEST(tls_end_that_the_peer_has_not_announced_is_an_error_unless_told)
         pair_free(&p);
         certificates_remove();
     }
+}
+
+/* From now on so many sends find the socket full. */
+static void fill_the_socket(long sends)
+{
+    test_fail_calls(test_fault_named("send", "EAGAIN"), 1, sends);
+}
+
+TEST_EACH_POLLER(tls_end_is_told_when_the_socket_has_room_for_it)
+{
+    pair p = pair_new();
+    say(p.server, p.client, "a line\n");
+    tornado_future *rest = tornado_iostream_read_until_close(p.client);
+    ok(tornado_iostream_write(p.server, tornado_bytes_of("the rest")));
+    fill_the_socket(3);
+    tornado_iostream_close(p.server);
+    CHECK(tornado_iostream_fileno(p.server) == -1);
+    expect(rest, "the rest");
+    CHECK(!tornado_iostream_error(p.client));
+    pair_free(&p);
+    certificates_remove();
+}
+
+TEST(tls_end_that_cannot_be_told_is_waited_for_no_longer_than_a_handshake)
+{
+    certificates_make();
+    tornado_ssl_options server = server_options("server");
+    server.handshake_timeout = 0.5;
+    pair p = pair_with(server, client_options("localhost"));
+    say(p.server, p.client, "a line\n");
+    fill_the_socket(LONG_MAX);
+    tornado_iostream_release(p.server);
+    CHECK_INT(loop_code(tornado_iostream_read_until_close(p.client)), TORNADO_ERR_SSL);
+    test_fail_calls(-1, 0, 0);
+    tornado_iostream_release(p.client);
+    certificates_remove();
+}
+
+TEST(tls_end_that_was_not_told_when_the_loop_closes_leaves_nothing)
+{
+    for (int all_fds = 0; all_fds < 2; all_fds++) {
+        char byte;
+        pair p = pair_new();
+        say(p.server, p.client, "a line\n");
+        int peer = dup(tornado_iostream_fileno(p.client));
+        fill_the_socket(1);
+        tornado_iostream_release(p.server);
+        tornado_iostream_release(p.client);
+        CHECK(tornado_ioloop_close(tornado_ioloop_current(), all_fds));
+        while (recv(peer, &byte, 1, 0) > 0)
+            continue;
+        CHECK_INT(recv(peer, &byte, 1, 0), 0);
+        close(peer);
+        certificates_remove();
+    }
+}
+
+TEST(tls_stream_that_closes_before_all_is_sent_does_not_claim_otherwise)
+{
+    static char many[10 << 20];
+    pair p = pair_new();
+    say(p.server, p.client, "a line\n");
+    tornado_future *write = tornado_iostream_write(p.server, (tornado_bytes){many, sizeof many});
+    CHECK(!tornado_future_done(write));
+    tornado_iostream_close(p.server);
+    CHECK_INT(loop_code(write), TORNADO_ERR_CLOSED);
+    CHECK_INT(loop_code(tornado_iostream_read_until_close(p.client)), TORNADO_ERR_SSL);
+    pair_free(&p);
+    certificates_remove();
 }
 
 TEST(tls_bytes_that_were_changed_on_the_way_end_the_stream)

@@ -26,6 +26,9 @@ bare epoll loop parses nothing: it is the floor.
                 second and for a second of CPU time, user and system, and by how much memory grows meanwhile
   resolver      names asked of dnsmasq, known already, or of the hosts file, beside another resolver and the system's;
                 connections from connect to close beside a bare epoll loop; CPU time, user and system
+  tls           handshakes beside nginx, with the same certificate and new sessions, from eight clients on the other
+                core; a file beside openssl s_server; memory of idle connections. CPU time is the server's, user and
+                system, and steady; what a second brings depends on the client's core, too
 
 What is not installed is left out and named below the table. All traffic is on 127.0.0.1; output is in build/bench/.
 """
@@ -81,7 +84,7 @@ def compiled(program, *flags):
     return prepare
 
 
-def nginx():
+def nginx(listen=""):
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if not program:
         raise Failure("nginx is not installed")
@@ -90,7 +93,7 @@ def nginx():
         home = os.path.join(BUILD, "nginx", str(port))
         os.makedirs(home, exist_ok=True)
         with open(os.path.join(home, "nginx.conf"), "w") as config:
-            config.write(NGINX_CONFIG.replace("PORT", str(port)))
+            config.write(NGINX_CONFIG.replace("PORT", str(port)).replace("LISTEN", listen))
         return [program, "-p", home, "-c", "nginx.conf"]
     return command
 
@@ -113,7 +116,7 @@ http {
     uwsgi_temp_path temporary;
     scgi_temp_path temporary;
     server {
-        listen 127.0.0.1:PORT backlog=4096;
+        listen 127.0.0.1:PORT backlog=4096 LISTEN;
         location / { return 200 "Hello, world"; }
     }
 }
@@ -140,6 +143,7 @@ class Server:
     idle: int = 1 << 30                 # idle connections at most, for those whose loop looks at all of them
     slow: bool = False                  # under valgrind: left out of a quick run
     command: object = None
+    ready: object = None                # waits until it is; default: until it answers a request
     results: dict = dataclasses.field(default_factory=dict)
 
 
@@ -235,6 +239,15 @@ def wait_until_it_answers(server, process, port, seconds=60):
     raise Failure("does not listen")
 
 
+def wait_until_it_listens(_, process, port, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), seconds):
+            return
+        time.sleep(0.02)
+    raise Failure(f"does not listen: see {os.path.relpath(BUILD)}/log")
+
+
 # What makes two runs alike, for counting.
 ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
@@ -252,7 +265,7 @@ class Running:
             self.process = subprocess.Popen([*tool, *server.command(self.port)], stdout=log, stderr=log,
                                             stdin=subprocess.DEVNULL, env=environment, preexec_fn=on_core(core))
         try:
-            wait_until_it_answers(server, self.process, self.port)
+            (server.ready or wait_until_it_answers)(server, self.process, self.port)
             self.pid = child_of(self.process.pid)
         except BaseException:
             end(self.process, child_of(self.process.pid))
@@ -268,6 +281,11 @@ class Running:
         command = [built("client"), str(self.port), self.server.path, str(connections), str(rounds), str(batch)]
         return command, dict(stderr=subprocess.PIPE, universal_newlines=True, preexec_fn=on_core(core), **options)
 
+    def tls_client(self, *arguments, core=None, **options):
+        command = [built("tls"), arguments[0], str(self.port), *map(str, arguments[1:])]
+        return command, dict(stderr=subprocess.PIPE, stdout=subprocess.PIPE, universal_newlines=True,
+                             preexec_fn=on_core(core), **options)
+
     def exchange(self, *args, **options):
         """Sends exactly connections * (1 + rounds * batch) requests."""
         command, options = self.client(*args, **options)
@@ -275,11 +293,14 @@ class Running:
         if done.returncode:
             raise Failure(done.stderr.strip().splitlines()[-1])
 
-    @contextlib.contextmanager
     def holding(self, connections, core):
         """Meanwhile so many idle connections exist, each of which has had one answer."""
         command, options = self.client(connections, 0, 1, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        client = subprocess.Popen(command + ["hold"], **options)
+        return self.held_by(command + ["hold"], options)
+
+    @contextlib.contextmanager
+    def held_by(self, command, options):
+        client = subprocess.Popen(command, **options)
         try:
             if client.stdout.readline() != "held\n":
                 raise Failure(client.stderr.read().strip())
@@ -883,8 +904,8 @@ def measure_resolver(_, options):
 
 
 def cases_table(title, figures):
-    return beside_peers(title, figures,
-                        lambda case, ours, peer: peer / ours if case.endswith((" ns", " bytes")) else ours / peer)
+    return beside_peers(title, figures, lambda case, ours, peer: peer / ours if case.endswith((" ns", " us", " bytes"))
+                        else ours / peer)
 
 
 def core_table():
@@ -901,6 +922,83 @@ def upload_table():
 
 def resolver_table():
     return cases_table("resolver", resolver_figures)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# TLS: tls.c is our server, and all clients.
+# ----------------------------------------------------------------------------------------------------------------------
+
+tls_figures = {}
+TLS_HOME = os.path.join(BUILD, "tls_files")
+TLS_FILES = [os.path.join(TLS_HOME, name) for name in ("certificate.pem", "key.pem", "file")]
+TLS_FILE_MEGABYTES = 64
+
+
+def tls_servers():
+    """Ours, nginx and s_server, where there are such."""
+    certificate, key, file = map(shlex.quote, TLS_FILES)
+    os.makedirs(TLS_HOME, exist_ok=True)
+    made = shutil.which("openssl") and subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-keyout", TLS_FILES[1], "-out", TLS_FILES[0]], stderr=subprocess.DEVNULL)
+    if not made or made.returncode:
+        raise Failure("no certificate was made (apt-get install openssl)")
+    with open(TLS_FILES[2], "wb") as out:
+        out.write(os.urandom(1 << 20) * TLS_FILE_MEGABYTES)
+    compile_c("tls", f"-I{ROOT}", "-pthread", "-lssl", "-lcrypto")
+    ours = Server(OURS.name, None, ready=wait_until_it_listens,
+                  command=lambda port: [built("tls"), "serve", str(port), *TLS_FILES])
+    s_server = Server("openssl s_server", None, "openssl", ready=wait_until_it_listens, command=lambda port: [
+        "sh", "-c", f"cd {shlex.quote(TLS_HOME)} && exec openssl s_server -accept 127.0.0.1:{port} "
+                    f"-cert {certificate} -key {key} -WWW -quiet"])
+    try:
+        listen = f"ssl; ssl_certificate {TLS_FILES[0]}; ssl_certificate_key {TLS_FILES[1]}; " \
+                 "ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off"
+        return ours, Server("nginx", None, "nginx-light", ready=wait_until_it_listens, command=nginx(listen)), s_server
+    except Failure as problem:
+        note(f"not measured, tls: nginx (apt-get install nginx-light): {problem}")
+        return ours, None, s_server
+
+
+def tls_in_turn(case, rate, servers, command, scale, runs, options):
+    """Runs a client against each server in turn. What it counts, `scale` at a time: CPU time of one, and how many
+    there are in a second."""
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(Running(server, options.server_core)) for server in servers if server]
+        samples = {each.server.name: [] for each in running}
+        for _, each in itertools.product(range(runs), running):
+            client, how = each.tls_client(*command, core=options.client_core)
+            start, before = time.monotonic(), each.clocks()[0]
+            done = subprocess.run(client, timeout=120, **how)
+            if done.returncode:
+                raise Failure(f"{each.server.name}: {done.stderr.strip()}")
+            spent, seconds = each.clocks()[0] - before, time.monotonic() - start
+            count = int(done.stdout) / scale
+            samples[each.server.name].append((spent / count / 1000, count / seconds))
+    for name, found in samples.items():
+        tls_figures.setdefault(f"{case}, us", {})[name] = statistics.median(cpu for cpu, _ in found)
+        tls_figures.setdefault(f"{rate}/s", {})[name] = statistics.median(each for _, each in found)
+
+
+def measure_tls(_, options):
+    ours, other, s_server = tls_servers()
+    runs = 3 if options.quick else 5
+    progress("tls: handshakes")
+    tls_in_turn("handshake", "handshakes", (ours, other), ("shake", options.seconds), 1, runs, options)
+    progress("tls: a file")
+    tls_in_turn("a megabyte", "MB", (ours, s_server), ("bulk", "/file", options.seconds), 1e6, runs, options)
+    for server in filter(None, (ours, other)):
+        progress(f"tls: memory: {server.name}")
+        with Running(server, options.server_core) as running:
+            subprocess.run(running.tls_client("shake", 0.2)[0], stdout=subprocess.DEVNULL, timeout=60, check=True)
+            before = settled(running)
+            with running.held_by(*running.tls_client("hold", options.idle, core=options.client_core,
+                                                     stdin=subprocess.PIPE)):
+                tls_figures.setdefault("idle, bytes", {})[server.name] = (settled(running) - before) / options.idle
+
+
+def tls_table():
+    return cases_table("TLS", tls_figures)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -923,6 +1021,7 @@ STEPS = {
     "stream": measure_stream,
     "upload": measure_upload,
     "resolver": measure_resolver,
+    "tls": measure_tls,
 }
 
 notes = []
@@ -1097,6 +1196,10 @@ def report(servers, options):
         print("Names: CPU time of a lookup; c-ares asks all questions from one port, tornado.h each from another. "
               "Connections: of\nboth ends together, from connect to close.\n")
         print("\n".join(line.rstrip() for line in resolver_table()) + "\n")
+    if tls_figures:
+        print(f"TLS: CPU time of the server, user and system, of a handshake and for a megabyte of a file; memory of "
+              f"each of {options.idle:,}\nidle connections.\n")
+        print("\n".join(line.rstrip() for line in tls_table()) + "\n")
     peers = [f"{server.name} {version_of(server)}" for server in servers if version_of(server)]
     for line in [*remarks(options), *([f"peers: {', '.join(peers)}"] if peers else []), *notes]:
         print(line)
@@ -1106,7 +1209,7 @@ def report(servers, options):
                        "runs": options.runs, "seconds": options.seconds, "idle": options.idle, "notes": notes,
                        "regex": regex_figures, "json": json_figures, "zip": zip_figures, "parse": parse_figures,
                        "core": core_figures, "stream": stream_figures, "upload": upload_figures,
-                       "resolver": resolver_figures,
+                       "resolver": resolver_figures, "tls": tls_figures,
                        "servers": [{"name": server.name, "package": server.package, "version": version_of(server),
                                     **server.results} for server in servers]}, file, indent=1)
 
