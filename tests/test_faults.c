@@ -814,7 +814,7 @@ static void proxied_talk(int port)
     client_close(&c);
 }
 
-SCENARIO_EACH_POLLER(behind_a_proxy)
+SCENARIO_EACH_POLLER(tcp_behind_a_proxy)
 {
     static const tornado_tcpserver_options options = {.proxy_protocol = true};
     static const tornado_bind_options where = {.address = "127.0.0.1"};
@@ -1116,7 +1116,7 @@ SCENARIO(uploads)
 }
 
 /* A proxy tells of each connection first who is behind it. */
-SCENARIO(behind_a_proxy)
+SCENARIO(http_behind_a_proxy)
 {
     site s;
     tornado_httpserver_options options = {.bind.address = "127.0.0.1", .proxy_protocol = TORNADO_PROXY_PROTOCOL};
