@@ -24,8 +24,8 @@ bare epoll loop parses nothing: it is the floor.
                 loops and a bare epoll loop without buffers; CPU time, user and system
   upload        a body of 4 GiB (a quarter in a quick run) taken as it comes, beside a bare recv loop: megabytes for a
                 second and for a second of CPU time, user and system, and by how much memory grows meanwhile
-  resolver      names asked of dnsmasq, known already, or of the hosts file, beside another resolver and the system's;
-                connections from connect to close beside a bare epoll loop; CPU time, user and system
+  resolver      names asked of dnsmasq, known already, or localhost, beside another resolver, the system's and a bare
+                epoll loop; connections from connect to close beside such a loop; CPU time, user and system
   tls           handshakes beside nginx, with the same certificate and new sessions, from eight clients on the other
                 core; a file beside openssl s_server; memory of idle connections. CPU time is the server's, user and
                 system, and steady; what a second brings depends on the client's core, too
@@ -1193,8 +1193,8 @@ def report(servers, options):
               "memory grows\nfrom the first sixteenth of the body to its end.\n")
         print("\n".join(line.rstrip() for line in upload_table()) + "\n")
     if resolver_figures:
-        print("Names: CPU time of a lookup; c-ares asks all questions from one port, tornado.h each from another. "
-              "Connections: of\nboth ends together, from connect to close.\n")
+        print("Names: CPU time of a lookup; c-ares asks all questions from one port, tornado.h each from another, as a "
+              "bare loop does\nthat checks nothing. Connections: of both ends together, from connect to close.\n")
         print("\n".join(line.rstrip() for line in resolver_table()) + "\n")
     if tls_figures:
         print(f"TLS: CPU time of the server, user and system, of a handshake and for a megabyte of a file; memory of "

@@ -1,6 +1,6 @@
 /* Names and connections: what it costs to ask a name server on this machine (dnsmasq) for a name that is not known yet,
-   for one that is, and to look up localhost; beside c-ares (-DBENCH_CARES) and getaddrinfo. What a connection costs
-   both ends, in one process, from connect to close; beside a bare epoll loop.
+   for one that is, and to look up localhost; beside c-ares (-DBENCH_CARES), getaddrinfo and a bare epoll loop. What a
+   connection costs both ends, in one process, from connect to close; beside a bare epoll loop.
 
      resolver SECONDS    measures: a line "case engine figure unit" for each, separated by tabs. Times are CPU time,
                          user and system, the least of several runs of SECONDS
@@ -175,6 +175,44 @@ static void names_cares(void)
 }
 #endif
 
+/* ---- a bare loop, that neither checks nor keeps anything, with a socket for each question, too ---- */
+
+static void ask_epoll(int epoll)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)server_port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    char name[32], question[64] = "id\1\0\0\1\0\0\0\0\0\0";
+    int label = (int)strcspn(next_name(name), "."), fd = tornado__socket(AF_INET, SOCK_DGRAM);
+    int len = 12 + snprintf(question + 12, 40, "%c%.*s\4test", label, label, name) + 1;
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    question[len + 1] = question[len + 3] = 1;
+    len += 4;
+    require(connect(fd, (struct sockaddr *)&address, sizeof address) == 0 &&
+            send(fd, question, (size_t)len, 0) == len && epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0);
+}
+
+static void names_epoll(void)
+{
+    struct epoll_event events[AT_ONCE];
+    char reply[1232];
+    int epoll = epoll_create1(0);
+    for (under_way = 0; under_way < AT_ONCE; under_way++)
+        ask_epoll(epoll);
+    while (under_way) {
+        int count = epoll_wait(epoll, events, AT_ONCE, 1000);
+        for (int i = 0; i < count; i++) {
+            require(recv(events[i].data.fd, reply, sizeof reply, 0) > 28 && close(events[i].data.fd) == 0);
+            done++;
+            if (until && time_is_up())
+                until = 0;
+            if (until)
+                ask_epoll(epoll);
+            else
+                under_way--;
+        }
+    }
+}
+
 /* ---- connections ---- */
 
 static tornado_tcpclient *client;
@@ -319,6 +357,7 @@ int main(int argc, char **argv)
 #ifdef BENCH_CARES
         measure("lookup", "c-ares", names_cares);
 #endif
+        measure("lookup", "epoll", names_epoll);
         measure("known", "tornado.h", known_tornado);
         require(kill(dnsmasq, SIGKILL) == 0 && waitpid(dnsmasq, NULL, 0) == dnsmasq);
     }
