@@ -6881,13 +6881,8 @@ static size_t tornado__json_copy(char *out, const char *text, size_t len)
     return count;
 }
 
-/* Bytes that may stand in a string as they are. */
-static TORNADO__INLINE bool tornado__json_is_plain(char c)
-{
-    return (signed char)c >= ' ' && c != '"' && c != '\\';
-}
-
-/* The end of a run of such bytes; there is one that is none, and then room to read. */
+/* The end of a run of bytes that may stand in a string as they are; there is one that may not, and then room to read.
+   */
 static TORNADO__INLINE char *tornado__json_run(char *at)
 {
 #ifdef __SSE2__
@@ -6902,7 +6897,7 @@ static TORNADO__INLINE char *tornado__json_run(char *at)
             return at + (unsigned)__builtin_ctz(mask);
     }
 #else
-    while (tornado__json_is_plain(*at))
+    while ((signed char)*at >= ' ' && *at != '"' && *at != '\\')
         at++;
     return at;
 #endif
@@ -20799,18 +20794,20 @@ static ssize_t tornado__user_send_by_backend(tornado_iostream *stream, tornado_b
 static ssize_t tornado__user_send(tornado_iostream *stream, const tornado_bytes *parts, size_t count)
 {
     ssize_t sent;
+    size_t used = 0;
     struct iovec vector[16];
     struct msghdr message;
+    for (size_t i = 0; i < count && used < TORNADO__COUNT(vector); i++)
+        if (parts[i].len) {
+            vector[used].iov_base = (char *)(uintptr_t)parts[i].data;
+            vector[used++].iov_len = parts[i].len;
+        }
     memset(&message, 0, sizeof message);
     message.msg_iov = vector;
-    for (size_t i = 0; i < count && message.msg_iovlen < TORNADO__COUNT(vector); i++)
-        if (parts[i].len) {
-            vector[message.msg_iovlen].iov_base = (char *)(uintptr_t)parts[i].data;
-            vector[message.msg_iovlen++].iov_len = parts[i].len;
-        }
+    message.msg_iovlen = used;
     do
-        sent = message.msg_iovlen == 1 ? send(stream->fd, vector[0].iov_base, vector[0].iov_len, MSG_NOSIGNAL)
-                                       : sendmsg(stream->fd, &message, MSG_NOSIGNAL);
+        sent = used == 1 ? send(stream->fd, vector[0].iov_base, vector[0].iov_len, MSG_NOSIGNAL)
+                         : sendmsg(stream->fd, &message, MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
     return sent < 0 && (tornado__not_now(errno) || errno == ENOBUFS) ? 0 : sent;
 }
