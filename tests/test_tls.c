@@ -736,7 +736,7 @@ TEST(tls_end_that_cannot_be_told_is_waited_for_no_longer_than_a_handshake)
 {
     certificates_make();
     tornado_ssl_options server = server_options("server");
-    server.handshake_timeout = 0.5;
+    server.handshake_timeout = test_scaled(1);
     pair p = pair_with(server, client_options("localhost"));
     say(p.server, p.client, "a line\n");
     fill_the_socket(LONG_MAX);
