@@ -1779,7 +1779,7 @@ typedef struct tornado_ssl_certificate {
     const char *subject, *issuer; /* "CN=example.com,O=Example" */
     const char *common_name;      /* the subject's, or "" */
     const char *serial;           /* hexadecimal */
-    const char *alt_names;        /* "DNS:example.com, IP Address:127.0.0.1", or "" */
+    const char *alt_names;        /* "DNS:example.com, IP Address:127.0.0.1", or ""; to be shown: nothing is escaped */
     int64_t not_before, not_after; /* seconds since 1970 */
     tornado_bytes der;            /* all of it */
 } tornado_ssl_certificate;
@@ -17765,7 +17765,7 @@ static void tornado__tls_explain(const char *when)
         text = "the peer has shown no certificate";
     if (ours && reason >= SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256)
         tornado__fail(TORNADO_ERR_SSL, 0, "%s: the peer has refused: %s", when,
-                           SSL_alert_desc_string_long(reason - SSL_AD_REASON_OFFSET));
+                      SSL_alert_desc_string_long(reason - SSL_AD_REASON_OFFSET));
     else
         tornado__fail(TORNADO_ERR_SSL, 0, "%s: %s", when, text ? text : "no reason was given");
 }
@@ -17782,25 +17782,25 @@ static int tornado__tls_result(tornado__tls *tls, int result)
     if (kind == SSL_ERROR_ZERO_RETURN && tls->open)
         return TORNADO__TLS_DONE;
     long verify = tls->open ? X509_V_OK : SSL_get_verify_result(tls->ssl);
+    bool ragged = false;
     tls->broken = true;
     if (tls->sys_errno)
-        tornado__fail(TORNADO_ERR_SYSTEM, tls->sys_errno, "%s: %s", when,
-                           strerror(tls->sys_errno));
+        tornado__fail(TORNADO_ERR_SYSTEM, tls->sys_errno, "%s: %s", when, strerror(tls->sys_errno));
     else if (!tls->open && tls->refusal)
         tornado__thread.last = *tls->refusal;
     else if (verify != X509_V_OK && (SSL_get_verify_mode(tls->ssl) & SSL_VERIFY_PEER))
         tornado__tls_refuse(&tornado__thread.last, (int)verify, tls->host ? tls->host : "the peer", NULL);
     else if (tls->ended && tls->open && tls->context->suppress_ragged_eofs)
-        kind = SSL_ERROR_ZERO_RETURN;
-    else if (tls->ended)
+        ragged = true;
+    else if (tls->ended || kind == SSL_ERROR_ZERO_RETURN)
         tornado__fail(TORNADO_ERR_SSL, 0,
-                           tls->open ? "%s: the connection ended, but the peer has not said that it is done"
-                                     : "%s: the peer has closed the connection",
-                           when);
+                      tls->open ? "%s: the connection ended, but the peer has not said that it is done"
+                                : "%s: the peer has closed the connection",
+                      when);
     else
         tornado__tls_explain(when);
     ERR_clear_error();
-    return kind == SSL_ERROR_ZERO_RETURN ? TORNADO__TLS_DONE : TORNADO__TLS_FAILED;
+    return ragged ? TORNADO__TLS_DONE : TORNADO__TLS_FAILED;
 }
 
 /* ---- reading and writing the descriptor ---- */
@@ -18051,6 +18051,10 @@ TORNADO_API tornado_ssl_context *tornado_ssl_options_to_context(const tornado_ss
 {
     tornado_ssl_context *context;
     bool server = options->server_side;
+    if (options->context && !options->context->foreign && options->context->server_side != server) {
+        tornado__fail(TORNADO_ERR_INVALID, 0, "the context was made for %s", server ? "clients" : "servers");
+        return NULL;
+    }
     if (options->context)
         return tornado_ssl_context_retain(options->context);
     if (!options->ssl_ctx && server && !options->certfile) {
@@ -18210,14 +18214,19 @@ static void tornado__tls_free(tornado__tls *tls)
     memset(tls, 0, sizeof *tls);
 }
 
-/* Whom a client wants to talk to: the certificate is to be for him, and the server is told. */
-static bool tornado__tls_set_host(tornado__tls *tls)
+/* Whom a client wants to talk to: the certificate is to be for him, and the server is told. The dot that may end a
+   name is no part of it there (RFC 6066 section 3). */
+static bool tornado__tls_set_host(tornado__tls *tls, const char *name)
 {
-    const char *host = tls->host;
-    if (tls->context->check_hostname && !host)
+    if (!tornado__tls_copy(&tls->host, name))
+        return false;
+    char *host = tls->host, *end = host ? host + strlen(host) : NULL;
+    if (end > host && end[-1] == '.')
+        end[-1] = '\0';
+    if (tls->context->check_hostname && (!host || !*host))
         return tornado__fail(TORNADO_ERR_INVALID, 0,
                              "server_hostname must say whom the certificate is to be for, or check_hostname be off");
-    if (!host)
+    if (!host || !*host)
         return true;
     bool address = tornado_is_valid_ip(host), done = true;
     X509_VERIFY_PARAM *rules = SSL_get0_param(tls->ssl);
@@ -18268,7 +18277,7 @@ static bool tornado__tls_open(tornado__tls *tls, const tornado_ssl_options *opti
             return true;
         }
         SSL_set_connect_state(tls->ssl);
-        if (tornado__tls_copy(&tls->host, options->server_hostname) && tornado__tls_set_host(tls))
+        if (tornado__tls_set_host(tls, options->server_hostname))
             return true;
     }
     tornado__tls_free(tls);
@@ -20406,9 +20415,11 @@ TORNADO_API void tornado_iostream_close_with(tornado_iostream *stream, const tor
 
 TORNADO_API tornado_future *tornado_iostream_connect(tornado_iostream *stream, const tornado_address *address)
 {
-    if (stream->closed || stream->opening) {
+    if (stream->closed || stream->opening || tornado__user_of(stream)->opened) {
         tornado__fail(TORNADO_ERR_STATE, 0, "tornado_iostream_connect: the stream is %s",
-                      stream->closed ? "closed" : "connecting already");
+                      stream->closed    ? "closed"
+                      : stream->opening ? "connecting already"
+                                        : "waited for already");
         return tornado_future_failed(tornado_last_error());
     }
     tornado_future *future = tornado_future_new();
@@ -20669,6 +20680,8 @@ static TORNADO__INLINE tornado_future *tornado__user_hand_over(tornado_iostream 
     future->references++;
     future->taken = false;
     future->value.bytes = tornado__user_take(stream, len);
+    /* the lines behind it, which the system has written, but not into the nearest cache; beyond the end does no harm */
+    __builtin_prefetch((const void *)((uintptr_t)future->value.bytes.data + len + 512));
     return future;
 }
 

@@ -238,6 +238,22 @@ TEST(tls_connects_with_the_handshake_and_tells_what_came_of_it)
     certificates_remove();
 }
 
+TEST(tls_handshake_that_is_waited_for_is_not_waited_for_twice)
+{
+    tornado_address address;
+    certificates_make();
+    tornado_ssl_options client = client_options("localhost");
+    tornado_iostream *stream = secured(socket(AF_INET, SOCK_STREAM, 0), &client);
+    tornado_future *first = tornado_iostream_wait_for_handshake(stream);
+    CHECK_INT(loop_code(tornado_iostream_wait_for_handshake(stream)), TORNADO_ERR_STATE);
+    CHECK(tornado_address_ip(&address, "127.0.0.1", 1));
+    CHECK_INT(loop_code(tornado_iostream_connect(stream, &address)), TORNADO_ERR_STATE);
+    tornado_iostream_close(stream);
+    CHECK_INT(loop_code(first), TORNADO_ERR_CLOSED);
+    tornado_iostream_release(stream);
+    certificates_remove();
+}
+
 TEST(tls_starts_on_a_stream_in_the_clear)
 {
     int ends[2];
@@ -308,7 +324,8 @@ TEST(tls_accepts_a_certificate_for_the_host_however_it_is_named)
         const char *alt_names, *host;
     } cases[] = {{"DNS:localhost", "localhost"},       {"DNS:a.example,DNS:b.example", "b.example"},
                  {"DNS:*.example.com", "w.example.com"}, {"IP:127.0.0.1", "127.0.0.1"},
-                 {"IP:::1", "::1"},                    {"DNS:LocalHost", "localhost"}};
+                 {"IP:::1", "::1"},                    {"DNS:LocalHost", "localhost"},
+                 {"DNS:localhost", "localhost."}}; /* the root of all names need not be named */
     certificates_make();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         certificate_make((certificate){.name = "some", .issuer = "root", .alt_names = cases[i].alt_names});
@@ -324,7 +341,7 @@ TEST(tls_checks_as_much_as_it_is_told_to)
     certificates_make();
     certificate_make((certificate){.name = "other", .issuer = "root", .alt_names = "DNS:example.com"});
     tornado_ssl_options no_check = {.cert_reqs = TORNADO_CERT_NONE}, no_host = client_options("localhost");
-    tornado_ssl_options nobody = client_options(NULL), by_directory = client_options("localhost");
+    tornado_ssl_options by_directory = client_options("localhost");
     no_host.check_hostname = TORNADO_OFF;
     pair p = pair_with(server_options("other"), no_check);
     shake_hands(&p);
@@ -333,12 +350,21 @@ TEST(tls_checks_as_much_as_it_is_told_to)
     p = pair_with(server_options("other"), no_host);
     shake_hands(&p);
     pair_free(&p);
-    int ends[2];
-    tcp_pair(ends);
-    CHECK(tornado_iostream_new(ends[0], &(tornado_iostream_options){.ssl_options = &nobody}) == NULL);
-    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
-    CHECK(strstr(tornado_last_error()->message, "server_hostname"));
-    close(ends[1]);
+    tornado_ssl_options files = server_options("server");
+    tornado_ssl_context *server = tornado_ssl_options_to_context(&files);
+    CHECK(server && !tornado_ssl_options_to_context(&(tornado_ssl_options){.context = server}));
+    CHECK_STR(tornado_last_error()->message, "the context was made for servers");
+    tornado_ssl_context_release(server);
+    const char *nobody[] = {NULL, "", "."};
+    for (size_t i = 0; i < sizeof nobody / sizeof *nobody; i++) {
+        int ends[2];
+        tornado_ssl_options options = client_options(nobody[i]);
+        tcp_pair(ends);
+        CHECK(tornado_iostream_new(ends[0], &(tornado_iostream_options){.ssl_options = &options}) == NULL);
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+        CHECK(strstr(tornado_last_error()->message, "server_hostname"));
+        close(ends[1]);
+    }
     by_directory.ca_certs = certificates_directory; /* without the names that OpenSSL looks for */
     CHECK(strstr(refusal(server_options("server"), by_directory), "nobody here trusts"));
     certificates_remove();
@@ -584,6 +610,20 @@ TEST(tls_peer_that_sends_something_else_is_told_from_one_that_closes)
     certificates_remove();
 }
 
+/* An alert, close_notify, that anybody on the way can put there, as it is not encrypted yet. */
+TEST(tls_peer_that_says_goodbye_instead_of_shaking_hands_has_closed)
+{
+    certificates_make();
+    for (int side = 0; side < 2; side++) {
+        tornado_error error = garbage(side ? server_options("server") : client_options("localhost"),
+                                      "\x15\x03\x03\0\x02\x01\0", 7, false);
+        CHECK_INT(error.code, TORNADO_ERR_SSL);
+        if (!side)
+            CHECK_STR(error.message, "TLS handshake: the peer has closed the connection");
+    }
+    certificates_remove();
+}
+
 TEST(tls_peer_that_closes_anywhere_in_its_hello_is_an_error_and_nothing_leaks)
 {
     certificates_make();
@@ -696,7 +736,7 @@ TEST(tls_end_that_cannot_be_told_is_waited_for_no_longer_than_a_handshake)
 {
     certificates_make();
     tornado_ssl_options server = server_options("server");
-    server.handshake_timeout = 0.5;
+    server.handshake_timeout = test_scaled(1);
     pair p = pair_with(server, client_options("localhost"));
     say(p.server, p.client, "a line\n");
     fill_the_socket(LONG_MAX);
