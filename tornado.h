@@ -28844,29 +28844,32 @@ static TORNADO__COLD void tornado__message_refuse(tornado__message *message, int
 
 /* ---- bodies that are encoded ---- */
 
-/* Has the body of a message decoded when it is encoded as the host knows it. False: memory is short. */
+/* Has the body of a message decoded when the coding that was applied last is the one that the host knows; "x-" before
+   its name means the same: RFC 9110 section 8.4. False: memory is short. */
 static TORNADO__COLD bool tornado__message_decode(tornado__message *message, tornado_http_headers *headers)
 {
     const tornado__http_coding *coding = message->host->decompress;
-    tornado_http_header *items = (tornado_http_header *)(uintptr_t)headers->items;
-    for (size_t i = 0; i < headers->count; i++) {
-        if (!TORNADO__IS_WORD(items[i].name, items[i].name_len, "content-encoding") ||
-            !tornado__is_word(items[i].value, items[i].value_len, coding->name, strlen(coding->name)))
-            continue;
-        tornado__decoding *decoding = TORNADO_MALLOC(sizeof *decoding);
-        struct tornado_decompressor *state = decoding ? coding->start() : NULL;
-        if (!state) {
-            TORNADO_FREE(decoding);
-            return tornado__nomem();
-        }
-        memset(decoding, 0, sizeof *decoding);
-        decoding->coding = coding;
-        decoding->state = state;
-        message->decoding = decoding;
-        items[i].name = "X-Consumed-Content-Encoding";
-        items[i].name_len = 27;
+    tornado_http_header *last = NULL;
+    for (size_t i = 0; i < headers->count; i++)
+        if (TORNADO__IS_WORD(headers->items[i].name, headers->items[i].name_len, "content-encoding"))
+            last = (tornado_http_header *)(uintptr_t)&headers->items[i];
+    if (!last)
         return true;
+    size_t skip = last->value_len > 2 && tornado__is_word(last->value, 2, "x-", 2) ? 2 : 0;
+    if (!tornado__is_word(last->value + skip, last->value_len - skip, coding->name, strlen(coding->name)))
+        return true;
+    tornado__decoding *decoding = TORNADO_MALLOC(sizeof *decoding);
+    struct tornado_decompressor *state = decoding ? coding->start() : NULL;
+    if (!state) {
+        TORNADO_FREE(decoding);
+        return tornado__nomem();
     }
+    memset(decoding, 0, sizeof *decoding);
+    decoding->coding = coding;
+    decoding->state = state;
+    message->decoding = decoding;
+    last->name = "X-Consumed-Content-Encoding";
+    last->name_len = 27;
     return true;
 }
 

@@ -215,8 +215,15 @@ TEST(httpserver_decompress_request_decodes_bodies_that_say_they_are_gzip)
     site s = SITE(.decompress_request = TORNADO_GUNZIP);
     client c = client_open(s.port);
     CHECK_STR(echo_encoded(&c, "Content-Encoding: gzip\r\n", body).body.data, text);
-    answer a = echo_encoded(&c, "", body); /* nothing says so */
-    CHECK(a.body.len == body.len && memcmp(a.body.data, body.data, body.len) == 0);
+    CHECK_STR(echo_encoded(&c, "Content-Encoding: x-gzip\r\n", body).body.data, text);
+    CHECK_STR(echo_encoded(&c, "Content-Encoding: br\r\nContent-Encoding: GZIP\r\n", body).body.data, text);
+    static const char *const others[] = {"" /* nothing says so */, "Content-Encoding: gzip\r\nContent-Encoding: br\r\n",
+                                         "Content-Encoding: gzip, br\r\n", "Content-Encoding: x-\r\n"};
+    answer a;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        a = echo_encoded(&c, others[i], body);
+        CHECK(a.body.len == body.len && memcmp(a.body.data, body.data, body.len) == 0);
+    }
     client_close(&c);
     site_free(&s);
     s = SITE(0); /* not asked for */
