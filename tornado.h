@@ -2831,9 +2831,10 @@ tornado_http1_connection_finish_with_trailers(tornado_http1_connection *connecti
 TORNADO_API void tornado_http1_connection_set_body_timeout(tornado_http1_connection *connection, double timeout);
 TORNADO_API void tornado_http1_connection_set_max_body_size(tornado_http1_connection *connection, int64_t size);
 
-/* Only from headers_received, until its future is done: ends all HTTP, and gives the stream, a reference of the
-   caller's, with what has come behind the head; what was written is sent first. NULL with TORNADO_ERR_STATE at any
-   other time, TORNADO_ERR_CLOSED or TORNADO_ERR_NOMEM. */
+/* Only from headers_received, until its future is done, and of a request also when all of it has come, until its answer
+   is finished: ends all HTTP, and gives the stream, a reference of the caller's, with what has come behind the head or
+   the body; what was written is sent first. NULL with TORNADO_ERR_STATE at any other time, TORNADO_ERR_CLOSED or
+   TORNADO_ERR_NOMEM. */
 TORNADO_API tornado_iostream *tornado_http1_connection_detach(tornado_http1_connection *connection);
 
 /* Has callback(arg) run once when the connection closes before the exchange is over, also while the answer is under
@@ -3215,6 +3216,11 @@ TORNADO_API TORNADO_NORETURN void tornado_raise_finish(void);
    redirects, with 301 and the query, and unwinds; for others it raises a 404. */
 TORNADO_API void tornado_addslash(tornado_handler *self);
 TORNADO_API void tornado_removeslash(tornado_handler *self);
+
+/* Takes the connection over, for a protocol that begins with HTTP and goes on without. What was written and flushed is
+   sent first; no answer follows, and on_finish is not called. The stream is a reference of the caller's, with what has
+   come behind the request. Raises TORNADO_ERR_CLOSED when the client is gone, TORNADO_ERR_STATE after finish. */
+TORNADO_API tornado_iostream *tornado_detach(tornado_handler *self);
 
 /* The request does not end when its verb returns, but with tornado_finish, which may be called from any callback of
    the loop later on. The handler lives until then; after tornado_finish it may be gone. */
@@ -27881,7 +27887,7 @@ struct tornado_http1_server_connection {
     void *peer;             /* the server's count of connections of one address, or NULL */
     uint64_t max_body_size; /* of the message that is read */
     int64_t body_timeout;
-    const char *behind;     /* while `feeding`: what has come behind the head, and how much of it */
+    const char *behind;     /* while `feeding`: what has come behind the head or the body, and how much of it */
     size_t behind_len;
     size_t held;            /* bytes at hand that the sink has, and is not done with */
     unsigned scanned;       /* of an incomplete head, or of bytes that are discarded at the end */
@@ -28848,29 +28854,32 @@ static TORNADO__COLD void tornado__message_refuse(tornado__message *message, int
 
 /* ---- bodies that are encoded ---- */
 
-/* Has the body of a message decoded when it is encoded as the host knows it. False: memory is short. */
+/* Has the body of a message decoded when the coding that was applied last is the one that the host knows; "x-" before
+   its name means the same: RFC 9110 section 8.4. False: memory is short. */
 static TORNADO__COLD bool tornado__message_decode(tornado__message *message, tornado_http_headers *headers)
 {
     const tornado__http_coding *coding = message->host->decompress;
-    tornado_http_header *items = (tornado_http_header *)(uintptr_t)headers->items;
-    for (size_t i = 0; i < headers->count; i++) {
-        if (!TORNADO__IS_WORD(items[i].name, items[i].name_len, "content-encoding") ||
-            !tornado__is_word(items[i].value, items[i].value_len, coding->name, strlen(coding->name)))
-            continue;
-        tornado__decoding *decoding = TORNADO_MALLOC(sizeof *decoding);
-        struct tornado_decompressor *state = decoding ? coding->start() : NULL;
-        if (!state) {
-            TORNADO_FREE(decoding);
-            return tornado__nomem();
-        }
-        memset(decoding, 0, sizeof *decoding);
-        decoding->coding = coding;
-        decoding->state = state;
-        message->decoding = decoding;
-        items[i].name = "X-Consumed-Content-Encoding";
-        items[i].name_len = 27;
+    tornado_http_header *last = NULL;
+    for (size_t i = 0; i < headers->count; i++)
+        if (TORNADO__IS_WORD(headers->items[i].name, headers->items[i].name_len, "content-encoding"))
+            last = (tornado_http_header *)(uintptr_t)&headers->items[i];
+    if (!last)
         return true;
+    size_t skip = last->value_len > 2 && tornado__is_word(last->value, 2, "x-", 2) ? 2 : 0;
+    if (!tornado__is_word(last->value + skip, last->value_len - skip, coding->name, strlen(coding->name)))
+        return true;
+    tornado__decoding *decoding = TORNADO_MALLOC(sizeof *decoding);
+    struct tornado_decompressor *state = decoding ? coding->start() : NULL;
+    if (!state) {
+        TORNADO_FREE(decoding);
+        return tornado__nomem();
     }
+    memset(decoding, 0, sizeof *decoding);
+    decoding->coding = coding;
+    decoding->state = state;
+    message->decoding = decoding;
+    last->name = "X-Consumed-Content-Encoding";
+    last->name_len = 27;
     return true;
 }
 
@@ -29004,14 +29013,20 @@ static size_t tornado__chunk_size(tornado__message *message, const char *data, s
     return (size_t)line;
 }
 
-/* The end of a chunked body. False: there is too little of it for its coding. */
-static bool tornado__chunked_end(tornado__message *message)
+/* Notes what there is behind a message, for whoever takes the stream over. */
+static TORNADO__INLINE void tornado__http1_behind(tornado__http1 *connection, const char *data, size_t len)
+{
+    connection->behind = data;
+    connection->behind_len = len;
+}
+
+/* The end of a chunked body, with what is behind it. */
+static void tornado__chunked_end(tornado__message *message, const char *data, size_t len)
 {
     message->body_state = TORNADO__BODY_LENGTH;
     message->left = 0;
-    tornado__http1 *connection = message->connection;
+    tornado__http1_behind(message->connection, data, len);
     tornado__message_passed(message);
-    return connection->message == message;
 }
 
 /* Trailers up to the blank line. Returns what it used. */
@@ -29019,7 +29034,7 @@ static size_t tornado__trailers(tornado__message *message, const char *data, siz
 {
     unsigned *scanned = &message->connection->scanned;
     if (len >= 2 && data[0] == '\r' && data[1] == '\n') {
-        tornado__chunked_end(message);
+        tornado__chunked_end(message, data + 2, len - 2);
         return 2;
     }
     if (len < 2 && (len == 0 || data[0] == '\r'))
@@ -29043,7 +29058,7 @@ static size_t tornado__trailers(tornado__message *message, const char *data, siz
         tornado__message_refuse(message, status, "the trailers are malformed or too large");
         return 0;
     }
-    tornado__chunked_end(message);
+    tornado__chunked_end(message, data + length, len - (size_t)length);
     return (size_t)length;
 }
 
@@ -29079,6 +29094,7 @@ static size_t tornado__message_body(tornado__message *message, const char *data,
     if (message->body_state != TORNADO__BODY_TO_END)
         message->left -= part;
     if (go_on) {
+        tornado__http1_behind(connection, data + part, len - part);
         tornado__message_passed(message);
         return part;
     }
@@ -29138,12 +29154,10 @@ static void tornado__message_go_on(tornado__message *message)
 }
 
 /* Tells the sink of a head. */
-static TORNADO__COLD void tornado__message_announce(tornado__message *message, const char *behind, size_t len)
+static TORNADO__COLD void tornado__message_announce(tornado__message *message, size_t len)
 {
     tornado__http1 *connection = message->connection;
     tornado__http1_host *host = message->host;
-    connection->behind = behind;
-    connection->behind_len = len;
     connection->max_body_size = host->max_body_size;
     connection->body_timeout = host->body_timeout;
     message->want_head = false;
@@ -29188,8 +29202,9 @@ static TORNADO__INLINE void tornado__http1_begin(tornado__http1 *connection, con
     connection->message = message;
     message->reading = message->is_chunked || message->left > 0;
     message->body_state = message->is_chunked ? TORNADO__BODY_CHUNK_SIZE : TORNADO__BODY_LENGTH;
+    tornado__http1_behind(connection, head + len, behind);
     if (TORNADO__UNLIKELY(message->reading || host->unusual))
-        tornado__message_announce(message, head + len, behind);
+        tornado__message_announce(message, behind);
     else
         message->sink->finish(message);
 }
@@ -29299,7 +29314,8 @@ static TORNADO__COLD size_t tornado__single_head(tornado__http1 *connection, con
     } else if (!status) {
         connection->in_head = false;
         tornado__http1_set_timer(connection, INT64_MAX);
-        tornado__message_announce(message, data + length, len - length);
+        tornado__http1_behind(connection, data + length, len - length);
+        tornado__message_announce(message, len - length);
     }
     if (status)
         tornado__message_refuse(message, status, "the head of the response cannot be accepted");
@@ -29413,13 +29429,14 @@ static TORNADO__COLD void tornado__http1_after_wait(tornado__http1 *connection)
 {
     tornado__message *message = connection->message;
     tornado__inbuf *in = connection->stream->in;
+    if (in)
+        in->start += connection->held;
+    connection->held = 0;
+    tornado__http1_behind(connection, in ? in->bytes + in->start : NULL, in ? in->end - in->start : 0);
     if (message->head_waits) {
         message->head_waits = false;
         tornado__message_past_head(message, in && in->start < in->end);
     } else {
-        if (connection->held)
-            in->start += connection->held;
-        connection->held = 0;
         message->piece_waits = false;
         tornado__message_passed(message);
     }
@@ -30407,6 +30424,13 @@ TORNADO_API tornado_future *tornado_http1_connection_read_response(tornado_http1
     return future;
 }
 
+/* Whether a request has come as a whole, and its answer is under way. */
+static bool tornado__being_answered(const tornado__message *message)
+{
+    return message->connection && !message->client && !message->want_head && !message->reading && !message->waiting &&
+           !message->finished;
+}
+
 /* Whether what is allowed during headers_received is. */
 static bool tornado__in_headers(const tornado__message *message)
 {
@@ -30461,17 +30485,19 @@ static tornado_iostream *tornado__message_take_stream(tornado__message *message)
 TORNADO_API tornado_iostream *tornado_http1_connection_detach(tornado_http1_connection *message)
 {
     tornado__http1 *connection = message->connection;
-    if (!tornado__in_headers(message)) {
+    if (!tornado__in_headers(message) && !tornado__being_answered(message)) {
         tornado__fail(connection ? TORNADO_ERR_STATE : TORNADO_ERR_CLOSED, 0,
-                      "tornado_http1_connection_detach: only during headers_received");
+                      "tornado_http1_connection_detach: only during headers_received, or while a request is answered");
         return NULL;
     }
     tornado_iostream *stream = tornado__message_take_stream(message);
     if (!stream)
         return NULL;
-    message->exchange->told = message->exchange->in_headers = false;
     tornado__http1_flushed(connection, NULL);
-    tornado__exchange_over(message, NULL);
+    if (message->exchange) {
+        message->exchange->told = message->exchange->in_headers = false;
+        tornado__exchange_over(message, NULL);
+    }
     tornado__message_detach(message);
     tornado__http1_unlist(connection);
     if (stream->out)
@@ -32446,6 +32472,21 @@ TORNADO_API void tornado_finish(tornado_handler *self)
         tornado__finish_asynchronous(self);
     else
         tornado__finish(self);
+}
+
+TORNADO_API tornado_iostream *tornado_detach(tornado_handler *self)
+{
+    tornado__response *response = self->response;
+    tornado__check_unfinished(self, "detach");
+    tornado_iostream *stream = tornado_http1_connection_detach(response->message);
+    if (!stream)
+        tornado__raise_last();
+    response->finished = true;
+    if (response->asynchronous) {
+        response->asynchronous = false;
+        tornado__message_release(response->message);
+    }
+    return stream;
 }
 
 TORNADO_API void tornado_asynchronous(tornado_handler *self)
