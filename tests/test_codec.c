@@ -259,10 +259,14 @@ TEST(codec_random_bytes_come_from_a_device_where_the_system_call_is_refused)
     unsigned char one[32] = {0}, two[32] = {0};
     CHECK(tornado_random_bytes(one, sizeof one) && tornado_random_bytes(two, sizeof two));
     CHECK(memcmp(one, two, sizeof one) != 0);
-    struct rlimit none = {0, 0};
+    struct rlimit before, none;
+    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    none = before;
+    none.rlim_cur = 0;
     CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
     CHECK(tornado_random_bytes(one, 0));
     CHECK(!tornado_random_bytes(one, sizeof one));
+    CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0); /* sanitizers look around at the end */
     CHECK_INT(tornado_last_error()->code, TORNADO_ERR_SYSTEM);
     CHECK_INT(tornado_last_error()->sys_errno, EMFILE);
 }
