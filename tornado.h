@@ -1209,9 +1209,10 @@ TORNADO_API bool tornado_ioloop_remove_signal_handler(tornado_ioloop *loop, int 
 /* Finds what blocks a loop. When a turn of it runs for longer than `seconds` without waiting, SIGALRM comes and
    action(SIGALRM) is called in the loop's thread, as a signal handler; NULL: what SIGALRM does by itself, ending
    the process. set_blocking_log_threshold takes log_stack for that, which writes a line and the stack (where libc
-   can tell it: glibc, macOS; on ARM of 32 bits with -funwind-tables) to where the log goes. TORNADO_NONE ends it. To be called by the loop's thread. As the
-   alarm is the process's, only one loop can have it, and no other part of the program may use setitimer or alarm:
-   false with TORNADO_ERR_STATE when another loop has it, with TORNADO_ERR_INVALID for a time that is none. */
+   can tell it: glibc, macOS; on ARM of 32 bits with -funwind-tables) to where the log goes. TORNADO_NONE ends it. To
+   be called by the loop's thread. As the alarm is the process's, only one loop can have it, and no other part of the
+   program may use setitimer or alarm: false with TORNADO_ERR_STATE when another loop has it, with
+   TORNADO_ERR_INVALID for a time that is none. */
 TORNADO_API bool tornado_ioloop_set_blocking_signal_threshold(tornado_ioloop *loop, double seconds,
                                                               void (*action)(int signum));
 TORNADO_API bool tornado_ioloop_set_blocking_log_threshold(tornado_ioloop *loop, double seconds);
@@ -1768,7 +1769,8 @@ TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context);
 TORNADO_API bool tornado_ssl_context_add_certificate(tornado_ssl_context *context, const char *certfile,
                                                      const char *keyfile);
 
-/* Reads all files again, for handshakes from now on. When one cannot be used nothing changes: false, with the reason. */
+/* Reads all files again, for handshakes from now on. When one cannot be used nothing changes: false, with the reason.
+   */
 TORNADO_API bool tornado_ssl_context_reload(tornado_ssl_context *context);
 
 /* Its SSL_CTX, borrowed until it is reloaded. */
@@ -14501,7 +14503,7 @@ enum { TORNADO__CO_NEW, TORNADO__CO_SUSPENDED, TORNADO__CO_RUNNING, TORNADO__CO_
 #define TORNADO__READY_WAITS   64   /* that were ready at once, until a coroutine lets others run; but not */
 #define TORNADO__READY_TIME    50000 /* before the turn has lasted so many nanoseconds: a turn is not for nothing */
 #define TORNADO__LAST_TURNS    16   /* for a coroutine to end in, when its loop is closed */
-#define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory; that many may also wait without being trimmed */
+#define TORNADO__WARM_STACKS   1024 /* free ones that keep their memory; as many may wait without being trimmed */
 #define TORNADO__TRIM_BATCH    1024 /* coroutines that are looked at, each time after so many nanoseconds */
 #define TORNADO__TRIM_EVERY    INT64_C(250000000)
 #define TORNADO__MADV_GUARD    102 /* MADV_GUARD_INSTALL, Linux 6.13 */
@@ -17741,11 +17743,17 @@ static void tornado__tls_refuse(tornado_error *error, int verify, const char *ho
             *at = '?';
 }
 
+/* What an SSL of ours is part of: its BIO knows, and SSL_set_app_data would take memory for each. */
+static tornado__tls *tornado__tls_of(const SSL *ssl)
+{
+    return BIO_get_data(SSL_get_rbio(ssl));
+}
+
 /* Keeps why a certificate is refused, while it is at hand. */
 static int tornado__tls_verified(int good, X509_STORE_CTX *checking)
 {
     const SSL *ssl = X509_STORE_CTX_get_ex_data(checking, SSL_get_ex_data_X509_STORE_CTX_idx());
-    tornado__tls *tls = ssl ? SSL_get_app_data(ssl) : NULL;
+    tornado__tls *tls = ssl ? tornado__tls_of(ssl) : NULL;
     if (!good && tls && !tls->refusal && (tls->refusal = TORNADO_MALLOC(sizeof *tls->refusal)) != NULL)
         tornado__tls_refuse(tls->refusal, X509_STORE_CTX_get_error(checking), tls->host ? tls->host : "the peer",
                             X509_STORE_CTX_get0_cert(checking));
@@ -18187,8 +18195,8 @@ static tornado__tls_session *tornado__tls_session_of(tornado_ssl_context *contex
 /* Keeps the newest session with each of the hosts asked last; it was verified for that host. */
 static int tornado__tls_keep_session(SSL *ssl, SSL_SESSION *session)
 {
-    tornado__tls *tls = SSL_get_app_data(ssl);
-    if (!tls || !tls->host)
+    tornado__tls *tls = tornado__tls_of(ssl);
+    if (!tls->host)
         return 0;
     tornado_ssl_context *context = tls->context;
     tornado__tls_session *slot = tornado__tls_session_of(context, tls->host);
@@ -18273,7 +18281,6 @@ static bool tornado__tls_open(tornado__tls *tls, const tornado_ssl_options *opti
         BIO_set_data(bio, tls);
         BIO_set_init(bio, 1);
         SSL_set_bio(tls->ssl, bio, bio);
-        SSL_set_app_data(tls->ssl, tls);
         SSL_set_mode(tls->ssl,
                      SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
         SSL_set_options(tls->ssl, SSL_OP_NO_RENEGOTIATION);
