@@ -230,7 +230,9 @@ TEST(web_stream_errors_and_early_answers_end_the_request_and_close)
 
 TEST(web_stream_client_that_leaves_ends_the_handler_without_its_verb)
 {
-    for (int waiting = 0; waiting < 3; waiting++) { /* for more; in prepare; in data_received */
+    /* select does not tell of a reset behind bytes that nobody reads */
+    int ways = strcmp(tornado_ioloop_poller(tornado_ioloop_current()), "select") == 0 ? 1 : 3;
+    for (int waiting = 0; waiting < ways; waiting++) { /* for more; in prepare; in data_received */
         site s = site_open();
         tornado_future *gate = tornado_future_new();
         *(waiting == 2 ? &state.data_gate : &state.prepare_gate) = waiting ? gate : NULL;
