@@ -5605,17 +5605,23 @@ TORNADO__CLMUL static inline __m128i tornado__crc_fold(__m128i block, __m128i po
                                              _mm_clmulepi64_si128(block, powers, 0x11)));
 }
 
+enum { TORNADO__PROCESSOR_KNOWN = 1, TORNADO__PROCESSOR_CLMUL = 2, TORNADO__PROCESSOR_BMI2 = 4 };
+
 /* Asked of the processor itself: __builtin_cpu_supports would bring five kilobytes of libgcc into every program. */
-static bool tornado__has_clmul(void)
+static bool tornado__processor_has(int feature)
 {
-    static atomic_int known; /* 1: no, 2: yes */
-    int answer = atomic_load_explicit(&known, memory_order_relaxed);
-    if (!answer) {
-        unsigned a, b, c, d;
-        answer = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_PCLMUL) ? 2 : 1;
-        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    static atomic_int known;
+    int has = atomic_load_explicit(&known, memory_order_relaxed);
+    if (TORNADO__UNLIKELY(!has)) {
+        unsigned a, b, c, d, bmi = bit_BMI | bit_BMI2;
+        has = TORNADO__PROCESSOR_KNOWN;
+        if (__get_cpuid(1, &a, &b, &c, &d) && (c & bit_PCLMUL))
+            has |= TORNADO__PROCESSOR_CLMUL;
+        if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bmi) == bmi)
+            has |= TORNADO__PROCESSOR_BMI2;
+        atomic_store_explicit(&known, has, memory_order_relaxed);
     }
-    return answer == 2;
+    return has & feature;
 }
 
 TORNADO__CLMUL static size_t tornado__crc_blocks(uint32_t *crc, const unsigned char *data, size_t len)
@@ -5626,7 +5632,7 @@ TORNADO__CLMUL static size_t tornado__crc_blocks(uint32_t *crc, const unsigned c
     const unsigned char *at = data, *end = data + len / 16 * 16;
     unsigned char rest[16];
     __m128i lane[4];
-    if (len < 128 || !tornado__has_clmul())
+    if (len < 128 || !tornado__processor_has(TORNADO__PROCESSOR_CLMUL))
         return 0;
     for (int i = 0; i < 4; i++, at += 16)
         lane[i] = _mm_loadu_si128((const __m128i *)(const void *)at);
@@ -10390,7 +10396,7 @@ static TORNADO__INLINE tornado__inflate_outcome tornado__inflate_loop(tornado_de
 
 /* The loop spends its time shifting, for which newer processors have better instructions; they have to be asked, as
    compilers for x86-64 do not count on them. */
-#if defined(__x86_64__) && !defined(__BMI2__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
+#if defined(TORNADO__CLMUL) && !defined(__BMI2__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
 __attribute__((target("bmi,bmi2"))) static tornado__inflate_outcome tornado__inflate_fast_bmi2(tornado_decompressor *z)
 {
     return tornado__inflate_loop(z);
@@ -10398,7 +10404,7 @@ __attribute__((target("bmi,bmi2"))) static tornado__inflate_outcome tornado__inf
 
 static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
 {
-    return __builtin_cpu_supports("bmi2") ? tornado__inflate_fast_bmi2(z) : tornado__inflate_loop(z);
+    return tornado__processor_has(TORNADO__PROCESSOR_BMI2) ? tornado__inflate_fast_bmi2(z) : tornado__inflate_loop(z);
 }
 #else
 static tornado__inflate_outcome tornado__inflate_fast(tornado_decompressor *z)
@@ -21300,16 +21306,23 @@ static void tornado__acceptor_paused(tornado__timer *timer, tornado_ioloop *loop
     tornado_ioloop_update_handler(loop, acceptor->fd, TORNADO_IOLOOP_READ);
 }
 
+/* Whether something that strangers cause at will is to be logged: once a second. *told is when it was last, or 0. */
+static bool tornado__may_tell(int64_t *told)
+{
+    int64_t now = tornado__now_ns();
+    if (*told && now - *told <= 1000000000)
+        return false;
+    *told = now;
+    return true;
+}
+
 /* Out of descriptors: the connection stays in the backlog, and would be reported for ever. Look again a little
    later. */
 static void tornado__acceptor_pause(tornado_acceptor *acceptor, int error)
 {
-    int64_t now = tornado__now_ns();
-    if (!acceptor->told || now - acceptor->told > 1000000000) {
+    if (tornado__may_tell(&acceptor->told))
         tornado_gen_log(TORNADO_LOG_WARNING, "accept: %s; trying again", strerror(error));
-        acceptor->told = now;
-    }
-    if (tornado__timer_set(acceptor->loop, &acceptor->pause, now + TORNADO__ACCEPT_PAUSE))
+    if (tornado__timer_set(acceptor->loop, &acceptor->pause, tornado__now_ns() + TORNADO__ACCEPT_PAUSE))
         tornado_ioloop_update_handler(acceptor->loop, acceptor->fd, 0);
 }
 
@@ -25469,11 +25482,8 @@ static void tornado__tcp_done(tornado__coroutine *co)
 
 static void tornado__tcp_refused(tornado_tcpserver *server, const char *why)
 {
-    int64_t now = tornado__now_ns();
-    if (!server->told || now - server->told > 1000000000) {
+    if (tornado__may_tell(&server->told))
         tornado_gen_log(TORNADO_LOG_WARNING, "%s: a connection was closed at once: %s", server->name, why);
-        server->told = now;
-    }
 }
 
 /* Starts the handler with a stream over the descriptor; closes the connection when that is not possible. */
@@ -30679,7 +30689,7 @@ struct tornado_httpserver {
     int64_t proxy_timeout;  /* ns */
     tornado__link proxied;  /* connections whose header of the PROXY protocol has not come */
     size_t proxied_count;
-    int64_t refused;        /* when a connection was last closed at once, loop time */
+    int64_t refused;        /* when that was logged last of a connection closed at once */
     bool told; /* that there are too many connections */
     bool active; /* it has a loop */
 };
@@ -30815,13 +30825,10 @@ typedef struct tornado__http_proxied {
     tornado_httpserver *server;
 } tornado__http_proxied;
 
-/* Tells why, once in a while. */
 static void tornado__http_proxied_refused(tornado_httpserver *server, const char *why)
 {
-    int64_t now = server->host.loop->now;
-    if (!server->refused || now - server->refused > 1000000000)
+    if (tornado__may_tell(&server->refused))
         tornado_gen_log(TORNADO_LOG_WARNING, "a connection was closed at once: %s", why);
-    server->refused = now;
 }
 
 static tornado_httpserver *tornado__http_proxied_free(tornado__http_proxied *proxied)
