@@ -416,7 +416,7 @@ fuzz-coverage:
 SOAK_TIME = 3600
 SOAK_CONNECTIONS = 5000
 SOAK_REPEAT = 200
-SOAK_JOBS = 8
+SOAK_JOBS = 32
 # Timing, order, fairness, cancelling, other threads, restarts of processes.
 SOAK_TESTS = timer _time _late sleep periodic timeout idle grace shutdown slow deadline \
     order fair cancel thread restart
@@ -432,7 +432,7 @@ soak-short:
 	fi
 
 soak-tests:
-	+@$(SUBMAKE) build/plain/tests build/poll/tests build/select/tests
+	+@$(SUBMAKE) build/plain/tests build/poll/tests build/select/tests $(EXAMPLES)
 	@echo "== $@: what depends on time, $(SOAK_REPEAT) times with each poller, beside two busy loops"
 	@trap 'kill $$one $$two' EXIT; \
 	(while :; do :; done) & one=$$!; \
@@ -447,7 +447,7 @@ build/soak-server: tools/soak/server.c tornado.h
 
 # For make check: fewer times, but with both sanitizers.
 soak-sanitized:
-	+@$(SUBMAKE) build/asan/tests build/asan/probe
+	+@$(SUBMAKE) build/asan/tests build/asan/probe $(EXAMPLES)
 	@echo "== $@: what depends on time, 5 times; $(asan.is)"
 	@$(asan.run) build/asan/tests -j $(SOAK_JOBS) --repeat 5 $(SOAK_TESTS)
 

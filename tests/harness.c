@@ -739,7 +739,7 @@ static void usage(void)
          "Runs the tests whose names contain one of the texts, or all.\n"
          "  -v  prints a line for each test, not only for what failed or was skipped\n"
          "  -l  lists the names instead\n"
-         "  -j  so many at once; default: the number of cores\n"
+         "  -j  so many at once; default: two for each core, as tests wait much\n"
          "  --repeat  runs each so often\n"
          "TEST_TIME_SCALE in the environment multiplies the time limits.");
 }
@@ -762,7 +762,7 @@ static unsigned long number(char **argv, int *at, size_t prefix)
 int main(int argc, char **argv)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned long at_once = cores > 0 ? (unsigned long)cores : 1, repeat = 1;
+    unsigned long at_once = cores > 0 ? 2 * (unsigned long)cores : 2, repeat = 1;
     bool list = false;
     int filter_count = 0;
     for (int i = 1; i < argc; i++) {
