@@ -183,7 +183,7 @@
     TORNADO_KQUEUE           kqueue where it is a library's (libkqueue); on macOS and the BSDs it is there by itself
     TORNADO_STACK_SIZE       bytes of address space for a coroutine's stack; default 256 KiB (128 KiB on 32 bits)
     TORNADO_MAX_COROUTINES   of one loop at once; default 100000
-    TORNADO_MAX_HEADERS      header lines of a request; default 256
+    TORNADO_MAX_HEADERS      header lines of a message, and of its trailers; default 256
     TORNADO_NO_COROUTINES    no stacks to switch (see COROUTINES); in each file that includes the header
     TORNADO_OPENSSL          TLS by OpenSSL 1.1.1 or later, to be linked by -lssl -lcrypto; default: none
     TORNADO_NO_ZIP, TORNADO_NO_EXECUTOR, TORNADO_NO_PROCESS, TORNADO_NO_TCP   no such section, for a smaller object
@@ -373,7 +373,9 @@ typedef struct tornado_error {
     int code;           /* TORNADO_ERR_... */
     int sys_errno;      /* the errno behind it, or 0 */
     int http_status;    /* the status that a request which fails with it is answered with, or 0 for 500 */
-    char message[244];  /* one line, NUL-terminated, cut when longer */
+    char message[228];  /* one line, NUL-terminated, cut when longer */
+    const char *file;   /* where it was raised; NULL: by the library. A log line tells of it */
+    int line;
 } tornado_error;
 
 /* The name of a code, "TORNADO_ERR_CLOSED"; static. */
@@ -387,14 +389,18 @@ TORNADO_API const tornado_error *tornado_last_error(void);
    or the loop, which logs it. On the way it runs what tornado_defer registered. It skips the C frames in
    between, so these must be your own: never raise, nor call anything that does, from inside a callback of
    qsort, of sqlite, of OpenSSL or of C++ code. Allocates nothing. Outside any boundary it logs and aborts. */
-TORNADO_API TORNADO_NORETURN void tornado_raise(int code, const char *format, ...) TORNADO_PRINTF(2, 3);
+#define tornado_raise(...) tornado_raise_at(__FILE__, __LINE__, __VA_ARGS__)
+TORNADO_API TORNADO_NORETURN void tornado_raise_at(const char *file, int line, int code, const char *format, ...)
+    TORNADO_PRINTF(4, 5);
 
-/* Raises a copy of `error`, for instance tornado_last_error(). */
-TORNADO_API TORNADO_NORETURN void tornado_raise_error(const tornado_error *error);
+/* Raises a copy of `error`, for instance tornado_last_error(); from here, unless it was raised before. */
+#define tornado_raise_error(error) tornado_raise_error_at(__FILE__, __LINE__, error)
+TORNADO_API TORNADO_NORETURN void tornado_raise_error_at(const char *file, int line, const tornado_error *error);
 
 /* Raises an error that answers the request with `status`. The message goes to the log only, as a warning. */
-TORNADO_API TORNADO_NORETURN void tornado_raise_http_error(int status, const char *format, ...)
-    TORNADO_PRINTF(2, 3);
+#define tornado_raise_http_error(...) tornado_raise_http_error_at(__FILE__, __LINE__, __VA_ARGS__)
+TORNADO_API TORNADO_NORETURN void tornado_raise_http_error_at(const char *file, int line, int status,
+                                                              const char *format, ...) TORNADO_PRINTF(4, 5);
 
 /* The same without a message: nothing but the access log tells of it. */
 TORNADO_API TORNADO_NORETURN void tornado_raise_http_status(int status);
@@ -900,7 +906,7 @@ typedef struct tornado_decompressor_options {
 TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
                                     const tornado_decompressor_options *options);
 
-/* A stream that comes in parts. Takes 11 KiB, and twice the window (64 KiB) when a call leaves a block to the next. */
+/* A stream that comes in parts. Takes 11 KiB, and the window and 16 KiB or more (64 KiB by default) when a call leaves a block to the next. */
 typedef struct tornado_decompressor tornado_decompressor;
 
 /* A new one, that the caller frees; the options are copied and may be NULL. NULL with TORNADO_ERR_INVALID or
@@ -950,7 +956,8 @@ typedef enum tornado_zip_flush {
     TORNADO_ZIP_FULL    /* the same, and nothing that follows refers to what was before */
 } tornado_zip_flush;
 
-/* Compresses a stream. Takes 4 << window_bits and 896 << mem_level bytes of memory, and 10 KiB: 362 KiB by default. */
+/* Compresses a stream. Takes at most 4 << window_bits and 896 << mem_level bytes of memory, and 10 KiB (342 KiB by
+   default); with level TORNADO_NONE 71 KiB. */
 typedef struct tornado_compressor tornado_compressor;
 
 /* A new one, that the caller frees; the options are copied and may be NULL. NULL with TORNADO_ERR_INVALID or
@@ -977,8 +984,8 @@ TORNADO_API void tornado_compressor_reset(tornado_compressor *compressor);
  *
  * What is set in a callback or a coroutine is seen there, and by everything that is started from there and runs
  * later: callbacks, timers, callbacks of futures and coroutines take the state with them when they are scheduled
- * and have it when they run. What comes from another thread, from a signal handler, from a file descriptor or by
- * tornado_ioloop_spawn_callback begins with none. A state belongs to one thread. Where nothing is set, all of this
+ * and have it when they run. What comes from another thread, from a signal handler, from a file descriptor, by
+ * tornado_ioloop_spawn_callback, or by add_callback while the loop does not run, begins with none. A state belongs to one thread. Where nothing is set, all of this
  * costs a test for NULL.
  *
  *       static const char request_id;             // its address is the key
@@ -1033,7 +1040,8 @@ TORNADO_API void tornado_null_context(tornado_callback fn, void *arg);
  *
  * A turn of the loop: the callbacks queued before it, then timers that are due (by deadline, then in the order they
  * were set), then what file descriptors report. Nothing calls user code from inside the call that started it. All
- * functions are for the loop's own thread, except the two that say otherwise.
+ * functions are for the loop's own thread, except those that say otherwise. Whoever made a loop closes it, also the one
+ * that tornado_ioloop_current made for a thread.
  *============================================================================*/
 
 typedef struct tornado_ioloop tornado_ioloop;
@@ -1092,7 +1100,7 @@ TORNADO_API void tornado_ioloop_clear_instance(void);
 /* Whether there is one. */
 TORNADO_API bool tornado_ioloop_initialized(void);
 
-/* Makes `loop` this thread's current one; NULL, and clear_current: none. */
+/* Makes `loop`, which is held, this thread's current one; NULL, and clear_current: none. */
 TORNADO_API void tornado_ioloop_make_current(tornado_ioloop *loop);
 TORNADO_API void tornado_ioloop_clear_current(void);
 
@@ -1233,7 +1241,7 @@ TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace);
  *
  * Whoever gets a future from a function owns one reference. tornado_await and tornado_wait use it up; else give it
  * back with tornado_future_release. A future that fails while nobody looks at it is logged when its last reference
- * goes.
+ * goes, unless it was cancelled or what it waited for was closed (TORNADO_ERR_CANCELLED, TORNADO_ERR_CLOSED).
  *============================================================================*/
 
 typedef struct tornado_future tornado_future;
@@ -1336,10 +1344,17 @@ TORNADO_API const tornado_error *tornado_wait_bytes(tornado_future *future, torn
 TORNADO_API tornado_arena *tornado_current_arena(void);
 
 /* Runs the loop until fn(arg), as a coroutine, has finished. False with what it raised in tornado_last_error().
-   With a timeout, in seconds, TORNADO_ERR_TIMEOUT when it takes longer, and the coroutine is cancelled. */
+   With a timeout, in seconds, TORNADO_ERR_TIMEOUT when it takes longer, and the coroutine is cancelled; one that goes
+   on all the same is left after another second. */
 TORNADO_API bool tornado_ioloop_run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg);
 TORNADO_API bool tornado_ioloop_run_sync_timeout(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg,
                                                  double timeout);
+
+/* A periodic callback that runs fn(arg) as a coroutine; a time that comes while it still runs is left out, so that it
+   never overlaps itself. What it raises is logged. Freeing it lets a run that is under way go on. For the rest see
+   tornado_periodic_callback_new. */
+TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new_coroutine(tornado_coroutine_fn fn, void *arg,
+                                                                               double callback_time, double jitter);
 
 /* Has the calling thread say on standard error which coroutine's stack overflowed, before the process ends as it
    would have without this: by SIGSEGV (or SIGBUS), or in the handler that the program had for it. Takes an
@@ -1673,7 +1688,8 @@ TORNADO_API size_t tornado_executor_queued(tornado_executor *executor);
    done, when called from a job of this executor. */
 TORNADO_API bool tornado_executor_shutdown(tornado_executor *executor, bool cancel);
 
-/* Shuts it down, without `cancel` when that was not done before, and frees it. NULL is allowed. */
+/* Shuts it down, without `cancel` when that was not done before, and frees it; not from a job of its own, where nothing
+   happens. NULL is allowed. */
 TORNADO_API void tornado_executor_free(tornado_executor *executor);
 
 #endif /* TORNADO_NO_EXECUTOR */
@@ -2714,7 +2730,8 @@ typedef struct tornado_http1_server_connection tornado_http1_server_connection;
 /* What a subclass of HTTPMessageDelegate overrides. `self` is what tornado_http1_connection_read_response or
    start_request was given. Entries that are NULL are skipped. What one raises is logged, and closes the connection.
    The order of calls: headers_received; data_received any number of times; then either finish or
-   on_connection_close, not both (neither after tornado_http1_connection_detach); release. */
+   on_connection_close, not both (neither after tornado_http1_connection_detach, nor when a server's answer was
+   finished before); release, always. */
 typedef struct tornado_http_message_delegate {
     /* The head has come; both structs live as long as the connection. A future, which becomes the connection's, has
        the body wait until it is done; NULL: go on. */
@@ -2796,7 +2813,8 @@ TORNADO_API tornado_http1_connection *tornado_http1_connection_retain(tornado_ht
 TORNADO_API void tornado_http1_connection_release(tornado_http1_connection *connection);
 
 /* Reads a response (without is_client: a request), which the delegate is told of. The delegate is borrowed until the
-   exchange is over: done when both sides are. It fails with what on_connection_close is told; at once, with nothing
+   exchange is over: done when both sides are. It fails with what on_connection_close is told, or, after `finish`, with
+   why the rest of an answer could not be sent; at once, with nothing
    but `release` to follow, with TORNADO_ERR_CLOSED or TORNADO_ERR_NOMEM; and with TORNADO_ERR_STATE, without any use
    of the delegate, when called twice or for a server's connection. */
 TORNADO_API TORNADO_MUST_USE tornado_future *
@@ -2850,7 +2868,8 @@ TORNADO_API void tornado_http1_connection_close(tornado_http1_connection *connec
 /* What it was made with; of a server's, the server connection's. */
 TORNADO_API void *tornado_http1_connection_context(const tornado_http1_connection *connection);
 
-/* The request, as it came, or a client's as it was sent; lives as long as the connection. */
+/* A server's: the request, as it came; lives as long as the connection. NULL before its head has come, and of a
+   client's. */
 TORNADO_API tornado_http_request *tornado_http1_connection_request(tornado_http1_connection *connection);
 
 /* The arena that goes with the connection. */
@@ -2920,7 +2939,7 @@ typedef struct tornado_httpserver_options {
                                        X-Scheme or X-Forwarded-Proto the protocol */
     const char *const *trusted_downstream; /* further proxies, skipped in X-Forwarded-For; ends with NULL */
     tornado_proxy_protocol proxy_protocol; /* TORNADO_PROXY_PROTOCOL: behind a proxy that speaks it */
-    double proxy_timeout;           /* seconds for its header; default 5 */
+    double proxy_timeout;           /* seconds for its header; default 5; TORNADO_NONE: any */
     const tornado_ssl_options *ssl_options; /* HTTPS: the certificate and key at least; server_side is understood. To
                                        read the files again give a context, and have it reloaded. Default: none */
     const char *protocol;           /* "https" behind a proxy that does TLS and does not say so; default: "http", with
@@ -2935,7 +2954,8 @@ typedef struct tornado_httpserver_options {
     int64_t max_body_size;          /* bytes; default max_buffer_size; TORNADO_NONE: no limit */
     int64_t max_buffer_size;        /* bytes of a request in memory, at most; default 100 MiB */
     int max_connections;            /* at once; more are closed at once; default TORNADO_NONE */
-    int max_connections_per_ip;     /* the same of one address; default TORNADO_NONE */
+    int max_connections_per_ip;     /* the same of one address (all of a unix socket have one, and all that come through
+                                       a proxy without its protocol); default TORNADO_NONE */
 } tornado_httpserver_options;
 
 /* A server. The delegate and the options are copied, strings too; `self` is what the delegate's functions get. It
@@ -2960,7 +2980,8 @@ TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
 TORNADO_API bool tornado_httpserver_bind(tornado_httpserver *server, int port, const tornado_bind_options *options);
 TORNADO_API bool tornado_httpserver_start(tornado_httpserver *server, int processes);
 
-/* Accepts on sockets that listen already; the server closes them. */
+/* Accepts on sockets that listen already, in the current loop; the server closes them. False with the reason: none was
+   taken. */
 TORNADO_API bool tornado_httpserver_add_sockets(tornado_httpserver *server, const tornado_sockets *sockets);
 TORNADO_API bool tornado_httpserver_add_socket(tornado_httpserver *server, int fd);
 
@@ -2976,7 +2997,8 @@ TORNADO_API void tornado_httpserver_stop(tornado_httpserver *server);
 /* Closes every connection now; requests under way see their client gone. The future is done when all are closed. */
 TORNADO_API tornado_future *tornado_httpserver_close_all_connections(tornado_httpserver *server);
 
-/* Stops, closes idle connections, and others after their next answer. Done when there are none left. */
+/* Stops, closes idle connections, and others after their next answer. Done when there are none left. When memory is
+   short it fails with TORNADO_ERR_NOMEM, and has begun all the same. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_httpserver_drain(tornado_httpserver *server);
 
 /* Stops, closes all connections and frees the server. NULL is allowed. */
@@ -3091,7 +3113,7 @@ typedef struct tornado_output_transform {
 
 /* GZipContentEncoding: compresses text for those who accept gzip. Types: text, JavaScript, JSON, XML, SVG and the
    like; of at least 1,024 bytes, or flushed before the end; without a Content-Encoding, and no part of a range.
-   "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. The application keeps a compressor (362 KiB)
+   "Vary: Accept-Encoding" is always added, an ETag becomes a weak one. The application keeps a compressor (342 KiB)
    from the first such answer on; others take one of their own while that is in use. A program that does not name it
    does not link the compressor. */
 #ifndef TORNADO_NO_ZIP
@@ -3221,7 +3243,9 @@ TORNADO_API void tornado_removeslash(tornado_handler *self);
 
 /* Takes the connection over, for a protocol that begins with HTTP and goes on without. What was written and flushed is
    sent first; no answer follows, and on_finish is not called. The stream is a reference of the caller's, with what has
-   come behind the request. Raises TORNADO_ERR_CLOSED when the client is gone, TORNADO_ERR_STATE after finish. */
+   come behind the request. The server does not count it any more: not for its limits, nor when it drains or closes all.
+   Raises TORNADO_ERR_CLOSED when the client is gone, TORNADO_ERR_STATE after finish and while the body is still coming,
+   TORNADO_ERR_NOMEM. */
 TORNADO_API tornado_iostream *tornado_detach(tornado_handler *self);
 
 /* The request does not end when its verb returns, but with tornado_finish, which may be called from any callback of
@@ -4111,6 +4135,8 @@ static void tornado__error_vset(tornado_error *error, int code, int sys_errno, c
     error->code = code;
     error->sys_errno = sys_errno;
     error->http_status = 0;
+    error->file = NULL;
+    error->line = 0;
     if (format)
         vsnprintf(error->message, sizeof error->message, format, args);
     else
@@ -4200,22 +4226,28 @@ static TORNADO_NORETURN void tornado__raise(const tornado_error *error)
     abort();
 }
 
-TORNADO_API TORNADO_NORETURN void tornado_raise_error(const tornado_error *error)
+TORNADO_API TORNADO_NORETURN void tornado_raise_error_at(const char *file, int line, const tornado_error *error)
 {
-    tornado__raise(error);
+    tornado_error copy = *error;
+    if (!copy.file) {
+        copy.file = file;
+        copy.line = line;
+    }
+    tornado__raise(&copy);
 }
 
-TORNADO_API TORNADO_NORETURN void tornado_raise(int code, const char *format, ...)
+TORNADO_API TORNADO_NORETURN void tornado_raise_at(const char *file, int line, int code, const char *format, ...)
 {
     tornado_error error;
     va_list args;
     va_start(args, format);
     tornado__error_vset(&error, code, 0, format, args);
     va_end(args);
-    tornado__raise(&error);
+    tornado_raise_error_at(file, line, &error);
 }
 
-TORNADO_API TORNADO_NORETURN void tornado_raise_http_error(int status, const char *format, ...)
+TORNADO_API TORNADO_NORETURN void tornado_raise_http_error_at(const char *file, int line, int status,
+                                                              const char *format, ...)
 {
     tornado_error error;
     va_list args;
@@ -4223,12 +4255,12 @@ TORNADO_API TORNADO_NORETURN void tornado_raise_http_error(int status, const cha
     tornado__error_vset(&error, TORNADO_ERR_HTTP, 0, format, args);
     va_end(args);
     error.http_status = status;
-    tornado__raise(&error);
+    tornado_raise_error_at(file, line, &error);
 }
 
 TORNADO_API TORNADO_NORETURN void tornado_raise_http_status(int status)
 {
-    tornado_error error = {TORNADO_ERR_HTTP, 0, status, ""};
+    tornado_error error = {.code = TORNADO_ERR_HTTP, .http_status = status};
     tornado__raise(&error);
 }
 
@@ -5238,7 +5270,8 @@ static void tornado__log_error(tornado_log_stream stream, tornado_log_level leve
     if (!tornado_log_enabled(stream, level))
         return;
     va_start(args, format);
-    tornado__log_vwrite(stream, level, __FILE__, __LINE__, error, format, args);
+    tornado__log_vwrite(stream, level, error->file ? error->file : __FILE__, error->file ? error->line : __LINE__,
+                        error, format, args);
     va_end(args);
 }
 
@@ -9942,7 +9975,7 @@ TORNADO_API int tornado_regex_search(const tornado_regex *regex, tornado_bytes t
  * section: zip (private)
  * Decompressing and compressing, which know nothing of each other but the format.
  *
- * The decompressor is a row of steps. Each takes what it needs of the input at once, at most 48 bits, or nothing: then
+ * The decompressor is a row of steps. Each takes what it needs of the input at once, at most 64 bits, or nothing: then
  * all there is lies in `bits`, and the step goes on with the next part. When a step stops for room instead, whole
  * bytes go from `bits` back to the input, so it is known to the byte what was consumed. So the bits that one call
  * leaves to the next are less than a byte, or fewer than the step needs that stopped.
@@ -10108,7 +10141,7 @@ static tornado__inflate_outcome tornado__inflate_malformed(tornado_decompressor 
     return tornado__inflate_fail(z, TORNADO_ERR_PARSE, text);
 }
 
-/* Whether the next `count` bits are there, at most 56. */
+/* Whether the next `count` bits are there: at most 56, or 64 where whole bytes are left. */
 static TORNADO__INLINE bool tornado__inflate_need(tornado_decompressor *z, unsigned count)
 {
     while (z->count < count) {
@@ -10486,7 +10519,6 @@ static tornado__inflate_outcome tornado__inflate_codes(tornado_decompressor *z)
 
 static tornado__inflate_outcome tornado__inflate_magic(tornado_decompressor *z)
 {
-    z->sum = z->wanted == TORNADO_ZIP_ZLIB; /* Adler-32 begins with 1 */
     z->at_header = z->header_sum = z->flags = 0;
     z->begin = z->summed = z->at; /* no match reaches into the member before */
     z->step = TORNADO__INFLATE_BLOCK;
@@ -10498,7 +10530,7 @@ static tornado__inflate_outcome tornado__inflate_magic(tornado_decompressor *z)
     }
     if (z->format == TORNADO_ZIP_DEFAULT)
         z->format = z->bits == 0x1f ? TORNADO_ZIP_GZIP : TORNADO_ZIP_ZLIB;
-    z->sum = z->format == TORNADO_ZIP_ZLIB;
+    z->sum = z->format == TORNADO_ZIP_ZLIB; /* Adler-32 begins with 1 */
     z->step = z->format == TORNADO_ZIP_GZIP ? TORNADO__INFLATE_GZIP : TORNADO__INFLATE_ZLIB;
     return TORNADO__INFLATE_ON;
 }
@@ -11730,7 +11762,7 @@ static bool tornado__deflate_ready(tornado_compressor *z, tornado_buffer *out)
 /* The outcome of a call. */
 static bool tornado__deflate_outcome(tornado_compressor *z)
 {
-    if (!z->failed && z->out->data)
+    if (z->out->data)
         z->out->data[z->out->len] = '\0'; /* words were written there */
     z->out = NULL;
     return !z->failed || tornado__nomem();
@@ -11826,8 +11858,8 @@ TORNADO_API tornado_compressor *tornado_compressor_new(const tornado_compressor_
     z->symbols_max = symbols;
     z->symbols = (uint32_t *)(void *)(z + 1);
     z->heads = (uint16_t *)(void *)(z->symbols + (level ? symbols : 0));
-    z->near_heads = z->heads + heads;
-    z->chain = z->near_heads + near_heads;
+    z->near_heads = z->heads + (level ? heads : 0);
+    z->chain = z->near_heads + (level ? near_heads : 0);
     z->data = (unsigned char *)(z + 1) + tables;
     memset(z + 1, 0, tables);
     z->data[0] = 0; /* place 0, which is none, is looked at all the same */
@@ -12051,11 +12083,12 @@ typedef struct tornado__context_run {
 static void tornado__context_run_body(void *arg)
 {
     const tornado__context_run *run = arg;
+    tornado_stack_context *own = tornado__context_capture(); /* fn may set the key anew */
     const tornado_error *error = tornado_try(run->fn, run->arg);
-    if (!error)
-        return;
-    tornado_error copy = *error;
-    if (!tornado__context_handles(run->state, &copy))
+    tornado_error copy = error ? *error : (tornado_error){0};
+    bool raise = error && !tornado__context_handles(run->state, &copy);
+    tornado_stack_context_release(own);
+    if (raise)
         tornado__raise(&copy);
 }
 
@@ -12858,24 +12891,34 @@ TORNADO_API bool tornado_ioloop_add_callback(tornado_ioloop *loop, tornado_callb
     return true;
 }
 
-TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback, void *arg)
+/* The place of a pair, which it has from then on; NULL: there is no more room. */
+static tornado__signal_slot *tornado__signal_slot_of(tornado_ioloop *loop, tornado_callback callback, void *arg)
 {
-    for (int i = 0; i < TORNADO__SIGNAL_SLOTS && !atomic_load(&loop->is_closed); i++) {
+    for (int i = 0; i < TORNADO__SIGNAL_SLOTS; i++) {
         tornado__signal_slot *slot = &loop->signals[i];
-        int free_state = 0;
-        if (atomic_compare_exchange_strong(&slot->state, &free_state, 1)) {
+        int state = 0;
+        if (atomic_compare_exchange_strong(&slot->state, &state, 1)) {
             slot->callback = callback;
             slot->arg = arg;
             atomic_store(&slot->state, 2);
-        } else if (free_state != 2 || slot->callback != callback || slot->arg != arg) {
-            continue;
+            return slot;
         }
-        atomic_fetch_add(&slot->count, 1);
-        if (atomic_exchange(&loop->signalled, 1) == 0)
-            tornado__ioloop_wake(loop);
-        return true;
+        if (state == 2 && slot->callback == callback && slot->arg == arg)
+            return slot;
     }
-    return false;
+    return NULL;
+}
+
+TORNADO_API bool tornado_ioloop_add_callback_from_signal(tornado_ioloop *loop, tornado_callback callback, void *arg)
+{
+    tornado__signal_slot *slot =
+        atomic_load(&loop->is_closed) ? NULL : tornado__signal_slot_of(loop, callback, arg);
+    if (!slot)
+        return false;
+    atomic_fetch_add(&slot->count, 1);
+    if (atomic_exchange(&loop->signalled, 1) == 0)
+        tornado__ioloop_wake(loop);
+    return true;
 }
 
 /* Queues what other threads and signal handlers have added. */
@@ -13073,7 +13116,7 @@ static void tornado__ioloop_run_timers(tornado_ioloop *loop)
 
 static void tornado__user_timer_free(tornado_ioloop *loop, tornado__user_timer *timer)
 {
-    timer->generation++;
+    timer->generation += timer->generation == UINT32_MAX ? 2 : 1; /* 0 names none */
     timer->next_free = loop->free_timers;
     loop->free_timers = timer;
 }
@@ -13277,7 +13320,7 @@ static TORNADO__COLD void tornado__ioloop_alarm(int64_t ns)
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-/* How long the loop may wait. The clock is read only when a timer is near: for one that is farther than a second,
+/* How long the loop may wait. The clock is read only when a timer is near: for one that is farther than a minute,
    half of what the last reading says is early enough. */
 static int64_t tornado__ioloop_patience(const tornado_ioloop *loop)
 {
@@ -13339,7 +13382,8 @@ static void tornado__ioloop_turn(tornado_ioloop *loop)
 static void tornado__ioloop_turns(void *arg)
 {
     tornado_ioloop *loop = arg;
-    tornado__timers_return(loop); /* when a timer raised */
+    tornado__ioloop_settle(loop); /* what raised */
+    tornado__timers_return(loop); /* when it was a timer */
     if (loop->once && tornado_ioloop_next_timeout(loop) == 0)
         loop->max_wait = 0;
     while (!loop->stopping) {
@@ -13374,7 +13418,13 @@ TORNADO_API void tornado_ioloop_clear_current(void)
     tornado_ioloop_make_current(NULL);
 }
 
-/* Runs the loop under its boundary, again after each error. */
+static void tornado__ioloop_deal(void *arg)
+{
+    tornado_ioloop *loop = arg;
+    tornado__ioloop_raised(loop, &loop->execution.raised, "Exception in callback");
+}
+
+/* Runs the loop under its boundary, again after each error. What deals with that may raise, too. */
 static bool tornado__ioloop_run(tornado_ioloop *loop, bool once, int64_t max_wait)
 {
     if (loop->running || loop->closed)
@@ -13393,10 +13443,10 @@ static bool tornado__ioloop_run(tornado_ioloop *loop, bool once, int64_t max_wai
     if (loop->may_block)
         tornado__ioloop_alarm(loop->may_block);
     while (tornado__protect(&loop->execution, &loop->boundary, tornado__ioloop_turns, loop)) {
-        tornado_error error = loop->execution.raised;
-        tornado__ioloop_raised(loop, &error, "Exception in callback");
-        if (loop->execution.states)
-            tornado__context_drop(&loop->execution);
+        const tornado_error *error = tornado_try(tornado__ioloop_deal, loop);
+        if (error)
+            tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error,
+                               "Exception in handle_callback_exception");
         loop->max_wait = loop->once ? 0 : -1;
     }
     if (loop->may_block)
@@ -13455,7 +13505,8 @@ TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop)
 static void tornado__signal_tell(void *arg)
 {
     tornado__signal_handler *handler = arg;
-    if (atomic_load(&handler->loop) != tornado__current_loop || atomic_load(&handler->pending) == 0)
+    tornado_ioloop *loop = TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution); /* current or not */
+    if (atomic_load(&handler->loop) != loop || atomic_load(&handler->pending) == 0)
         return;
     atomic_fetch_sub(&handler->pending, 1);
     handler->callback(handler->arg);
@@ -13518,6 +13569,9 @@ static bool tornado__signal_add(tornado_ioloop *loop, int signum, tornado_callba
     if (!handler)
         return tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_ioloop_add_signal_handler: there are %d already",
                              TORNADO__SIGNAL_HANDLERS);
+    if (!tornado__signal_slot_of(loop, tornado__signal_tell, handler))
+        return tornado__fail(TORNADO_ERR_LIMIT, 0, "tornado_ioloop_add_signal_handler: the loop has no room for "
+                             "another callback from signals");
     memset(&action, 0, sizeof action);
     action.sa_handler = tornado__signal_caught;
     action.sa_flags = SA_RESTART;
@@ -13904,8 +13958,16 @@ struct tornado_periodic_callback {
     void *arg;
     int64_t interval, next; /* ns */
     double jitter;
+    void (*destroy)(void *arg); /* NULL: arg is the user's */
     bool calling, freed;
 };
+
+static void tornado__periodic_free(tornado_periodic_callback *periodic)
+{
+    if (periodic->destroy)
+        periodic->destroy(periodic->arg);
+    TORNADO_FREE(periodic);
+}
 
 TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new(tornado_callback callback, void *arg,
                                                                      double callback_time, double jitter)
@@ -13948,6 +14010,16 @@ static bool tornado__periodic_schedule(tornado_periodic_callback *periodic, int6
     return periodic->timeout != 0;
 }
 
+TORNADO_API void tornado_periodic_callback_stop(tornado_periodic_callback *periodic)
+{
+    if (!periodic->loop)
+        return;
+    tornado_ioloop_remove_timeout(periodic->loop, periodic->timeout);
+    tornado_ioloop_release(periodic->loop);
+    periodic->loop = NULL;
+    periodic->timeout = 0;
+}
+
 static void tornado__periodic_call(void *arg)
 {
     tornado_periodic_callback *periodic = arg;
@@ -13957,6 +14029,8 @@ static void tornado__periodic_call(void *arg)
 static void tornado__periodic_run(void *arg)
 {
     tornado_periodic_callback *periodic = arg;
+    tornado__execution *running = tornado__running(); /* the loop's, which need not be current afterwards */
+    tornado_stack_context *before = tornado__context_capture();
     periodic->timeout = 0;
     periodic->calling = true;
     const tornado_error *raised = tornado_try(tornado__periodic_call, periodic);
@@ -13964,12 +14038,19 @@ static void tornado__periodic_run(void *arg)
     if (raised)
         error = *raised;
     periodic->calling = false;
-    if (periodic->freed)
-        TORNADO_FREE(periodic);
-    else if (periodic->loop && !periodic->timeout && !tornado__periodic_schedule(periodic, tornado__now_ns()))
+    tornado_stack_context *after = running->states;
+    running->states = before; /* what the callback has set is not for its next run */
+    if (periodic->freed) {
+        tornado__periodic_free(periodic);
+    } else if (periodic->loop && !periodic->timeout && !tornado__periodic_schedule(periodic, tornado__now_ns())) {
         tornado_gen_log(TORNADO_LOG_ERROR, "a periodic callback ends: %s", tornado_last_error()->message);
+        tornado_periodic_callback_stop(periodic);
+    }
+    running->states = after;
+    tornado_stack_context_release(before);
     if (raised) /* last: whom it is told may free the periodic callback */
-        tornado__ioloop_raised(tornado__current_loop, &error, "Exception in periodic callback");
+        tornado__ioloop_raised(TORNADO__CONTAINER(running, tornado_ioloop, execution), &error,
+                               "Exception in periodic callback");
 }
 
 TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *periodic)
@@ -13987,16 +14068,6 @@ TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *peri
     return false;
 }
 
-TORNADO_API void tornado_periodic_callback_stop(tornado_periodic_callback *periodic)
-{
-    if (!periodic->loop)
-        return;
-    tornado_ioloop_remove_timeout(periodic->loop, periodic->timeout);
-    tornado_ioloop_release(periodic->loop);
-    periodic->loop = NULL;
-    periodic->timeout = 0;
-}
-
 TORNADO_API bool tornado_periodic_callback_is_running(const tornado_periodic_callback *periodic)
 {
     return periodic->loop != NULL;
@@ -14010,7 +14081,7 @@ TORNADO_API void tornado_periodic_callback_free(tornado_periodic_callback *perio
     if (periodic->calling)
         periodic->freed = true;
     else
-        TORNADO_FREE(periodic);
+        tornado__periodic_free(periodic);
 }
 
 /* ---- orderly end ---- */
@@ -14070,9 +14141,17 @@ TORNADO_API void tornado_ioloop_shutdown(tornado_ioloop *loop, double grace)
     tornado__seconds_to_ns(grace, &ns);
     loop->shutdown_phase = 1;
     loop->shutdown_timer.fire = tornado__shutdown_late;
-    for (tornado__link *link = loop->services.next, *next; link != &loop->services; link = next) {
-        next = link->next;
-        tornado__service *service = TORNADO__CONTAINER(link, tornado__service, link);
+    tornado__link left; /* which a service that stops may free some of */
+    tornado__link_init(&left);
+    while (!tornado__link_empty(&loop->services)) {
+        tornado__link *link = loop->services.next;
+        tornado__link_remove(link);
+        tornado__link_append(&left, link);
+    }
+    while (!tornado__link_empty(&left)) {
+        tornado__service *service = TORNADO__CONTAINER(left.next, tornado__service, link);
+        tornado__link_remove(&service->link);
+        tornado__link_append(&loop->services, &service->link);
         service->stop(service);
     }
     if (!tornado__timer_set(loop, &loop->shutdown_timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0)))
@@ -14146,9 +14225,9 @@ struct tornado_future {
     void (*finalize)(struct tornado_future *future);
 };
 
-static const tornado_error tornado__error_nomem = {TORNADO_ERR_NOMEM, ENOMEM, 0, "out of memory"};
-static const tornado_error tornado__error_cancelled = {TORNADO_ERR_CANCELLED, ECANCELED, 0,
-                                                       "the coroutine was cancelled"};
+static const tornado_error tornado__error_nomem = {.code = TORNADO_ERR_NOMEM, .sys_errno = ENOMEM, .message = "out of memory"};
+static const tornado_error tornado__error_cancelled = {.code = TORNADO_ERR_CANCELLED, .sys_errno = ECANCELED,
+                                                       .message = "the coroutine was cancelled"};
 static tornado_future tornado__future_nomem = {
     .state = TORNADO__FAILED, .immortal = true, .observed = true, .error = &tornado__error_nomem};
 
@@ -14321,10 +14400,13 @@ static void tornado__future_take(tornado_future *future)
 /* Resolves one that is pending as another was, whose result it shares. */
 static void tornado__future_follow(tornado_future *future, tornado_future *source)
 {
+    const tornado_error *error = tornado_future_error(source);
+    if (source->source)
+        source = source->source; /* which has none: a chain is one long however many it was made of */
     if (!source->immortal)
         future->source = tornado_future_retain(source);
-    if (source->state == TORNADO__FAILED) {
-        tornado__future_fail(future, tornado_future_error(source));
+    if (error) {
+        tornado__future_fail(future, error);
     } else {
         future->value = source->value;
         future->kind = source->kind;
@@ -14527,6 +14609,7 @@ typedef struct tornado__coroutine {
     tornado_arena *arena;
     bool arena_is_lent; /* it is somebody else's: a request's */
     bool cancelled, failed, canary;
+    bool guard_page; /* below it, one of tornado__guard_pages */
     unsigned char state;
     unsigned char rested; /* visits of tornado__stacks_trim since it began to wait: 2 at most */
     unsigned ready_waits;
@@ -14554,6 +14637,7 @@ typedef struct tornado__slab {
     struct tornado__slab *next;
     char *memory;
     size_t size, used; /* used: bytes whose stacks were made; the rest was never touched */
+    int guard_pages;
 } tornado__slab;
 
 /* A coroutine that was spawned. It gets its stack when its turn comes: of thousands that are spawned at once and
@@ -14601,9 +14685,10 @@ static char *tornado__stack_map(size_t size)
     return memory;
 }
 
-static void tornado__stack_unmap(char *memory, size_t size)
+static void tornado__stack_unmap(char *memory, size_t size, int guard_pages)
 {
     (void)size;
+    (void)guard_pages;
     TORNADO_FREE(memory);
 }
 
@@ -14613,7 +14698,7 @@ static tornado__coroutine *tornado__stack_make(char *low, char *high, size_t sta
     (void)high;
     (void)stagger;
     co->mapped = 0;
-    co->canary = false;
+    co->canary = co->guard_page = false;
     return co;
 }
 
@@ -14638,18 +14723,19 @@ static bool tornado__stack_release(tornado__coroutine *co)
 
 #else
 
-static atomic_int tornado__guard_pages; /* PROT_NONE guards of the process so far */
+static atomic_int tornado__guard_pages; /* PROT_NONE guards that the process has */
 
-/* Guards the low end of a stack. False: it must have a canary instead. */
-static bool tornado__stack_guard(char *low, size_t page)
+/* Guards the low end of a stack; *counted: by one of tornado__guard_pages. False: it must have a canary instead. */
+static bool tornado__stack_guard(char *low, size_t page, bool *counted)
 {
+    *counted = false;
 #ifdef __linux__
     /* Emulators take any advice and do nothing: believe only those that refuse one that does not exist. */
     if (madvise(low, page, TORNADO__MADV_GUARD) == 0 && madvise(low, page, TORNADO__MADV_NONE) != 0)
         return true;
 #endif
     if (atomic_fetch_add(&tornado__guard_pages, 1) < TORNADO__GUARD_MAX && mprotect(low, page, PROT_NONE) == 0)
-        return true;
+        return *counted = true;
     atomic_fetch_sub(&tornado__guard_pages, 1);
     return false;
 }
@@ -14675,9 +14761,10 @@ static char *tornado__stack_map(size_t size)
     return memory;
 }
 
-static void tornado__stack_unmap(char *memory, size_t size)
+static void tornado__stack_unmap(char *memory, size_t size, int guard_pages)
 {
     munmap(memory, size);
+    atomic_fetch_sub(&tornado__guard_pages, guard_pages);
 }
 
 /* Guards the stack between two places and puts its coroutine at its top, `stagger` bytes below the end. */
@@ -14686,7 +14773,7 @@ static tornado__coroutine *tornado__stack_make(char *low, char *high, size_t sta
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     tornado__coroutine *co = (tornado__coroutine *)(void *)(high - stagger - ((sizeof *co + 63) & ~(size_t)63));
     co->mapped = 0;
-    co->canary = !tornado__stack_guard(low, page);
+    co->canary = !tornado__stack_guard(low, page, &co->guard_page);
     co->stack.low = co->canary ? low : low + page;
     co->stack.size = (size_t)((char *)co - co->stack.low);
     if (co->canary)
@@ -14718,7 +14805,7 @@ static bool tornado__stack_release(tornado__coroutine *co)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), low = (uintptr_t)co->stack.low + (co->canary ? page : 0);
     if (co->mapped) {
-        munmap(co->stack.low - (co->canary ? 0 : page), co->mapped);
+        tornado__stack_unmap(co->stack.low - (co->canary ? 0 : page), co->mapped, co->guard_page);
         return true;
     }
     tornado__pages_drop(low, (uintptr_t)co);
@@ -14740,7 +14827,7 @@ static void tornado__stacks_free(tornado__attachment *attachment)
     tornado__timer_clear(stacks->loop, &stacks->trim);
     for (tornado__slab *slab = stacks->slabs, *next; slab; slab = next) {
         next = slab->next;
-        tornado__stack_unmap(slab->memory, slab->size);
+        tornado__stack_unmap(slab->memory, slab->size, slab->guard_pages);
         TORNADO_FREE(slab);
     }
     stacks->loop->stacks = NULL;
@@ -14762,6 +14849,7 @@ static bool tornado__slab_new(tornado__stacks *stacks)
     if (!slab)
         return tornado__nomem();
     slab->used = 0;
+    slab->guard_pages = 0;
     slab->size = count * stacks->stack_size;
     slab->memory = tornado__stack_map(slab->size);
     if (!slab->memory) {
@@ -14780,7 +14868,9 @@ static tornado__coroutine *tornado__stack_new(tornado__stacks *stacks)
     tornado__slab *slab = stacks->slabs;
     char *high = slab->memory + slab->size - slab->used;
     slab->used += stacks->stack_size;
-    return tornado__stack_make(high - stacks->stack_size, high, stacks->made++ % 16 * 64);
+    tornado__coroutine *co = tornado__stack_make(high - stacks->stack_size, high, stacks->made++ % 16 * 64);
+    slab->guard_pages += co->guard_page;
+    return co;
 }
 
 TORNADO_API size_t tornado_ioloop_coroutines(const tornado_ioloop *loop)
@@ -14840,11 +14930,11 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
     if (!stacks)
         return NULL;
     tornado__coroutine *co = stacks->cold;
-    if (co) {
-        stacks->cold = co->next_cold;
-    } else if (stacks->made >= (size_t)loop->max_coroutines) {
+    if (stacks->count >= (size_t)loop->max_coroutines) { /* so there is one that is cold, or may be made */
         tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
         return NULL;
+    } else if (co) {
+        stacks->cold = co->next_cold;
     } else {
         bool room = stacks->slabs && stacks->slabs->used < stacks->slabs->size;
         if (!room && !tornado__slab_new(stacks))
@@ -14923,6 +15013,11 @@ static tornado__coroutine *tornado__coroutine_new_sized(tornado_ioloop *loop, to
         return NULL;
     tornado__coroutine *co = tornado__stack_make(memory, memory + size, 0);
     co->mapped = size;
+    if (stacks->warm + stacks->count >= (size_t)loop->max_coroutines && stacks->warm) {
+        tornado__coroutine *spare = stacks->free[--stacks->warm]; /* one less for the others: tornado__stacks_warm */
+        spare->next_cold = stacks->cold;
+        stacks->cold = spare;
+    }
     return tornado__coroutine_init(co, loop, fn, arg, name);
 }
 
@@ -15132,11 +15227,12 @@ static bool tornado__coroutine_cancel(tornado__coroutine *co)
     if (co->state == TORNADO__CO_DONE)
         return false;
     co->cancelled = true;
-    if (co->state == TORNADO__CO_SUSPENDED && co->waiting && co->waiting->state == TORNADO__PENDING) {
-        tornado__future_unwait(co->waiting, &co->waiter);
-        tornado_future_release(co->waiting);
+    tornado_future *waiting = co->waiting;
+    if (co->state == TORNADO__CO_SUSPENDED && waiting && waiting->state == TORNADO__PENDING) {
+        tornado__future_unwait(waiting, &co->waiter);
         co->waiting = NULL;
         tornado__ioloop_schedule(co->loop, &co->waiter.task);
+        tornado_future_release(waiting); /* last: it may run the program's code, which may cancel again */
     }
     return true;
 }
@@ -15181,10 +15277,9 @@ static void tornado__coroutines_unwind(tornado_ioloop *loop)
     while (!tornado__link_empty(alive)) {
         tornado__coroutine *co = TORNADO__CONTAINER(alive->next, tornado__coroutine, link);
         tornado__coroutine_cancel(co);
-        if (co->waiting) { /* it was done already */
-            tornado_future_release(co->waiting);
-            co->waiting = NULL;
-        }
+        tornado_future *waiting = co->waiting;
+        co->waiting = NULL;
+        tornado_future_release(waiting); /* it was done already */
         for (int turns = 0; turns < TORNADO__LAST_TURNS && alive->next == &co->link; turns++)
             tornado__coroutine_continue(co);
         if (alive->next == &co->link)
@@ -15488,47 +15583,120 @@ TORNADO_API tornado_bytes tornado_await_bytes(tornado_future *future)
 }
 
 #endif
-/* ---- from outside ---- */
+
+/* ---- coroutines again and again ---- */
+
+typedef struct tornado__periodic_coroutine {
+    tornado_coroutine_fn fn;
+    void *arg;
+    tornado_future *run; /* under way */
+    tornado__waiter waiter;
+    bool freed;
+} tornado__periodic_coroutine;
+
+static void tornado__periodic_ran(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__periodic_coroutine *self = TORNADO__CONTAINER(task, tornado__periodic_coroutine, waiter.task);
+    (void)loop;
+    tornado_future_release(self->run); /* which logs that it failed */
+    self->run = NULL;
+    if (self->freed)
+        TORNADO_FREE(self);
+}
+
+static void tornado__periodic_spawn(void *arg)
+{
+    tornado__periodic_coroutine *self = arg;
+    if (self->run)
+        return; /* it would overlap */
+    self->run = tornado_spawn(self->fn, self->arg);
+    tornado__future_wait(self->run, TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution), &self->waiter);
+}
+
+static void tornado__periodic_destroy(void *arg)
+{
+    tornado__periodic_coroutine *self = arg;
+    if (self->run && self->run->state != TORNADO__PENDING) {
+        self->freed = true; /* the task is queued */
+        return;
+    }
+    if (self->run) {
+        tornado__future_unwait(self->run, &self->waiter);
+        tornado_future_release(self->run);
+    }
+    TORNADO_FREE(self);
+}
+
+TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new_coroutine(tornado_coroutine_fn fn, void *arg,
+                                                                               double callback_time, double jitter)
+{
+    tornado__periodic_coroutine *self = TORNADO_MALLOC(sizeof *self);
+    tornado_periodic_callback *periodic =
+        self ? tornado_periodic_callback_new(tornado__periodic_spawn, self, callback_time, jitter) : NULL;
+    if (!periodic) {
+        if (!self)
+            tornado__nomem();
+        TORNADO_FREE(self);
+        return NULL;
+    }
+    memset(self, 0, sizeof *self);
+    self->fn = fn;
+    self->arg = arg;
+    self->waiter.task.run = tornado__periodic_ran;
+    periodic->destroy = tornado__periodic_destroy;
+    return periodic;
+}
 
 /* Stops the loop when the function has ended. On the heap, as the loop may be stopped by others before that. */
+/* ---- from outside ---- */
+
 typedef struct tornado__sync {
     tornado__waiter waiter;
     tornado_future *future;
-    bool abandoned;
-    bool *late; /* is set when the time is up */
+    bool ended, abandoned;
+    bool late; /* the time was up */
+    tornado_timeout timer;
 } tornado__sync;
 
-static void tornado__sync_done(tornado__task *task, tornado_ioloop *loop)
+static void tornado__sync_free(tornado__sync *sync)
 {
-    tornado__sync *sync = TORNADO__CONTAINER(task, tornado__sync, waiter.task);
-    if (!sync->abandoned)
-        tornado_ioloop_stop(loop);
     tornado_future_release(sync->future);
     TORNADO_FREE(sync);
 }
 
+static void tornado__sync_done(tornado__task *task, tornado_ioloop *loop)
+{
+    tornado__sync *sync = TORNADO__CONTAINER(task, tornado__sync, waiter.task);
+    sync->ended = true;
+    if (sync->abandoned)
+        tornado__sync_free(sync);
+    else
+        tornado_ioloop_stop(loop); /* timers of this turn still run, sync_late among them */
+}
+
+/* Cancels it; stops the loop when that did not end it within a second. */
 static void tornado__sync_late(void *arg)
 {
     tornado__sync *sync = arg;
-    *sync->late = tornado_cancel(sync->future);
+    tornado_ioloop *loop = sync->future->loop;
+    sync->timer = 0;
+    if (sync->late)
+        tornado_ioloop_stop(loop);
+    else if ((sync->late = tornado_cancel(sync->future)))
+        sync->timer = tornado_ioloop_call_later(loop, 1, tornado__sync_late, sync);
 }
 
 /* Runs the loop until the future is done. False: it was stopped before. */
-static bool tornado__sync_run(tornado_ioloop *loop, tornado__sync *sync, tornado_future *future)
+static bool tornado__sync_run(tornado_ioloop *loop, tornado__sync *sync)
 {
-    sync->future = tornado_future_retain(future);
-    tornado__future_wait(future, loop, &sync->waiter);
+    tornado__future_wait(sync->future, loop, &sync->waiter);
     tornado_ioloop_start(loop);
-    if (future->state != TORNADO__PENDING)
-        return true;
-    sync->abandoned = true; /* it stays behind, and goes with the future */
-    return tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop was stopped before the function ended");
+    return sync->future->state != TORNADO__PENDING ||
+           tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop was stopped before the function ended");
 }
 
 static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, void *arg, const double *timeout)
 {
-    tornado_timeout timer = 0;
-    bool late = false;
     if (loop->running || loop->closed)
         return tornado__fail(TORNADO_ERR_STATE, 0, "run_sync: the loop is %s",
                              loop->closed ? "closed" : "running already");
@@ -15537,19 +15705,19 @@ static bool tornado__run_sync(tornado_ioloop *loop, tornado_coroutine_fn fn, voi
         return tornado__nomem();
     memset(sync, 0, sizeof *sync);
     sync->waiter.task.run = tornado__sync_done;
-    sync->late = &late;
-    if (timeout && !(timer = tornado_ioloop_call_later(loop, *timeout, tornado__sync_late, sync))) {
+    if (timeout && !(sync->timer = tornado_ioloop_call_later(loop, *timeout, tornado__sync_late, sync))) {
         TORNADO_FREE(sync);
         return false;
     }
-    tornado_future *future = tornado__spawn(loop, fn, arg, "run_sync");
-    bool ok = future->state == TORNADO__PENDING;
-    if (ok)
-        ok = tornado__sync_run(loop, sync, future);
+    tornado_future *future = sync->future = tornado__spawn(loop, fn, arg, "run_sync");
+    bool ok = future->state == TORNADO__PENDING && tornado__sync_run(loop, sync);
+    bool late = sync->late, waits = future->state == TORNADO__PENDING;
+    tornado_ioloop_remove_timeout(loop, sync->timer);
+    tornado_future_retain(future);
+    if (sync->ended || (!ok && !waits))
+        tornado__sync_free(sync);
     else
-        TORNADO_FREE(sync);
-    if (timer)
-        tornado_ioloop_remove_timeout(loop, timer);
+        sync->abandoned = true; /* it stays behind, and goes with the future */
     const tornado_error *error = tornado_future_error(future);
     if (late && (!error || error->code == TORNADO_ERR_CANCELLED))
         ok = tornado__fail(TORNADO_ERR_TIMEOUT, ETIMEDOUT, "Operation timed out after %g seconds", *timeout);
@@ -15919,7 +16087,8 @@ static void tornado__iterator_child_done(tornado__task *task, tornado_ioloop *lo
         tornado__iterator_finish(iterator, child);
         if (running) {
             iterator->running = NULL;
-            tornado__future_follow(running, tornado__iterator_advance(iterator));
+            if (running->references > 1) /* else whoever called `next` has given up, and may call again */
+                tornado__future_follow(running, tornado__iterator_advance(iterator));
             tornado_future_release(running);
         }
     }
@@ -15928,7 +16097,7 @@ static void tornado__iterator_child_done(tornado__task *task, tornado_ioloop *lo
 
 static void tornado__iterator_end(tornado__held *held)
 {
-    static const tornado_error over = {TORNADO_ERR_CLOSED, 0, 0, "the scope of the wait iterator has ended"};
+    static const tornado_error over = {.code = TORNADO_ERR_CLOSED, .message = "the scope of the wait iterator has ended"};
     tornado_wait_iterator *iterator = TORNADO__CONTAINER(held, tornado_wait_iterator, held);
     for (size_t i = 0; i < iterator->count; i++) {
         tornado__iterator_child *child = &iterator->children[i];
@@ -16009,6 +16178,7 @@ TORNADO_API tornado_future *tornado_wait_iterator_next(tornado_wait_iterator *it
         tornado_future *running = tornado_future_new();
         if (running->immortal)
             return running;
+        running->unattended = true; /* callbacks hold it */
         iterator->running = running;
     }
     return tornado_future_retain(iterator->running);
@@ -16029,7 +16199,7 @@ TORNADO_API tornado_future *tornado_wait_iterator_current_future(const tornado_w
 
 /* ---- timeouts ---- */
 
-static const tornado_error tornado__error_timeout = {TORNADO_ERR_TIMEOUT, ETIMEDOUT, 0, "Timeout"};
+static const tornado_error tornado__error_timeout = {.code = TORNADO_ERR_TIMEOUT, .sys_errno = ETIMEDOUT, .message = "Timeout"};
 
 typedef struct tornado__with_timeout {
     tornado_future future; /* holds itself while it waits */
@@ -16284,7 +16454,8 @@ static void tornado__parked_late(tornado__timer *timer, tornado_ioloop *loop)
         tornado__future_fail(&parked->future, &tornado__error_timeout);
 }
 
-static const tornado_error tornado__error_freed = {TORNADO_ERR_CLOSED, 0, 0, "what was waited for was freed"};
+static const tornado_error tornado__error_freed = {.code = TORNADO_ERR_CLOSED,
+                                                    .message = "what was waited for was freed"};
 
 /* Has it stand in line, for `timeout` seconds unless that is NULL. Gives its future, perhaps one that has failed;
    `parked` may be NULL: memory was short. */
@@ -16739,11 +16910,17 @@ static void tornado__slots_add(tornado_queue *queue, tornado__slot slot, bool ba
 {
     if (queue->compare) {
         tornado__slots_rise(queue, queue->count, slot);
-    } else if (back && !queue->lifo) {
+    } else if (back && !queue->lifo) { /* before all that were put later */
+        size_t at = 0;
         queue->first = (queue->first - 1) & (queue->capacity - 1);
-        queue->slots[queue->first] = slot;
+        for (; at < queue->count && tornado__slot_at(queue, at + 1)->order < slot.order; at++)
+            *tornado__slot_at(queue, at) = *tornado__slot_at(queue, at + 1);
+        *tornado__slot_at(queue, at) = slot;
     } else {
-        *tornado__slot_at(queue, queue->count) = slot;
+        size_t at = queue->count;
+        for (; back && at > 0 && tornado__slot_at(queue, at - 1)->order > slot.order; at--)
+            *tornado__slot_at(queue, at) = *tornado__slot_at(queue, at - 1);
+        *tornado__slot_at(queue, at) = slot;
     }
     queue->count++;
 }
@@ -17078,6 +17255,8 @@ static void tornado__job_run(tornado__job *job)
     running->arena = NULL;
     if (error)
         job->error = *error;
+    if (running->states) /* or the thread's next job would have them */
+        tornado__context_drop(running);
 }
 
 /* What an executor without threads does. */
@@ -18694,6 +18873,7 @@ struct tornado_iostream {
     bool brimful : 1;      /* what a user's stream received last took all the room: its peer is faster than we are */
     unsigned char turned;  /* READ: reading waits until it can be written; WRITE: the other way round */
     bool watched;          /* the loop has it */
+    bool moved;            /* some of what is queued was sent; the owner takes that back when it has seen it */
     bool closed;
     bool paused;           /* the owner does not want data now */
     bool unbuffered_ready; /* the kernel holds bytes that were reported and left there */
@@ -19321,6 +19501,7 @@ static ssize_t tornado__iostream_send_range(tornado_iostream *stream, tornado__c
     if (sent <= 0)
         return -1;
     range->at += sent;
+    stream->moved = true;
     if (stream->special & TORNADO__BY_USER)
         tornado__user_sent(stream, (uint64_t)sent);
     if (range->at < range->end) {
@@ -19362,6 +19543,7 @@ static bool tornado__iostream_flush(tornado_iostream *stream)
     while (stream->out && !stream->opening) {
         ssize_t sent = tornado__iostream_send_once(stream);
         if (sent >= 0) {
+            stream->moved = true;
             tornado__iostream_sent(stream, (size_t)sent);
         } else if (tornado__not_now(errno) || errno == ENOBUFS) {
             break;
@@ -21724,7 +21906,8 @@ TORNADO_API tornado_datagram_socket *tornado_datagram_socket_new(const tornado_d
 
 TORNADO_API void tornado_datagram_socket_free(tornado_datagram_socket *socket)
 {
-    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "the socket was closed before it was sent"};
+    static const tornado_error closed = {.code = TORNADO_ERR_CLOSED,
+                                         .message = "the socket was closed before it was sent"};
     if (!socket)
         return;
     tornado_ioloop *loop = socket->loop;
@@ -22393,8 +22576,11 @@ static void tornado__children_look(void *arg)
 
 static bool tornado__children_signal(tornado__children *children)
 {
-    return atomic_exchange(&children->signalled, 1) ||
-           tornado_ioloop_add_callback_from_signal(children->loop, tornado__children_look, children);
+    if (atomic_exchange(&children->signalled, 1) ||
+        tornado_ioloop_add_callback_from_signal(children->loop, tornado__children_look, children))
+        return true;
+    atomic_store(&children->signalled, 0); /* nobody will look */
+    return false;
 }
 
 static void tornado__sigchld_handler(int number, siginfo_t *info, void *context)
@@ -23577,6 +23763,10 @@ static bool tornado__dns_file_read(tornado__dns_file *file, bool *changed)
 {
     struct stat status;
     int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) { /* that tells nothing of the file */
+        *changed = false;
+        return true;
+    }
     bool there = fd >= 0 && fstat(fd, &status) == 0 && S_ISREG(status.st_mode), ok = true;
     *changed = there != file->there || (there && !tornado__dns_file_same(&status, &file->status));
     if (*changed)
@@ -23892,6 +24082,7 @@ static void tornado__dns_finish(tornado__dns_question *question, tornado__dns_ve
         if ((question->addresses = TORNADO_MALLOC(size)) != NULL)
             memcpy(question->addresses, answer->addresses, size);
         question->count = question->addresses ? answer->count : 0;
+        question->error = question->addresses ? 0 : ENOMEM;
         verdict = question->addresses ? verdict : TORNADO__DNS_USELESS;
         ttl = question->addresses ? ttl : 0;
     }
@@ -24046,6 +24237,7 @@ static void tornado__dns_pump(tornado__dns *dns)
         tornado__dns_asking *asking = TORNADO_MALLOC(sizeof *asking);
         tornado__link_remove(&question->link);
         if (!asking) {
+            question->error = ENOMEM;
             tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
             continue;
         }
@@ -24300,7 +24492,7 @@ static void tornado__dns_take(tornado__dns_slot *slot, const tornado__dns_questi
     lookup->nomem |= question->verdict == TORNADO__DNS_FOUND && !slot->count;
     lookup->no_data |= question->verdict == TORNADO__DNS_NO_DATA;
     if (question->verdict == TORNADO__DNS_USELESS) {
-        lookup->error = question->error;
+        lookup->error = question->error ? question->error : lookup->error;
         lookup->failed = true;
     }
 }
@@ -24322,13 +24514,22 @@ static bool tornado__dns_candidate(const tornado__dns_lookup *lookup, char out[2
     return true;
 }
 
+/* RFC 8305 section 3: where one family has come, the other is not waited for as long as it takes. */
+static void tornado__dns_be_patient(tornado__dns_lookup *lookup)
+{
+    if (lookup->slots[0].count || lookup->slots[1].count)
+        tornado__timer_set(lookup->dns->loop, &lookup->patience,
+                           tornado__add_ns(tornado__now_ns(), TORNADO__DNS_PATIENCE));
+}
+
 /* Tries names until one has to be waited for, or the lookup is over: also when no server answers, as a name would mean
    something else then, from one moment to the next. */
 static void tornado__dns_lookup_go(tornado__dns_lookup *lookup)
 {
     static const unsigned types[] = {TORNADO__DNS_AAAA, TORNADO__DNS_A};
     static const int families[] = {AF_INET6, AF_INET};
-    for (char name[254]; lookup->candidate < lookup->candidates && !lookup->error; lookup->candidate++) {
+    for (char name[254]; lookup->candidate < lookup->candidates && !lookup->error && !lookup->nomem;
+         lookup->candidate++) {
         bool waits = false;
         if (!tornado__dns_candidate(lookup, name))
             continue;
@@ -24346,7 +24547,11 @@ static void tornado__dns_lookup_go(tornado__dns_lookup *lookup)
                 waits = slot->waits = true;
             }
         }
-        if (waits || tornado__dns_lookup_found(lookup))
+        if (waits) {
+            tornado__dns_be_patient(lookup);
+            return;
+        }
+        if (tornado__dns_lookup_found(lookup))
             return;
     }
     tornado__dns_lookup_failed(lookup);
@@ -24366,9 +24571,7 @@ static void tornado__dns_told(tornado__link *waiter, const tornado__dns_question
     tornado__dns *dns = lookup->dns;
     tornado__dns_take(slot, question);
     if (lookup->slots[0].waits || lookup->slots[1].waits) {
-        if (slot->count) /* RFC 8305 section 3: the other family is not waited for as long as it takes */
-            tornado__timer_set(dns->loop, &lookup->patience,
-                               tornado__add_ns(tornado__now_ns(), TORNADO__DNS_PATIENCE));
+        tornado__dns_be_patient(lookup);
         return;
     }
     if (tornado__dns_lookup_found(lookup))
@@ -24454,7 +24657,7 @@ static void *tornado__dns_resolver_open(const tornado_resolver_options *options)
 
 static void tornado__dns_resolver_close(void *state)
 {
-    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "the resolver was freed"};
+    static const tornado_error closed = {.code = TORNADO_ERR_CLOSED, .message = "the resolver was freed"};
     tornado__dns *dns = state;
     while (!tornado__link_empty(&dns->lookups)) {
         tornado__dns_lookup *lookup = TORNADO__CONTAINER(dns->lookups.next, tornado__dns_lookup, link);
@@ -24497,8 +24700,10 @@ static bool tornado__dns_refresh(tornado__dns *dns)
     bool changed;
     if (dns->looked && now - dns->looked < TORNADO__DNS_LOOK_AGAIN)
         return true;
-    if (!tornado__dns_file_read(&dns->hosts, &changed))
+    if (!tornado__dns_file_read(&dns->hosts, &changed)) {
+        dns->host_count = 0; /* the names were in the text before */
         return false;
+    }
     if (changed && !tornado__dns_hosts_read(dns, dns->hosts.text ? dns->hosts.text : none)) {
         tornado__dns_file_drop(&dns->hosts);
         return false;
@@ -24959,7 +25164,8 @@ static void tornado__connector_begin(tornado__connector *connector, const tornad
 
 static void tornado__connector_resolved(tornado__connector *connector, tornado_future *resolving)
 {
-    static const tornado_error none = {TORNADO_ERR_RESOLVE, ENOENT, 0, "the resolver has found nothing"};
+    static const tornado_error none = {.code = TORNADO_ERR_RESOLVE, .sys_errno = ENOENT,
+                                       .message = "the resolver has found nothing"};
     const tornado_error *error = tornado_future_error(resolving);
     const tornado_addresses *found = tornado_future_result(resolving);
     if (!error && (!found || !found->count)) /* a class of the program breaks its promise */
@@ -25126,7 +25332,7 @@ TORNADO_API tornado_tcpclient *tornado_tcpclient_new(tornado_resolver *resolver)
 
 TORNADO_API void tornado_tcpclient_free(tornado_tcpclient *client)
 {
-    static const tornado_error closed = {TORNADO_ERR_CLOSED, 0, 0, "the client was freed"};
+    static const tornado_error closed = {.code = TORNADO_ERR_CLOSED, .message = "the client was freed"};
     if (!client)
         return;
     while (!tornado__link_empty(&client->connectors))
@@ -26386,7 +26592,12 @@ TORNADO_API const char *tornado_http_request_header(tornado_http_request *reques
 
 TORNADO_API char *tornado_http_request_full_url(const tornado_http_request *request)
 {
-    return tornado_arena_printf(request->arena, "%s://%s%s", request->protocol, request->host, request->uri);
+    const char *rest = request->uri, *colons = *rest == '/' ? NULL : strstr(rest, "://");
+    if (colons)
+        rest = colons + 3 + strcspn(colons + 3, "/?"); /* behind the authority of the absolute form */
+    else if (*rest != '/')
+        rest = ""; /* of "*" and of CONNECT: RFC 9112 section 3.3 */
+    return tornado_arena_printf(request->arena, "%s://%s%s", request->protocol, request->host, rest);
 }
 
 TORNADO_API char *tornado_http_request_host_name(const tornado_http_request *request)
@@ -26394,7 +26605,7 @@ TORNADO_API char *tornado_http_request_host_name(const tornado_http_request *req
     size_t len = strlen(request->host), digits = len;
     while (digits > 0 && request->host[digits - 1] >= '0' && request->host[digits - 1] <= '9')
         digits--;
-    if (digits > 1 && digits < len && request->host[digits - 1] == ':')
+    if (digits > 1 && request->host[digits - 1] == ':')
         len = digits - 1;
     char *host = tornado_arena_memdup(request->arena, request->host, len);
     for (char *at = host; at && *at; at++)
@@ -27831,6 +28042,7 @@ TORNADO_API char *tornado_url_join(tornado_arena *arena, const char *base, const
 #define TORNADO__SERVER_NAME    "tornado.h/" TORNADO_VERSION
 #define TORNADO__HTTP_BACKLOG   65536 /* bytes behind a request under way, or not sent yet: then reading pauses */
 #define TORNADO__CHUNK_LINE_MAX 4096
+#define TORNADO__CHUNK_OVERHEAD 65536 /* bytes of such lines; beyond, at most 16 for each byte of the body */
 #define TORNADO__LINGER_NS      2000000000
 #define TORNADO__LINGER_BYTES   1048576
 #define TORNADO__INFORMATIONAL_MAX 32 /* responses of status 1xx before one that counts */
@@ -27907,17 +28119,20 @@ struct tornado_http1_server_connection {
     const char *behind;     /* while `feeding`: what has come behind the head or the body, and how much of it */
     size_t behind_len;
     size_t held;            /* bytes at hand that the sink has, and is not done with */
+    tornado__inbuf *parked; /* where they are, when the message or the stream ended meanwhile */
     unsigned scanned;       /* of an incomplete head, or of bytes that are discarded at the end */
     bool ip_allocated;
     bool feeding;   /* data is on the stack */
     bool queued;    /* task is */
     bool in_head;   /* a head has begun, the timer runs */
     bool blank;     /* only empty lines have come since the last request: that is no progress */
-    bool awaited;   /* there is a `flushed` */
-    bool closing;   /* nothing more is read; close when all is sent */
-    bool linger;    /* ...but let the peer read it: it may still be sending */
+    /* Looked at together whenever requests were taken. */
+    bool awaited : 1; /* there is a `flushed` */
+    bool sending : 1; /* the timer is for what the peer has not taken */
+    bool closing : 1; /* nothing more is read; close when all is sent */
+    bool single : 1;  /* for one message */
+    bool linger;    /* when closing, let the peer read what was sent: it may still be sending */
     bool lingering;
-    bool single;    /* for one message */
     bool serving;   /* over a stream that is borrowed: it has begun to read */
     bool lone;      /* its host is its own */
     unsigned char detached; /* TORNADO__NOT_DETACHED... */
@@ -27957,6 +28172,7 @@ typedef struct tornado__exchange {
     bool told;       /* it has had headers_received, and not yet finish or on_connection_close */
     bool in_headers; /* headers_received, or its future, is under way */
     bool read_over;
+    bool settled;    /* both sides are through: the stream goes back to its user as soon as its bytes are counted */
     bool close_is_due; /* the delegate learns of it when what it returned is done: */
     tornado_error error;
 } tornado__exchange;
@@ -27986,6 +28202,7 @@ struct tornado_http1_connection {
     size_t path_len;
     uint64_t left;     /* bytes of the body, or of its chunk, to come */
     uint64_t received;
+    uint64_t overhead; /* bytes of the lines before chunks */
     uint64_t out_left; /* bytes of the answer that were announced and not written; UINT64_MAX: any number */
     tornado_buffer body;
     int64_t begun, ended; /* loop time */
@@ -28331,7 +28548,7 @@ static TORNADO__INLINE int tornado__parse_known(tornado__message *message, const
 static TORNADO__INLINE int tornado__parse_headers(tornado__message *message, char *at, const char *end,
                                                       tornado_http_headers *headers, int what)
 {
-    size_t capacity = 16;
+    size_t capacity = TORNADO_MAX_HEADERS < 16 ? TORNADO_MAX_HEADERS : 16;
     tornado_http_header *items = tornado__arena_alloc(&message->arena, capacity * sizeof *items);
     if (!items)
         return 500;
@@ -28340,12 +28557,13 @@ static TORNADO__INLINE int tornado__parse_headers(tornado__message *message, cha
         if (TORNADO__UNLIKELY(headers->count == capacity)) {
             if (capacity >= TORNADO_MAX_HEADERS)
                 return 431;
-            tornado_http_header *bigger = tornado_arena_alloc(&message->arena, capacity * 2 * sizeof *items);
+            size_t more = capacity * 2 < TORNADO_MAX_HEADERS ? capacity * 2 : TORNADO_MAX_HEADERS;
+            tornado_http_header *bigger = tornado_arena_alloc(&message->arena, more * sizeof *items);
             if (!bigger)
                 return 500;
             memcpy(bigger, items, capacity * sizeof *items);
             headers->items = items = bigger;
-            capacity *= 2;
+            capacity = more;
         }
         tornado_http_header *header = &items[headers->count++];
         header->name = at;
@@ -28747,9 +28965,9 @@ static TORNADO__COLD void tornado__http1_return_stream(tornado__http1 *connectio
 static TORNADO__COLD void tornado__single_over(tornado__message *message)
 {
     tornado__http1 *connection = message->connection;
-    if (!message->finished || !message->exchange->read_over)
-        return;
-    bool keep = message->keep_alive && !message->close_after;
+    const tornado__inbuf *in = connection->stream->in;
+    bool extra = message->client && message->exchange->start.code != 101 && in && in->start < in->end;
+    bool keep = message->keep_alive && !message->close_after && !extra; /* RFC 9112 section 6.3: no response of ours */
     tornado__iostream_retain(&connection->own);
     tornado__exchange_over(message, NULL);
     tornado__message_detach(message);
@@ -28758,6 +28976,16 @@ static TORNADO__COLD void tornado__single_over(tornado__message *message)
     else
         tornado__iostream_shut(connection->stream, NULL);
     tornado__iostream_release(&connection->own);
+}
+
+/* Has the bytes that a sink is not done with stay, now that the stream is used for something else. */
+static void tornado__http1_park(tornado__http1 *connection)
+{
+    if (connection->held) {
+        connection->parked = connection->stream->in;
+        connection->stream->in = NULL;
+        connection->held = 0;
+    }
 }
 
 /* The end of an answer. False: it was shorter than announced, and the connection is closed. */
@@ -28777,15 +29005,14 @@ static bool tornado__http1_finish(tornado__message *message)
     tornado__http1_queue(connection);
     if (TORNADO__UNLIKELY(message->exchange != NULL)) {
         message->finished = true;
-        if (connection->single && (message->client || (message->keep_alive && !message->reading))) {
-            tornado__single_over(message);
-            return true;
-        }
+        if (connection->single && (message->client || (message->keep_alive && !message->reading)))
+            return true; /* tornado__single_settled sees to the rest */
         tornado__exchange_over(message, NULL);
     }
     if (!message->keep_alive || message->reading) {
         connection->closing = true;
         connection->linger = message->reading;
+        tornado__http1_park(connection);
     }
     tornado__message_detach(message);
     return true;
@@ -28826,6 +29053,7 @@ static int tornado__refusal_code(int status)
     case 414:
     case 431:
         return TORNADO_ERR_LIMIT;
+    case 500: /* of parsing: there was no memory */
     case 503:
         return TORNADO_ERR_NOMEM;
     default:
@@ -28837,12 +29065,15 @@ static int tornado__refusal_code(int status)
 static TORNADO__COLD void tornado__message_lost(tornado__http1 *connection, const tornado_error *error)
 {
     tornado__message *message = connection->message;
+    tornado__exchange *exchange = message->exchange;
     connection->message = NULL;
     message->connection = NULL;
     message->ended = message->host->loop->now;
     if (message->sink && message->sink->closed)
         message->sink->closed(message, error);
-    if (message->exchange)
+    if (exchange && message->finished && (message->client ? exchange->read_over : exchange->settled))
+        error = NULL; /* its end had only not been told yet */
+    if (exchange)
         tornado__exchange_over(message, error);
     tornado__message_release(message);
 }
@@ -28882,7 +29113,12 @@ static TORNADO__COLD bool tornado__message_decode(tornado__message *message, tor
             last = (tornado_http_header *)(uintptr_t)&headers->items[i];
     if (!last)
         return true;
-    size_t skip = last->value_len > 2 && tornado__is_word(last->value, 2, "x-", 2) ? 2 : 0;
+    size_t from = last->value_len, rest = 0; /* of the last element of the list; and where those before it end */
+    while (from > 0 && last->value[from - 1] != ',' && last->value[from - 1] != ' ' && last->value[from - 1] != '\t')
+        from--;
+    for (rest = from; rest > 0 && strchr(", \t", last->value[rest - 1]);)
+        rest--;
+    size_t skip = last->value_len - from > 2 && tornado__is_word(last->value + from, 2, "x-", 2) ? from + 2 : from;
     if (!tornado__is_word(last->value + skip, last->value_len - skip, coding->name, strlen(coding->name)))
         return true;
     tornado__decoding *decoding = TORNADO_MALLOC(sizeof *decoding);
@@ -28895,6 +29131,11 @@ static TORNADO__COLD bool tornado__message_decode(tornado__message *message, tor
     decoding->coding = coding;
     decoding->state = state;
     message->decoding = decoding;
+    if (rest > 0) { /* the others are left to whoever reads the body */
+        last->value_len = (uint32_t)rest;
+        *(char *)(uintptr_t)&last->value[rest] = '\0'; /* the head is our copy */
+        return true;
+    }
     last->name = "X-Consumed-Content-Encoding";
     last->name_len = 27;
     return true;
@@ -29020,6 +29261,11 @@ static size_t tornado__chunk_size(tornado__message *message, const char *data, s
         tornado__message_refuse(message, 400, "a chunk's size is malformed");
         return 0;
     }
+    message->overhead += (uint64_t)line;
+    if (message->overhead > TORNADO__CHUNK_OVERHEAD && message->overhead / 16 > message->received) {
+        tornado__message_refuse(message, 400, "the chunks are little but extensions");
+        return 0;
+    }
     if (size > message->connection->max_body_size - (message->decoding ? message->decoding->taken
                                                                         : message->received)) {
         tornado__message_refuse(message, 413, "the body is too large");
@@ -29139,10 +29385,14 @@ static TORNADO__COLD void tornado__message_begin_body(tornado__message *message,
         tornado__message_refuse(message, 413, "Content-Length is too large");
         return;
     }
-    if (message->expects && !message->started && !body_at_hand &&
-        tornado__iostream_queue(connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25) &&
-        !tornado__iostream_flush(connection->stream))
-        return; /* closed, and the message is gone */
+    if (message->expects && !message->started && !body_at_hand) {
+        if (!tornado__iostream_queue(connection->stream, "HTTP/1.1 100 Continue\r\n\r\n", 25)) {
+            tornado__message_refuse(message, 503, "out of memory");
+            return;
+        }
+        if (!tornado__iostream_flush(connection->stream))
+            return; /* closed, and the message is gone */
+    }
     if (message->has_length && !message->sink->data)
         tornado_buffer_reserve(&message->body, message->left < TORNADO__HTTP_BACKLOG ? (size_t)message->left
                                                                                      : TORNADO__HTTP_BACKLOG);
@@ -29183,8 +29433,11 @@ static TORNADO__COLD void tornado__message_announce(tornado__message *message, s
         tornado__message_refuse(message, 503, "out of memory for the body");
         return;
     }
-    if (host->addressed && !message->client)
+    if (host->addressed && !message->client) {
         host->addressed(message);
+        if (TORNADO__UNLIKELY(connection->message != message)) /* it was refused */
+            return;
+    }
     if (message->sink->headers) {
         bool go_on = message->sink->headers(message);
         if (connection->message != message) /* it was answered already */
@@ -29319,7 +29572,7 @@ static TORNADO__COLD size_t tornado__single_head(tornado__http1 *connection, con
     if (!length)
         return 0;
     connection->scanned = 0;
-    int status = tornado__parse_response(message, data, length);
+    int status = message->started ? tornado__parse_response(message, data, length) : 400;
     if (!status)
         status = tornado__response_framing(message);
     if (!status && message->exchange->start.code < 200 && message->exchange->start.code != 101) {
@@ -29366,20 +29619,63 @@ static TORNADO__COLD bool tornado__http1_settled(tornado__http1 *connection)
     return true;
 }
 
+/* What a connection for one message still has to do. Whether its timer stays as it is. */
+static TORNADO__COLD bool tornado__single_settled(tornado__http1 *connection)
+{
+    tornado__message *message = connection->message;
+    if (!message)
+        return !connection->closing;
+    if (message->finished && message->exchange->read_over && (message->client || !connection->stream->out)) {
+        message->exchange->settled = true;
+        connection->stream->paused = true;
+        tornado__http1_queue(connection);
+    }
+    return message->client || message->want_head || message->exchange->settled;
+}
+
+/* While something is not sent, only what the peer takes of it counts (tornado__http1_late looks at that); then the time
+   for what comes in begins anew. */
+static TORNADO__COLD void tornado__http1_sending(tornado__http1 *connection)
+{
+    tornado__http1_host *host = connection->host;
+    const tornado__message *message = connection->message;
+    bool began = !connection->sending;
+    connection->sending = connection->stream->out != NULL;
+    if (connection->sending && began) {
+        connection->stream->moved = false;
+        tornado__http1_set_timer(connection, host->loop->now + host->idle_timeout);
+    } else if (!connection->sending && connection->in_head) {
+        tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->header_timeout));
+    } else if (!connection->sending && message && message->reading && connection->body_timeout >= 0) {
+        tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, connection->body_timeout));
+    }
+}
+
+/* What is not done by each connection. Whether its timer stays as it is. */
+static TORNADO__COLD bool tornado__http1_settle_rest(tornado__http1 *connection)
+{
+    const tornado_iostream *stream = connection->stream;
+    if ((connection->closing || connection->awaited) && !stream->out && tornado__http1_settled(connection))
+        return true;
+    if (connection->single && tornado__single_settled(connection))
+        return true;
+    if (stream->out || connection->sending)
+        tornado__http1_sending(connection);
+    return stream->out != NULL;
+}
+
 /* After requests were taken: send the answers, close if that is due, set the timer for what comes next. */
-static TORNADO__INLINE void tornado__http1_settle(tornado__http1 *connection, bool lent)
+static TORNADO__INLINE void tornado__http1_settle(tornado__http1 *connection)
 {
     tornado_iostream *stream = connection->stream;
     tornado__http1_host *host = connection->host;
     tornado__message *message = connection->message;
     if (stream->closed || (stream->out && !tornado__iostream_flush(stream)))
         return;
-    if (TORNADO__UNLIKELY(connection->closing | connection->awaited) && !stream->out &&
-        tornado__http1_settled(connection))
+    if (TORNADO__UNLIKELY(stream->out != NULL || connection->awaited || connection->sending || connection->closing ||
+                          connection->single) && tornado__http1_settle_rest(connection))
         return;
-    if (lent && connection->single)
-        return;
-    if (stream->out || (!message && !connection->in_head && !connection->blank) ||
+    if ((!message && !connection->in_head && !connection->blank) ||
         (message && message->reading && !message->waiting && connection->body_timeout < 0))
         tornado__http1_set_timer(connection, host->loop->now + host->idle_timeout);
     else if (message && (!message->reading || (message->waiting && connection->body_timeout < 0)))
@@ -29398,7 +29694,7 @@ static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, co
         return len;
     }
     connection->feeding = true;
-    while (used < len && !stream->closed && !connection->closing) {
+    while (used < len && !stream->closed && !connection->closing && !(lent && connection->detached)) {
         tornado__message *message = connection->message;
         size_t part;
         if (!message) {
@@ -29432,7 +29728,7 @@ static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, co
     bool gone = stream->closed || connection->closing;
     if (lent && connection->detached != TORNADO__NOT_DETACHED)
         return connection->detached == TORNADO__DETACHED_IN_PLACE ? 0 : len;
-    tornado__http1_settle(connection, lent);
+    tornado__http1_settle(connection);
     return gone || stream->closed || connection->closing ? len : used;
 }
 
@@ -29449,6 +29745,10 @@ static TORNADO__COLD void tornado__http1_after_wait(tornado__http1 *connection)
     if (in)
         in->start += connection->held;
     connection->held = 0;
+    if (in && in->start == in->end) {
+        TORNADO_FREE(in);
+        connection->stream->in = in = NULL;
+    }
     tornado__http1_behind(connection, in ? in->bytes + in->start : NULL, in ? in->end - in->start : 0);
     if (message->head_waits) {
         message->head_waits = false;
@@ -29457,32 +29757,33 @@ static TORNADO__COLD void tornado__http1_after_wait(tornado__http1 *connection)
         message->piece_waits = false;
         tornado__message_passed(message);
     }
-    in = connection->stream->in;
-    if (in && in->start == in->end) {
-        TORNADO_FREE(in);
-        connection->stream->in = NULL;
-    }
 }
 
 /* Takes up what was left, of a stream that somebody holds. */
 static void tornado__http1_take_up(tornado__http1 *connection, tornado_iostream *stream)
 {
-    if (connection->message && connection->message->waiting) {
-        tornado__http1_settle(connection, true);
+    tornado__message *message = connection->message;
+    if ((message && message->waiting) || (connection->single && !connection->serving)) { /* nobody wants it yet */
+        tornado__http1_settle(connection);
         return;
     }
-    if (connection->message && (connection->message->head_waits || connection->message->piece_waits)) {
+    if (message && (message->head_waits || message->piece_waits)) {
         connection->feeding = true;
         tornado__http1_after_wait(connection);
         connection->feeding = false;
+        message = connection->message;
     }
+    if (connection->single && message && message->finished && message->exchange->settled)
+        tornado__single_over(message);
+    if (connection->stream != stream)
+        return; /* it is its user's again */
     if (stream->paused && !stream->closed && !(connection->message && connection->message->waiting) &&
         !tornado__iostream_unpause(stream))
         return;
     if (stream->in && !stream->closed && !connection->closing)
         tornado__iostream_feed(stream);
     else
-        tornado__http1_settle(connection, true);
+        tornado__http1_settle(connection);
 }
 
 /* Takes up what was left: the next requests, or the answer to send. */
@@ -29572,6 +29873,7 @@ static void tornado__http1_free(tornado_iostream *stream)
     tornado__http1 *connection = (tornado__http1 *)(void *)stream;
     if (connection->ip_allocated)
         TORNADO_FREE(connection->ip.allocated);
+    TORNADO_FREE(connection->parked);
     if (connection->lone)
         tornado__http1_host_release(connection->host);
     TORNADO_FREE(connection);
@@ -29586,13 +29888,17 @@ static void tornado__http1_late(tornado__timer *timer, tornado_ioloop *loop)
     tornado__http1 *connection = TORNADO__CONTAINER(timer, tornado__http1, timer);
     tornado_iostream *stream = connection->stream;
     tornado__message *message = connection->message;
-    (void)loop;
+    if (connection->sending && stream->out && stream->moved) {
+        stream->moved = false;
+        tornado__http1_set_timer(connection, loop->now + connection->host->idle_timeout);
+        return;
+    }
     tornado__iostream_retain(&connection->own);
     tornado__iostream_retain(stream);
     if (message && message->client && (message->want_head || (message->reading && !message->head_waits))) {
         tornado__message_refuse(message, 408, message->want_head ? "Timeout reading the head"
                                                                  : "Timeout reading the body");
-    } else if (connection->closing || stream->out || (!connection->in_head && !message)) {
+    } else if (connection->closing || stream->out || (!connection->in_head && (!message || message->want_head))) {
         tornado__iostream_shut(stream, NULL);
     } else if (message && message->reading && !message->head_waits) {
         tornado__message_refuse(message, 408, "the body took too long");
@@ -29601,7 +29907,7 @@ static void tornado__http1_late(tornado__timer *timer, tornado_ioloop *loop)
     } else {
         tornado__http1_set_timer(connection, INT64_MAX);
     }
-    tornado__http1_settle(connection, true);
+    tornado__http1_settle(connection);
     tornado__iostream_release(stream);
     tornado__iostream_release(&connection->own);
 }
@@ -29697,6 +30003,7 @@ static bool tornado__lent_wants_end(const tornado_iostream *stream)
 static void tornado__lent_closed(tornado_iostream *stream, const tornado_error *cause)
 {
     tornado__http1 *connection = tornado__http1_retain_borrower(stream);
+    tornado__http1_park(connection);
     tornado__http1_closed(&connection->own, cause);
     tornado__iostream_give_back(stream);
     stream->owner->closed(stream, cause);
@@ -29753,7 +30060,7 @@ static void tornado__http1_host_init(tornado__http1_host *host, tornado_ioloop *
     host->max_body_size = p->max_body_size > 0    ? (uint64_t)p->max_body_size
                           : p->max_body_size == 0 ? 104857600
                                                   : UINT64_MAX / 2;
-    host->idle_timeout = tornado__timeout_option(p->idle_connection_timeout, client ? INT64_MAX / 4 : 3600 * second);
+    host->idle_timeout = client ? INT64_MAX / 4 : tornado__timeout_option(p->idle_connection_timeout, 3600 * second);
     host->header_timeout = tornado__timeout_option(p->header_timeout, client ? INT64_MAX / 4 : 60 * second);
     host->body_timeout = p->body_timeout > 0 ? tornado__timeout_option(p->body_timeout, -1) : -1;
     host->decompress = p->decompress;
@@ -30036,9 +30343,9 @@ static void tornado__delegate_finish(tornado__message *message)
     exchange->read_over = true;
     exchange->told = false;
     message->references++;
+    if (message->client && message->connection)
+        tornado__http1_set_timer(message->connection, INT64_MAX); /* the request may still be under way */
     tornado__delegate_tell(message, TORNADO__CALL_FINISH, NULL);
-    if (message->connection && message->connection->single)
-        tornado__single_over(message);
     tornado__message_release(message);
 }
 
@@ -30063,7 +30370,9 @@ static void tornado__delegate_release(tornado__message *message)
 
 static void tornado__delegate_informational(tornado__message *message)
 {
+    message->references++; /* it may close */
     tornado__delegate_tell(message, TORNADO__CALL_INFORMATIONAL, NULL);
+    tornado__message_release(message);
 }
 
 static const tornado__http1_sink tornado__delegate_sink = {
@@ -30462,8 +30771,11 @@ TORNADO_API void tornado_http1_connection_set_body_timeout(tornado_http1_connect
 
 TORNADO_API void tornado_http1_connection_set_max_body_size(tornado_http1_connection *message, int64_t size)
 {
+    uint64_t had = message->received, most = size >= 0 ? (uint64_t)size : UINT64_MAX / 2;
+    if (message->decoding && message->decoding->taken > had)
+        had = message->decoding->taken;
     if (message->connection)
-        message->connection->max_body_size = size >= 0 ? (uint64_t)size : UINT64_MAX / 2;
+        message->connection->max_body_size = most > had ? most : had;
 }
 
 /* Has the stream leave its connection, with what came behind the head. NULL when memory is short. */
@@ -30690,7 +31002,6 @@ struct tornado_httpserver {
     tornado__link proxied;  /* connections whose header of the PROXY protocol has not come */
     size_t proxied_count;
     int64_t refused;        /* when that was logged last of a connection closed at once */
-    bool told; /* that there are too many connections */
     bool active; /* it has a loop */
 };
 
@@ -30768,6 +31079,10 @@ static void tornado__httpserver_addressed(tornado__message *message)
                                                             : (tornado_bytes){NULL, 0};
     char *copy = ip.len && ip.len < 46 ? tornado_arena_memdup(request->arena, ip.data, ip.len) : NULL;
     size_t len;
+    if (ip.len && ip.len < 46 && !copy) { /* it must not pass for the proxy */
+        tornado__message_refuse(message, 503, "out of memory");
+        return;
+    }
     if (copy && tornado_is_valid_ip(copy))
         request->remote_ip = copy;
     if (!scheme)
@@ -30792,20 +31107,20 @@ static void tornado__httpserver_serve(tornado_httpserver *server, int fd, const 
     tornado__peer *peer = NULL;
     bool full = tornado__httpserver_full(server);
     if (full || (server->peers && !(peer = tornado__peer_count(server, address)))) {
-        if (!server->told)
+        if (tornado__may_tell(&server->refused))
             tornado_gen_log(TORNADO_LOG_WARNING, "the limit of %d connections%s is reached",
                             full ? server->max_connections : server->max_connections_per_ip,
                             full ? "" : " of one address");
-        server->told = true;
         close(fd);
         return;
     }
-    server->told = false;
+    server->host.references++; /* when it is closed at once, on_close may free the server */
     tornado__http1 *connection = tornado__http1_serve(&server->host, fd, address);
     if (connection)
         connection->peer = peer;
     else if (peer)
         tornado__peer_drop(server, peer);
+    tornado__http1_host_release(&server->host);
 }
 
 static void tornado__httpserver_accept(int fd, const tornado_address *address, void *arg)
@@ -30916,12 +31231,14 @@ static void tornado__httpserver_wind_down(tornado_httpserver *server)
     if (server->proxies)
         server->proxies->cancel(server);
     server->host.closing = true; /* answers say "Connection: close" from now on */
-    for (tornado__link *link = server->host.connections.next, *next; link != &server->host.connections;
-         link = next) {
+    for (tornado__link *link = server->host.connections.next; link != &server->host.connections; link = link->next) {
         tornado__http1 *connection = TORNADO__CONTAINER(link, tornado__http1, link);
-        next = link->next;
-        if (!connection->message && !connection->stream->in && !connection->stream->out)
-            tornado__iostream_shut(connection->stream, NULL);
+        if (connection->message) {
+            connection->message->keep_alive = false; /* also when its answer has begun */
+        } else if (!connection->stream->in) {
+            connection->closing = true; /* when all is sent, and not here: on_close may free anything */
+            tornado__http1_queue(connection);
+        }
     }
 }
 
@@ -32933,6 +33250,17 @@ static bool tornado__gzip_pays(tornado_handler *self, size_t len, bool finishing
            !tornado_response_header(self, "Content-Encoding") && !tornado_response_header(self, "Content-Range");
 }
 
+/* Whether a Vary header tells of Accept-Encoding. */
+static bool tornado__varies(const char *list)
+{
+    const char *element;
+    size_t len;
+    while (list && tornado__next_element(&list, &element, &len))
+        if (TORNADO__IS_WORD(element, len, "accept-encoding") || (len == 1 && *element == '*'))
+            return true;
+    return false;
+}
+
 /* The ETag was of other bytes: RFC 9110 section 8.8.1. */
 static void tornado__gzip_weaken(tornado_handler *self)
 {
@@ -32952,9 +33280,8 @@ static tornado_bytes tornado__gzip_first_chunk(tornado_handler *self, void *arg,
 {
     tornado__gzip_state *state = arg;
     tornado__response *response = self->response;
-    const char *vary = tornado_response_header(self, "Vary");
     tornado__gzip_release(state); /* of an answer that became an error page */
-    if (!vary || (!strstr(vary, "Accept-Encoding") && strcmp(vary, "*") != 0))
+    if (!tornado__varies(tornado_response_header(self, "Vary")))
         tornado_add_header(self, "Vary", "Accept-Encoding");
     state->gzipping = tornado__gzip_pays(self, chunk.len, finishing);
     if (!state->gzipping)

@@ -517,12 +517,18 @@ static int compare_tests(const void *left, const void *right)
     return files ? files : (a->line > b->line) - (a->line < b->line);
 }
 
+/* Filters are texts in the name; those that begin with ! leave out what they are in. */
 static bool wanted(const char *name, char **filters, int count)
 {
-    for (int i = 0; i < count; i++)
-        if (strstr(name, filters[i]))
-            return true;
-    return count == 0;
+    bool in = false, all = true;
+    for (int i = 0; i < count; i++) {
+        bool out = filters[i][0] == '!';
+        if (out && strstr(name, filters[i] + 1))
+            return false;
+        in = in || (!out && strstr(name, filters[i]));
+        all = all && out;
+    }
+    return in || all;
 }
 
 static void add_job(const test_case *test, const char *poller, char **filters, int filter_count)
@@ -736,7 +742,7 @@ static void run_all(unsigned long repeat)
 static void usage(void)
 {
     puts("usage: tests [-v] [-l] [-j N] [--repeat N] [text ...]\n"
-         "Runs the tests whose names contain one of the texts, or all.\n"
+         "Runs the tests whose names contain one of the texts, or all; not those with a text behind a !.\n"
          "  -v  prints a line for each test, not only for what failed or was skipped\n"
          "  -l  lists the names instead\n"
          "  -j  so many at once; default: two for each core, as tests wait much\n"

@@ -126,8 +126,9 @@ static inline int listen_loopback(int *port)
 {
     struct sockaddr_in address = loopback(0);
     socklen_t len = sizeof address;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 128) == 0);
+    int fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
+    CHECK(fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0); /* ports in TIME_WAIT will do */
+    CHECK(bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 128) == 0);
     CHECK(getsockname(fd, (struct sockaddr *)&address, &len) == 0);
     *port = ntohs(address.sin_port);
     return fd;

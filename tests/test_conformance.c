@@ -562,9 +562,7 @@ static void check_response(const test_row *row, size_t step)
         if (left > step)
             loop_turns(1);
     }
-    if (want->open) /* what is behind is left to the next */
-        client_send(&server, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
-    else
+    if (!want->open)
         shutdown(server.fd, SHUT_WR);
     const tornado_error *error = loop_until(done);
     const char *name = error ? tornado_error_name(error->code) + 12 : NULL, *seen = e.seen.data ? e.seen.data : "";
@@ -578,6 +576,7 @@ static void check_response(const test_row *row, size_t step)
     exchange_end(&e);
     if (want->open) {
         done = exchange_begin(&e, stream, "GET");
+        client_send(&server, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext");
         CHECK(loop_until(done) == NULL);
         CHECK_STR(e.seen.data, "OK body=next");
         tornado_future_release(done);

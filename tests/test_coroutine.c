@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-static const tornado_error broken = {TORNADO_ERR_SYSTEM, 5, 502, "it broke"};
+static const tornado_error broken = {.code = TORNADO_ERR_SYSTEM, .sys_errno = 5, .http_status = 502, .message = "it broke"};
 
 /* So many turns of a long run; fewer where everything takes much longer. */
 static long many(long count)
@@ -2121,7 +2121,9 @@ static __attribute__((noinline)) void *called_by_a_coroutine(void *arg)
 
 static void *a_coroutine_to_debug(void *arg)
 {
-    return called_by_a_coroutine(arg) ? arg : NULL;
+    void *result = called_by_a_coroutine(arg);
+    __asm__ volatile("" ::: "memory"); /* or the call would be a jump, and leave no frame */
+    return result;
 }
 
 TEST(coroutine_to_look_at_in_gdb)

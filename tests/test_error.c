@@ -122,7 +122,7 @@ TEST(error_raised_for_http_has_a_status)
 
 TEST(error_raised_as_a_copy_is_the_same)
 {
-    tornado_error mine = {TORNADO_ERR_SYSTEM, 32, 502, "the pipe broke"};
+    tornado_error mine = {.code = TORNADO_ERR_SYSTEM, .sys_errno = 32, .http_status = 502, .message = "the pipe broke"};
     const tornado_error *error = tornado_try(raise_copy, &mine);
     CHECK(error != &mine);
     CHECK(is_error(error, TORNADO_ERR_SYSTEM));
@@ -217,7 +217,7 @@ static void *error_outlives_waits(void *arg)
     CHECK_STR(error->message, "no more milk");
     CHECK(!tornado_ioloop_configure("flags"));
     CHECK(tornado_wait(tornado_moment()) == NULL);
-    tornado_error other = {TORNADO_ERR_LIMIT, 0, 0, "other"};
+    tornado_error other = {.code = TORNADO_ERR_LIMIT, .message = "other"};
     CHECK(is_error(tornado_wait(tornado_future_failed(&other)), TORNADO_ERR_LIMIT));
     CHECK_STR(error->message, "no more milk");
     return NULL;
@@ -231,7 +231,7 @@ TEST(error_of_a_try_stays_valid_until_the_next_try)
 static void *error_of_wait_outlives_try(void *arg)
 {
     (void)arg;
-    tornado_error other = {TORNADO_ERR_LIMIT, 0, 0, "other"};
+    tornado_error other = {.code = TORNADO_ERR_LIMIT, .message = "other"};
     const tornado_error *error = tornado_wait(tornado_future_failed(&other));
     CHECK(tornado_try(raise_what_is_given, "milk") != NULL);
     CHECK_STR(error->message, "other");

@@ -1,7 +1,7 @@
 /* Futures by themselves: resolving, results, callbacks, references. Waiting for them is in test_coroutine.c. */
 #include "runtime.h"
 
-static const tornado_error broken = {TORNADO_ERR_SYSTEM, 5, 502, "it broke"};
+static const tornado_error broken = {.code = TORNADO_ERR_SYSTEM, .sys_errno = 5, .http_status = 502, .message = "it broke"};
 
 static void count_one(void *arg)
 {

@@ -3,8 +3,8 @@
 
 #include <math.h>
 
-static const tornado_error broken = {TORNADO_ERR_SYSTEM, 5, 502, "it broke"};
-static const tornado_error too_late = {TORNADO_ERR_LIMIT, 0, 0, "it broke later"};
+static const tornado_error broken = {.code = TORNADO_ERR_SYSTEM, .sys_errno = 5, .http_status = 502, .message = "it broke"};
+static const tornado_error too_late = {.code = TORNADO_ERR_LIMIT, .message = "it broke later"};
 
 static tornado_future *integer_of(int64_t value)
 {

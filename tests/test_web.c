@@ -450,7 +450,7 @@ static void super_get(tornado_handler *self)
     top->set_default_headers(self);
     CHECK(tornado_super(self, &hello_class)->prepare != NULL); /* a class that is not above this one */
     CHECK(top->parent->compute_etag(self) != NULL);
-    top->log_exception(self, &(tornado_error){TORNADO_ERR_HTTP, 0, 409, "logged by the default"});
+    top->log_exception(self, &(tornado_error){.code = TORNADO_ERR_HTTP, .http_status = 409, .message = "logged by the default"});
     top->get(self);
 }
 
@@ -1453,7 +1453,7 @@ TEST(web_raising_a_status_that_has_no_body_answers_without_one_or_closes)
 static void uncaught_get(tornado_handler *self)
 {
     if (strstr(self->request->query, "system")) {
-        tornado_future *future = tornado_future_failed(&(tornado_error){TORNADO_ERR_SYSTEM, 2, 0, "/secret/path"});
+        tornado_future *future = tornado_future_failed(&(tornado_error){.code = TORNADO_ERR_SYSTEM, .sys_errno = 2, .message = "/secret/path"});
         tornado_await(future);
     }
     tornado_raise(TORNADO_ERR_PARSE, "<the> secret\r\n[E 700101 00:00:00 forged:1] line of 100%%");
