@@ -16097,7 +16097,8 @@ static void tornado__iterator_child_done(tornado__task *task, tornado_ioloop *lo
 
 static void tornado__iterator_end(tornado__held *held)
 {
-    static const tornado_error over = {.code = TORNADO_ERR_CLOSED, .message = "the scope of the wait iterator has ended"};
+    static const tornado_error over = {.code = TORNADO_ERR_CLOSED,
+                                       .message = "the scope of the wait iterator has ended"};
     tornado_wait_iterator *iterator = TORNADO__CONTAINER(held, tornado_wait_iterator, held);
     for (size_t i = 0; i < iterator->count; i++) {
         tornado__iterator_child *child = &iterator->children[i];
@@ -16199,7 +16200,8 @@ TORNADO_API tornado_future *tornado_wait_iterator_current_future(const tornado_w
 
 /* ---- timeouts ---- */
 
-static const tornado_error tornado__error_timeout = {.code = TORNADO_ERR_TIMEOUT, .sys_errno = ETIMEDOUT, .message = "Timeout"};
+static const tornado_error tornado__error_timeout = {.code = TORNADO_ERR_TIMEOUT, .sys_errno = ETIMEDOUT,
+                                                      .message = "Timeout"};
 
 typedef struct tornado__with_timeout {
     tornado_future future; /* holds itself while it waits */
