@@ -985,8 +985,8 @@ TORNADO_API void tornado_compressor_reset(tornado_compressor *compressor);
  * What is set in a callback or a coroutine is seen there, and by everything that is started from there and runs
  * later: callbacks, timers, callbacks of futures and coroutines take the state with them when they are scheduled
  * and have it when they run. What comes from another thread, from a signal handler, from a file descriptor, by
- * tornado_ioloop_spawn_callback, or by add_callback while the loop does not run, begins with none. A state belongs to one thread. Where nothing is set, all of this
- * costs a test for NULL.
+ * tornado_ioloop_spawn_callback, or by add_callback while the loop does not run, begins with none. A state belongs to
+ * one thread. Where nothing is set, all of this costs a test for NULL.
  *
  *       static const char request_id;             // its address is the key
  *
@@ -14225,7 +14225,8 @@ struct tornado_future {
     void (*finalize)(struct tornado_future *future);
 };
 
-static const tornado_error tornado__error_nomem = {.code = TORNADO_ERR_NOMEM, .sys_errno = ENOMEM, .message = "out of memory"};
+static const tornado_error tornado__error_nomem = {.code = TORNADO_ERR_NOMEM, .sys_errno = ENOMEM,
+                                                   .message = "out of memory"};
 static const tornado_error tornado__error_cancelled = {.code = TORNADO_ERR_CANCELLED, .sys_errno = ECANCELED,
                                                        .message = "the coroutine was cancelled"};
 static tornado_future tornado__future_nomem = {
