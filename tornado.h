@@ -906,7 +906,8 @@ typedef struct tornado_decompressor_options {
 TORNADO_API bool tornado_decompress(tornado_buffer *out, tornado_bytes data,
                                     const tornado_decompressor_options *options);
 
-/* A stream that comes in parts. Takes 11 KiB, and the window and 16 KiB or more (64 KiB by default) when a call leaves a block to the next. */
+/* A stream that comes in parts. Takes 11 KiB, and twice the window (64 KiB by default; at least 16 KiB more than the
+   window) when a call leaves a block to the next. */
 typedef struct tornado_decompressor tornado_decompressor;
 
 /* A new one, that the caller frees; the options are copied and may be NULL. NULL with TORNADO_ERR_INVALID or

@@ -10,7 +10,8 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
-static const tornado_error broken = {.code = TORNADO_ERR_SYSTEM, .sys_errno = 5, .http_status = 502, .message = "it broke"};
+static const tornado_error broken = {.code = TORNADO_ERR_SYSTEM, .sys_errno = 5, .http_status = 502,
+                                     .message = "it broke"};
 
 /* So many turns of a long run; fewer where everything takes much longer. */
 static long many(long count)
