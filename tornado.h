@@ -1389,7 +1389,8 @@ TORNADO_API TORNADO_MUST_USE tornado_future *tornado_maybe_future(tornado_future
 /* Done when all of `count` futures are; takes over a reference of each (of one that stands there twice, one only).
    The result is an array of their results, void **, in the same order: a future of bytes or of an integer gives a
    pointer to a tornado_bytes or an int64_t. When some fail it fails with the error of the first in the list, after
-   all have finished; the other errors are logged. NULL in the list counts as done. */
+   all have finished; the other errors are logged. NULL in the list counts as done. Whoever lets go of it before, or is
+   cancelled, gives all of them up. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_multi(tornado_future *const *futures, size_t count);
 
 /* The same without logging the other errors that have one of the codes in `quiet`, which a zero ends; NULL is all
@@ -14210,6 +14211,7 @@ struct tornado_future {
     bool taken;      /* its success has reached somebody */
     bool owns_error; /* else the error is static, or its source's */
     bool starting;   /* a tornado__start, whose coroutine has no stack yet */
+    bool compound;   /* waits for others: its finalizer has it give up first */
     tornado_ioloop *loop;
     union {
         void *pointer;
@@ -14285,6 +14287,13 @@ static void tornado__failure_missed(const tornado_error *error)
 static void tornado__future_free(tornado_future *future)
 {
     tornado_ioloop *loop = future->loop;
+    if (TORNADO__UNLIKELY(future->compound)) { /* nobody wants it, but tasks of it may be queued and keep it */
+        future->compound = false;
+        future->references = 1;
+        future->finalize(future);
+        tornado_future_release(future);
+        return;
+    }
     for (tornado__waiter *waiter = future->waiters, *next; waiter; waiter = next) {
         next = waiter->next;
         waiter->drop(waiter);
@@ -15896,27 +15905,45 @@ typedef struct tornado__multi {
     tornado__multi_child children[]; /* behind them the results, then the names */
 } tornado__multi;
 
+/* Lets go of all children, those that have not finished first: what goes back may go on to another of them. */
+static void tornado__multi_give_up(tornado__multi *multi)
+{
+    for (size_t i = 0; i < multi->named.count; i++) {
+        tornado__multi_child *child = &multi->children[i];
+        if (child->future && child->future->state == TORNADO__PENDING) {
+            tornado__future_unwait(child->future, &child->waiter);
+            multi->pending--;
+        }
+    }
+    tornado__link_remove(&multi->compound.link);
+    for (size_t i = 0; i < multi->named.count; i++) {
+        tornado_future *child = multi->children[i].future;
+        multi->children[i].future = NULL;
+        if (child && multi->future.taken)
+            tornado__future_take(child);
+        tornado_future_release(child);
+    }
+}
+
+/* Called twice when nobody waited for its end: then it stays until the tasks of children that are queued have run. */
 static void tornado__multi_finalize(tornado_future *future)
 {
     tornado__multi *multi = (tornado__multi *)(void *)future;
-    for (size_t i = 0; i < multi->named.count; i++) {
-        tornado__multi_child *child = &multi->children[i];
-        if (!child->future)
-            continue;
-        tornado__future_unwait(child->future, &child->waiter);
-        if (future->taken)
-            tornado__future_take(child->future);
-        tornado_future_release(child->future);
-    }
+    tornado__multi_give_up(multi);
+    if (multi->pending > 0)
+        tornado_future_retain(future);
 }
+
+static const tornado_error tornado__error_loop_closed = {.code = TORNADO_ERR_CLOSED, .message = "the loop is closed"};
 
 static void tornado__multi_let_go(tornado__compound *compound)
 {
     tornado__multi *multi = TORNADO__CONTAINER(compound, tornado__multi, compound);
-    for (size_t i = 0; i < multi->named.count; i++)
-        if (multi->children[i].future)
-            tornado__future_unwait(multi->children[i].future, &multi->children[i].waiter);
-    tornado_future_release(&multi->future);
+    tornado_future *future = tornado_future_retain(&multi->future);
+    future->compound = false;
+    tornado__multi_give_up(multi);
+    tornado__future_fail(future, &tornado__error_loop_closed); /* for callbacks, which hold it */
+    tornado_future_release(future);
 }
 
 static void tornado__multi_resolve(tornado__multi *multi)
@@ -15949,9 +15976,15 @@ static void tornado__multi_child_done(tornado__task *task, tornado_ioloop *loop)
     if (--multi->pending > 0)
         return;
     tornado__link_remove(&multi->compound.link);
-    if (!loop->closed)
+    if (!multi->future.compound) { /* it has given up, and was kept for this */
+        tornado_future_release(&multi->future);
+        return;
+    }
+    multi->future.compound = false;
+    if (loop->closed)
+        tornado__future_fail(&multi->future, &tornado__error_loop_closed);
+    else
         tornado__multi_resolve(multi);
-    tornado_future_release(&multi->future);
 }
 
 /* One for `count` futures, with `extra` bytes behind the results; NULL when memory is short. */
@@ -15966,6 +15999,7 @@ static tornado__multi *tornado__multi_new(size_t count, size_t extra)
     if (multi) {
         multi->named.count = count;
         multi->named.results = (void **)(void *)&multi->children[count];
+        tornado__link_init(&multi->compound.link);
     }
     return multi;
 }
@@ -15994,9 +16028,10 @@ static tornado_future *tornado__multi_begin(tornado__multi *multi, const void *l
         tornado__multi_resolve(multi);
         return &multi->future;
     }
+    multi->future.compound = multi->future.unattended = true;
     multi->compound.let_go = tornado__multi_let_go;
     tornado__link_append(&multi->future.loop->compounds, &multi->compound.link);
-    return tornado_future_retain(&multi->future); /* it holds itself until all are done */
+    return &multi->future;
 }
 
 TORNADO_API tornado_future *tornado_multi(tornado_future *const *futures, size_t count)
@@ -16206,38 +16241,50 @@ static const tornado_error tornado__error_timeout = {.code = TORNADO_ERR_TIMEOUT
                                                       .message = "Timeout"};
 
 typedef struct tornado__with_timeout {
-    tornado_future future; /* holds itself while it waits */
+    tornado_future future; /* after the time was up, the other's waiter holds it */
     tornado__compound compound;
     tornado__timer timer;
     tornado__waiter waiter;
     tornado_future *other;
     uint64_t quiet;
     bool late; /* the other is no longer held */
+    bool waits; /* the task of `waiter` has not run */
 } tornado__with_timeout;
 
+/* Called twice when nobody waited for its end: then it stays until the other's task has run, if that is queued. */
 static void tornado__with_timeout_finalize(tornado_future *future)
 {
     tornado__with_timeout *self = (tornado__with_timeout *)future;
     if (self->timer.place)
         tornado__timer_clear(future->loop, &self->timer);
-    if (!self->late)
-        tornado_future_release(self->other);
+    tornado__link_remove(&self->compound.link);
+    if (self->late)
+        return;
+    self->late = true;
+    if (future->state == TORNADO__PENDING && self->waits && self->other->state != TORNADO__PENDING)
+        tornado_future_retain(future);
+    else
+        tornado__future_unwait(self->other, &self->waiter);
+    tornado_future_release(self->other);
 }
 
 static void tornado__with_timeout_done(tornado__task *task, tornado_ioloop *loop)
 {
     tornado__with_timeout *self = TORNADO__CONTAINER(task, tornado__with_timeout, waiter.task);
     tornado_future *other = self->other;
-    if (!loop->closed && self->future.state == TORNADO__PENDING) {
+    self->waits = false;
+    tornado__link_remove(&self->compound.link);
+    if (self->future.compound) {
+        self->future.compound = false;
         if (self->timer.place)
             tornado__timer_clear(loop, &self->timer);
         tornado__future_follow(&self->future, other);
-    } else if (other->state == TORNADO__FAILED && tornado__is_quiet(self->quiet, other->error)) {
-        (void)tornado_future_error(other);
+    } else {
+        if (other->state == TORNADO__FAILED && tornado__is_quiet(self->quiet, other->error))
+            (void)tornado_future_error(other);
+        tornado_future_release(&self->future);
     }
-    tornado__link_remove(&self->compound.link);
     tornado_future_release(other); /* what was held for this task */
-    tornado_future_release(&self->future);
 }
 
 static void tornado__with_timeout_drop(tornado__waiter *waiter)
@@ -16251,6 +16298,12 @@ static void tornado__with_timeout_let_go(tornado__compound *compound)
 {
     tornado__with_timeout *self = TORNADO__CONTAINER(compound, tornado__with_timeout, compound);
     tornado__future_unwait(self->other, &self->waiter);
+    self->waits = false;
+    if (self->future.compound) { /* callbacks hold it */
+        self->future.compound = false;
+        tornado_future_retain(&self->future);
+        tornado__future_fail(&self->future, &tornado__error_loop_closed);
+    }
     tornado_future_release(&self->future);
 }
 
@@ -16262,6 +16315,8 @@ static void tornado__with_timeout_late(tornado__timer *timer, tornado_ioloop *lo
     if (self->other->state != TORNADO__PENDING)
         return; /* done in time, in this very turn: it is the loop that is late */
     self->late = true;
+    self->future.compound = false;
+    tornado_future_retain(&self->future); /* for the waiter */
     tornado__future_fail(&self->future, &tornado__error_timeout);
     tornado_future_release(self->other); /* which may end both */
 }
@@ -16286,6 +16341,7 @@ static tornado_future *tornado__with_timeout_begin(double seconds, tornado_futur
     }
     self->other = future;
     self->quiet = quiet;
+    tornado__link_init(&self->compound.link);
     self->timer.fire = tornado__with_timeout_late;
     if (!tornado__timer_set(loop, &self->timer, tornado__add_ns(tornado__now_ns(), ns > 0 ? ns : 0))) {
         tornado_future_release(&self->future);
@@ -16294,8 +16350,8 @@ static tornado_future *tornado__with_timeout_begin(double seconds, tornado_futur
     self->waiter.task.run = tornado__with_timeout_done;
     self->waiter.drop = tornado__with_timeout_drop;
     self->compound.let_go = tornado__with_timeout_let_go;
+    self->future.compound = self->future.unattended = self->waits = true;
     tornado__link_append(&loop->compounds, &self->compound.link);
-    tornado_future_retain(&self->future);
     tornado__future_wait(future, loop, &self->waiter);
     return &self->future;
 }

@@ -2758,3 +2758,92 @@ TEST(coroutine_nothing_leaks_whichever_allocation_fails)
     CHECK(opened > 0);
     CHECK_INT(closed, opened);
 }
+
+/*----------------------------------------------------------------------------
+ * Those who give up on several at once, or on one with a timeout.
+ *----------------------------------------------------------------------------*/
+
+static tornado_lock *contended;
+static tornado_queue *full;
+static tornado_future *pending;
+
+static void *lock_among_others(void *arg)
+{
+    tornado_future *list[] = {tornado_lock_acquire(contended), tornado_future_retain(pending)};
+    tornado_await(tornado_multi(list, 2));
+    return arg;
+}
+
+static void *lock_with_timeout(void *arg)
+{
+    tornado_await(tornado_with_timeout(100, tornado_lock_acquire(contended)));
+    return arg;
+}
+
+static void *put_with_timeout(void *arg)
+{
+    tornado_await(tornado_with_timeout(100, tornado_queue_put(full, arg)));
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_who_gives_up_on_a_lock_among_others_or_with_a_timeout_stands_in_line_no_longer)
+{
+    static const tornado_coroutine_fn fns[] = {lock_among_others, lock_with_timeout};
+    for (int i = 0; i < 4; i++) { /* cancelled in line, or when granted and not run yet */
+        contended = tornado_lock_new();
+        pending = tornado_future_new();
+        CHECK(tornado_lock_acquire_nowait(contended));
+        tornado_future *future = tornado_spawn(fns[i % 2], "x");
+        loop_turns(3);
+        if (i >= 2)
+            tornado_lock_release(contended);
+        CHECK(tornado_cancel(future));
+        if (i < 2)
+            tornado_lock_release(contended);
+        CHECK_INT(loop_code(future), TORNADO_ERR_CANCELLED);
+        loop_turns(3);
+        CHECK(!tornado_lock_is_locked(contended));
+        tornado_lock_free(contended);
+        tornado_future_release(pending);
+    }
+}
+
+TEST_EACH_POLLER(gen_who_gives_up_on_a_put_with_a_timeout_puts_nothing)
+{
+    void *item;
+    full = tornado_queue_new(&(tornado_queue_options){.maxsize = 1});
+    CHECK(tornado_queue_put_nowait(full, "first"));
+    tornado_future *future = tornado_spawn(put_with_timeout, "second");
+    loop_turns(3);
+    CHECK(tornado_cancel(future));
+    CHECK_INT(loop_code(future), TORNADO_ERR_CANCELLED);
+    CHECK(tornado_queue_get_nowait(full, &item));
+    CHECK_STR(item, "first");
+    loop_turns(3);
+    CHECK(!tornado_queue_get_nowait(full, &item));
+    tornado_queue_free(full);
+}
+
+static void count_call(tornado_future *future, void *arg)
+{
+    CHECK(tornado_future_done(future));
+    ++*(int *)arg;
+}
+
+TEST_EACH_POLLER(gen_callbacks_keep_several_at_once_and_timeouts_that_nobody_else_holds)
+{
+    int calls = 0;
+    tornado_future *one = tornado_future_new(), *list[] = {tornado_future_retain(one), tornado_sleep(0.001)};
+    tornado_future *made[] = {tornado_multi(list, 2), tornado_with_timeout(100, tornado_future_retain(one)),
+                              tornado_with_timeout(0.001, tornado_future_retain(one))};
+    for (size_t i = 0; i < sizeof made / sizeof made[0]; i++) {
+        CHECK(tornado_future_add_done_callback(made[i], count_call, &calls));
+        tornado_future_release(made[i]);
+    }
+    while (calls < 1)
+        loop_turns(1);
+    CHECK(tornado_future_set_result(one, NULL, NULL));
+    tornado_future_release(one);
+    while (calls < 3)
+        loop_turns(1);
+}
