@@ -596,7 +596,7 @@ valgrind-part:
 
 ROTATING = $(addprefix test-,$(call turns_of,native)) $(call turns_of,other)
 ALL_CHECKS = $(CHECKS) $(filter-out $(CHECKS) test-plain,$(ENVIRONMENTS:%=test-%)) \
-    fuzz-replay analyse coverage fuzz-coverage soak-short size compile-time
+    fuzz-replay faults analyse coverage fuzz-coverage soak-short size compile-time
 
 # One after the other, each parallel in itself, so that test programs do not slow each other down.
 define run_checks

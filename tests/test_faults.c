@@ -126,7 +126,7 @@ static void trial_all(const char *name, void (*scenario)(void))
 {
     const char *report = getenv("FAULTS");
     FILE *file = report ? fopen(report, "a") : NULL;
-    CHECK(!report || file);
+    CHECK(!report || (file && setvbuf(file, NULL, _IOLBF, 0) == 0)); /* others write, too */
     trial.scenario = name;
     tornado_ioloop_clear_current();
     log_keep();
