@@ -547,6 +547,19 @@ static const char *ask(const char *host, int family)
     return resolved(main_resolver, host, family);
 }
 
+/* The same while the n-th allocation fails; *hit: there was such a one. */
+static const char *ask_in_shortage(const char *host, long n, bool *hit)
+{
+    long allocs = test_allocs();
+    test_fail_alloc(n);
+    tornado_future *future = tornado_resolver_resolve(main_resolver, host, 80, AF_INET);
+    while (!tornado_future_done(future))
+        tornado_ioloop_run_once(tornado_ioloop_current(), 1);
+    *hit = test_allocs() - allocs >= n;
+    test_fail_alloc(0);
+    return text_of(future);
+}
+
 /* Every name has one address of each family. */
 static void answer_any(server *s, const question *q)
 {
@@ -761,6 +774,24 @@ TEST(resolver_by_dns_reads_a_file_again_that_was_written_again)
         CHECK_STR(ask("a", AF_INET), want);
     }
     end();
+}
+
+/* What a short memory left of the names that were there may not be looked at. */
+TEST(resolver_by_dns_forgets_a_hosts_file_that_it_has_no_memory_for)
+{
+    bool hit = true;
+    for (long n = 1; hit; n++) {
+        begin(answer_any, NULL);
+        write_text(hosts_path, "# farther in than what free overwrites\n127.0.0.5 five\n");
+        CHECK_STR(ask("five", AF_INET), "127.0.0.5:80");
+        write_text(hosts_path, "127.0.0.6 five\n");
+        const char *changed = ask_in_shortage("five", n, &hit);
+        if (strcmp(changed, "NOMEM ") != 0)
+            CHECK_STR(changed, "127.0.0.6:80");
+        CHECK(unlink(hosts_path) == 0);
+        CHECK_STR(ask("five", AF_INET), "192.0.2.1:80");
+        end();
+    }
 }
 
 TEST(resolver_by_dns_says_once_that_a_file_is_too_large)
@@ -1798,6 +1829,26 @@ TEST(resolver_by_dns_says_why_no_server_answers)
     files_free();
 }
 
+static void answer_one_name(server *s, const question *q)
+{
+    CHECK_STR(q->name, "db.example");
+    answer_any(s, q);
+}
+
+TEST(resolver_by_dns_searches_no_further_when_memory_is_short)
+{
+    bool hit = true;
+    for (long n = 1; hit; n++) {
+        begin(answer_one_name, NULL);
+        write_text(conf_path, "search one.test\n");
+        const char *found = ask_in_shortage("db.example", n, &hit);
+        if (strcmp(found, "NOMEM ") != 0 && strcmp(found, "RESOLVE EAGAIN") != 0)
+            CHECK_STR(found, "192.0.2.1:80");
+        CHECK_STR(ask("db.example", AF_INET), "192.0.2.1:80");
+        end();
+    }
+}
+
 static void answer_one_family(server *s, const question *q)
 {
     if (q->type == A)
@@ -1808,6 +1859,8 @@ TEST(resolver_by_dns_does_not_wait_for_the_other_family_for_long)
 {
     begin(answer_one_family, OPTIONS(.timeout = 1000));
     CHECK_STR(ask("example.com", 0), "192.0.2.1:80");
+    CHECK_STR(ask("example.com", 0), "192.0.2.1:80"); /* nor when the first is known already */
+    CHECK_INT(main_server.asked, 2);
     end();
 }
 
@@ -1887,6 +1940,29 @@ TEST(resolver_by_dns_out_of_descriptors_says_so_and_goes_on)
     limit.rlim_cur = before;
     CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
     CHECK_STR(ask("b.test", AF_INET), "192.0.2.1:80");
+    end();
+}
+
+TEST(resolver_by_dns_out_of_descriptors_keeps_what_the_files_said)
+{
+    struct rlimit limit;
+    begin(answer_any, NULL);
+    write_text(hosts_path, "127.0.0.5 five\n");
+    write_text(conf_path, "search one.test\n");
+    CHECK_STR(ask("five", AF_INET), "127.0.0.5:80");
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = 0;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK_STR(ask("five", AF_INET), "127.0.0.5:80");
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80"); /* which another resolv.conf would have it forget */
+    limit.rlim_cur = before;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK_STR(ask("five", AF_INET), "127.0.0.5:80");
+    CHECK_INT(main_server.asked, 1);
+    CHECK(unlink(hosts_path) == 0);
+    CHECK_STR(ask("five", AF_INET), "192.0.2.1:80");
     end();
 }
 
