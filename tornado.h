@@ -374,7 +374,7 @@ typedef struct tornado_error {
     int sys_errno;      /* the errno behind it, or 0 */
     int http_status;    /* the status that a request which fails with it is answered with, or 0 for 500 */
     char message[228];  /* one line, NUL-terminated, cut when longer */
-    const char *file;   /* where it was raised; NULL: by the library. A log line tells of it */
+    const char *file;   /* where it was raised (here: by the library), and logs say it was; NULL: it was not raised */
     int line;
 } tornado_error;
 
@@ -394,7 +394,7 @@ TORNADO_API TORNADO_NORETURN void tornado_raise_at(const char *file, int line, i
     TORNADO_PRINTF(4, 5);
 
 /* Raises a copy of `error`, for instance tornado_last_error(); from here, unless it was raised before. */
-#define tornado_raise_error(error) tornado_raise_error_at(__FILE__, __LINE__, error)
+#define tornado_raise_error(...) tornado_raise_error_at(__FILE__, __LINE__, __VA_ARGS__)
 TORNADO_API TORNADO_NORETURN void tornado_raise_error_at(const char *file, int line, const tornado_error *error);
 
 /* Raises an error that answers the request with `status`. The message goes to the log only, as a warning. */
@@ -2797,7 +2797,7 @@ typedef struct tornado_http1_connection_parameters {
     double idle_connection_timeout; /* a server's: seconds without a request, without progress of an answer, and
                                        without body_timeout of a body; default 3600 */
     tornado_http_coding decompress; /* decodes bodies with Content-Encoding: gzip; the header is then called
-                                       X-Consumed-Content-Encoding */
+                                       X-Consumed-Content-Encoding, or has one less when it is a list */
 } tornado_http1_connection_parameters;
 
 /* An exchange over a stream, which it borrows the reading and writing of (and holds a reference to) until it is over:
@@ -15618,10 +15618,11 @@ static void tornado__periodic_ran(tornado__task *task, tornado_ioloop *loop)
 static void tornado__periodic_spawn(void *arg)
 {
     tornado__periodic_coroutine *self = arg;
+    tornado_ioloop *loop = TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution); /* current or not */
     if (self->run)
         return; /* it would overlap */
-    self->run = tornado_spawn(self->fn, self->arg);
-    tornado__future_wait(self->run, TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution), &self->waiter);
+    self->run = tornado__spawn(loop, self->fn, self->arg, "coroutine");
+    tornado__future_wait(self->run, loop, &self->waiter);
 }
 
 static void tornado__periodic_destroy(void *arg)
@@ -15658,9 +15659,9 @@ TORNADO_API tornado_periodic_callback *tornado_periodic_callback_new_coroutine(t
     return periodic;
 }
 
-/* Stops the loop when the function has ended. On the heap, as the loop may be stopped by others before that. */
 /* ---- from outside ---- */
 
+/* Stops the loop when the function has ended. On the heap, as the loop may be stopped by others before that. */
 typedef struct tornado__sync {
     tornado__waiter waiter;
     tornado_future *future;
@@ -15691,10 +15692,11 @@ static void tornado__sync_late(void *arg)
     tornado__sync *sync = arg;
     tornado_ioloop *loop = sync->future->loop;
     sync->timer = 0;
-    if (sync->late)
+    bool again = sync->late;
+    if (!again && !(sync->late = tornado_cancel(sync->future)))
+        return;
+    if (again || !(sync->timer = tornado_ioloop_call_later(loop, 1, tornado__sync_late, sync)))
         tornado_ioloop_stop(loop);
-    else if ((sync->late = tornado_cancel(sync->future)))
-        sync->timer = tornado_ioloop_call_later(loop, 1, tornado__sync_late, sync);
 }
 
 /* Runs the loop until the future is done. False: it was stopped before. */
@@ -29031,10 +29033,10 @@ static TORNADO__COLD void tornado__single_over(tornado__message *message)
     tornado__iostream_retain(&connection->own);
     tornado__exchange_over(message, NULL);
     tornado__message_detach(message);
-    if (keep)
-        tornado__http1_return_stream(connection);
-    else
+    if (!keep)
         tornado__iostream_shut(connection->stream, NULL);
+    else if (connection->stream != &connection->own) /* else the delegate's `release` has closed it */
+        tornado__http1_return_stream(connection);
     tornado__iostream_release(&connection->own);
 }
 
@@ -29065,7 +29067,7 @@ static bool tornado__http1_finish(tornado__message *message)
     tornado__http1_queue(connection);
     if (TORNADO__UNLIKELY(message->exchange != NULL)) {
         message->finished = true;
-        if (connection->single && (message->client || (message->keep_alive && !message->reading)))
+        if (connection->single && (message->client || !message->reading))
             return true; /* tornado__single_settled sees to the rest */
         tornado__exchange_over(message, NULL);
     }
@@ -29721,7 +29723,7 @@ static TORNADO__COLD bool tornado__http1_settle_rest(tornado__http1 *connection)
         return true;
     if (stream->out || connection->sending)
         tornado__http1_sending(connection);
-    return stream->out != NULL;
+    return stream->out != NULL || stream->closed;
 }
 
 /* After requests were taken: send the answers, close if that is due, set the timer for what comes next. */
@@ -29788,7 +29790,10 @@ static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, co
     bool gone = stream->closed || connection->closing;
     if (lent && connection->detached != TORNADO__NOT_DETACHED)
         return connection->detached == TORNADO__DETACHED_IN_PLACE ? 0 : len;
-    tornado__http1_settle(connection);
+    if (TORNADO__UNLIKELY(connection->held > 0 && !stream->in))
+        tornado__http1_queue(connection); /* that may close, and the bytes are the stream's when this has returned */
+    else
+        tornado__http1_settle(connection);
     return gone || stream->closed || connection->closing ? len : used;
 }
 

@@ -539,6 +539,51 @@ TEST(http1_connection_close_during_a_wait_is_told_when_that_is_over)
     dialogue_end(&d);
 }
 
+static tornado_http1_connection *answering;
+
+static tornado_future *answer_and_wait(void *self, tornado_bytes chunk)
+{
+    tornado_future_release(write_head(answering, 200, 100, NULL));
+    return record_data(self, chunk);
+}
+
+/* Also in the turn in which it came. */
+TEST(http1_connection_piece_stays_when_the_peer_takes_no_answer)
+{
+    static const tornado_http_message_delegate delegate = {.data_received = answer_and_wait, .finish = record_finish,
+                                                           .on_connection_close = record_close,
+                                                           .release = record_release};
+    static const char head[] = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc";
+    char other[100];
+    int ends[2], others[2];
+    recorder r = {.data_future = tornado_future_new()};
+    tornado_future *future = r.data_future;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, others) == 0);
+    tornado_iostream *stream = tornado_iostream_new(ends[0], NULL), *busy = tornado_iostream_new(others[0], NULL);
+    answering = tornado_http1_connection_new(stream, false, NULL, NULL);
+    tornado_future *done = tornado_http1_connection_read_response(answering, &delegate, &r);
+    CHECK(write(ends[1], head, sizeof head - 1) == sizeof head - 1);
+    CHECK(shutdown(ends[1], SHUT_RD) == 0);
+    while (!tornado_iostream_closed(stream))
+        loop_turns(1);
+    memset(other, 'x', sizeof other);
+    CHECK(write(others[1], other, sizeof other) == sizeof other);
+    CHECK_INT(loop_code(tornado_iostream_read_bytes(busy, sizeof other)), 0);
+    CHECK_MEM(r.piece.data, r.piece.len, "abc", 3);
+    tornado_future_set_result(future, NULL, NULL);
+    tornado_future_release(future);
+    CHECK(loop_until(done) != NULL);
+    loop_turns(3);
+    CHECK(r.over);
+    tornado_future_release(done);
+    tornado_http1_connection_release(answering);
+    tornado_iostream_release(stream);
+    tornado_iostream_release(busy);
+    close(ends[1]);
+    close(others[1]);
+    recorder_end(&r);
+}
+
 TEST(http1_connection_body_is_collected_without_data_received)
 {
     static const tornado_http_message_delegate plain = {.finish = record_finish, .release = record_release};
@@ -666,6 +711,27 @@ TEST(http1_connection_has_the_stream_until_it_is_over)
     CHECK(tornado_http1_connection_new(d.stream, true, NULL, NULL) == NULL);
     tornado_iostream_release(d.stream);
     client_close(&d.peer);
+}
+
+static void close_when_released(void *self)
+{
+    dialogue *d = self;
+    record_release(&d->seen);
+    tornado_iostream_close(d->stream);
+}
+
+TEST(http1_connection_delegate_may_close_the_stream_when_it_is_released)
+{
+    static const tornado_http_message_delegate delegate = {.release = close_when_released};
+    dialogue d = dialogue_open(true, NULL);
+    dialogue_send(&d, "GET");
+    d.done = tornado_http1_connection_read_response(d.connection, &delegate, &d);
+    tornado_http1_connection_release(d.connection);
+    d.connection = NULL;
+    client_send(&d.peer, OK_ "Content-Length: 2\r\n\r\nok");
+    CHECK(loop_until(d.done) == NULL);
+    CHECK(tornado_iostream_closed(d.stream));
+    dialogue_end(&d);
 }
 
 TEST(http1_connection_a_delegate_that_comes_too_late_is_released)
