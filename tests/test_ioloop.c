@@ -2230,6 +2230,32 @@ TEST_EACH_POLLER(ioloop_periodic_coroutine_that_is_freed_lets_its_run_go_on)
     }
 }
 
+static void be_without_a_loop(void *loop)
+{
+    tornado_ioloop_clear_current();
+    CHECK(tornado_ioloop_call_later(loop, 0.0001, be_without_a_loop, loop) != 0);
+}
+
+static void *stop_its_loop(void *loop)
+{
+    note("a");
+    tornado_ioloop_stop(loop);
+    return NULL;
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_runs_on_its_loop_though_that_is_not_the_current)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    be_without_a_loop(loop);
+    tornado_ioloop_make_current(loop);
+    swing.periodic = tornado_periodic_callback_new_coroutine(stop_its_loop, loop, 1, 0);
+    CHECK(tornado_periodic_callback_start(swing.periodic));
+    CHECK(tornado_ioloop_start(loop));
+    CHECK_STR(traced(), "a");
+    swing_free(NULL);
+    CHECK(tornado_ioloop_close(loop, false));
+}
+
 static void swing_free_and_fail(void *arg)
 {
     swing_free(NULL);
