@@ -271,6 +271,26 @@ TEST_EACH_POLLER(embedding_exceptions_may_lead_to_others_and_the_loop_goes_on)
     }
 }
 
+TEST(embedding_exceptions_in_a_periodic_callback_are_told_once)
+{
+    static const char *const traces[] = {"periodic", "periodicdeferred ", "periodicdeferred "};
+    for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++) {
+        tornado_ioloop *loop = tornado_ioloop_new(&(tornado_ioloop_options){.handle_callback_exception = hooks[i]});
+        tornado_periodic_callback *periodic = NULL;
+        log_keep();
+        periodic = tornado_periodic_callback_new(raise_from_period, &periodic, 1, 0);
+        CHECK(tornado_periodic_callback_start(periodic));
+        while (tornado_periodic_callback_is_running(periodic))
+            CHECK(tornado_ioloop_run_once(loop, 5));
+        CHECK_STR(traced(), traces[i]);
+        CHECK_INT(logged("Exception in handle_callback_exception"), i != 1);
+        CHECK_INT(logged("worse than periodic"), i != 1);
+        tornado_periodic_callback_free(periodic);
+        CHECK(tornado_ioloop_close(loop, false));
+        tornado_ioloop_clear_current();
+    }
+}
+
 /*----------------------------------------------------------------------------
  * Signals.
  *----------------------------------------------------------------------------*/

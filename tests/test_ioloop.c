@@ -2510,7 +2510,7 @@ TEST_EACH_POLLER(ioloop_shutdown_by_signal_ends_the_loops_of_all_threads)
         CHECK(pid >= 0);
         if (pid == 0) {
             pthread_t thread;
-            log_keep();
+            tornado_enable_pretty_logging(&(tornado_log_options){.level = TORNADO_LOG_ERROR});
             CHECK(pthread_create(&thread, NULL, run_in_thread_until_signal, NULL) == 0);
             run_in_thread_until_signal(NULL);
             CHECK(pthread_join(thread, NULL) == 0);
