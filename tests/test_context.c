@@ -1,6 +1,8 @@
 /* State that follows execution: what is set in one callback or coroutine is there in those that it starts. */
 #include "runtime.h"
 
+#include <pthread.h>
+
 static const char name_key, other_key;
 
 static const char *name(void)
@@ -86,6 +88,93 @@ TEST(context_does_not_go_with_a_spawned_callback)
     tornado_ioloop_add_callback(loop, spawn_and_forget, "ann");
     CHECK(tornado_ioloop_run_sync(loop, stop_soon, NULL));
     CHECK_STR(traced(), "caller ann; forgotten -; forgotten -; ");
+}
+
+static void add_to_the_loop(void *loop)
+{
+    CHECK_STR(name(), "bob");
+    CHECK(tornado_ioloop_add_callback(loop, see, "thread"));
+}
+
+static void *add_from_thread(void *loop)
+{
+    tornado_stack_context_state state = {.key = &name_key, .value = "bob"};
+    tornado_run_with_stack_context(&state, add_to_the_loop, loop);
+    return NULL;
+}
+
+static void see_readable(int fd, unsigned events, void *arg)
+{
+    (void)events;
+    see(arg);
+    CHECK(tornado_ioloop_remove_handler(tornado_ioloop_current(), fd));
+}
+
+static void start_from_outside(void *arg)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    pthread_t thread;
+    int *ends = arg;
+    set_name("ann");
+    CHECK(pthread_create(&thread, NULL, add_from_thread, loop) == 0);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(tornado_ioloop_add_callback_from_signal(loop, see, "signal"));
+    CHECK(tornado_ioloop_add_handler(loop, ends[0], see_readable, "descriptor", TORNADO_IOLOOP_READ));
+    CHECK(write(ends[1], "x", 1) == 1);
+}
+
+TEST_EACH_POLLER(context_does_not_go_with_what_comes_from_outside)
+{
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    tornado_ioloop *loop = tornado_ioloop_current();
+    set_name("before");
+    tornado_ioloop_add_callback(loop, see, "before the loop runs");
+    tornado_ioloop_add_callback(loop, start_from_outside, ends);
+    CHECK(tornado_ioloop_run_sync(loop, stop_soon, NULL));
+    const char *what = traced();
+    const char *const seen[] = {"before the loop runs -; ", "thread -; ", "signal -; ", "descriptor -; "};
+    for (size_t i = 0; i < sizeof seen / sizeof seen[0]; i++)
+        if (!strstr(what, seen[i]))
+            FAIL("%s is not in %s", seen[i], what);
+    set_name(NULL);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static int periods;
+
+static void see_and_change(void *periodic)
+{
+    see("run");
+    set_name("left over");
+    if (++periods % 3 == 0)
+        tornado_periodic_callback_stop(*(tornado_periodic_callback **)periodic);
+}
+
+static void start_periodic(void *arg)
+{
+    tornado_periodic_callback **periodic = arg;
+    set_name("ann");
+    CHECK(tornado_periodic_callback_start(*periodic));
+    set_name("later");
+}
+
+TEST_EACH_POLLER(context_of_a_periodic_callback_is_the_same_in_each_run)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_periodic_callback *periodic = NULL;
+    periodic = tornado_periodic_callback_new(see_and_change, &periodic, 1, 0);
+    tornado_ioloop_add_callback(loop, start_periodic, &periodic);
+    do {
+        CHECK(tornado_ioloop_run_once(loop, 1));
+    } while (tornado_periodic_callback_is_running(periodic));
+    CHECK_STR(traced(), "run ann; run ann; run ann; ");
+    CHECK(tornado_periodic_callback_start(periodic));
+    while (tornado_periodic_callback_is_running(periodic))
+        CHECK(tornado_ioloop_run_once(loop, 1));
+    CHECK_STR(traced(), "run -; run -; run -; ");
+    tornado_periodic_callback_free(periodic);
 }
 
 static int destroyed;
@@ -258,6 +347,41 @@ TEST(context_handles_what_its_function_raises_or_raises_it_on)
     CHECK(is_error(tornado_try(raise_inside, "two"), TORNADO_ERR_SYSTEM));
     CHECK_STR(traced(), "handler: two; ");
     CHECK_STR(name(), "-");
+}
+
+static char live[8];
+
+static void end_value(void *value)
+{
+    CHECK(value == live);
+    destroyed++;
+    strcpy(live, "gone");
+}
+
+static void set_anew_and_fail(void *arg)
+{
+    set_name("another");
+    CHECK_INT(destroyed, 0);
+    fail(arg);
+}
+
+static void raise_after_a_change(void *arg)
+{
+    tornado_stack_context_state state = {&name_key, live, end_value, handle};
+    strcpy(live, "alive");
+    destroyed = 0;
+    tornado_run_with_stack_context(&state, set_anew_and_fail, arg);
+    CHECK_STR(name(), "-");
+}
+
+TEST(context_handler_has_its_value_also_when_the_function_set_another)
+{
+    for (int i = 0; i < 2; i++) {
+        answer = i;
+        CHECK(is_error(tornado_try(raise_after_a_change, "broken"), TORNADO_ERR_SYSTEM) == !i);
+        CHECK_STR(traced(), "alive: broken; ");
+        CHECK_INT(destroyed, 1);
+    }
 }
 
 static void without_key(void *arg)

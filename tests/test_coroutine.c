@@ -3,6 +3,7 @@
 #include "filter.h"
 #include "http_client.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -375,6 +376,40 @@ TEST(coroutine_beyond_the_limit_fails_and_works_again_when_one_has_ended)
         tornado_future_release(gate);
     }
     CHECK(!strchr(trace, 'x'));
+}
+
+/* A coroutine that waits, with a stack of its own size for 's', else one of the loop's. */
+static tornado_future *spawn_of_kind(char kind, tornado_future *gate)
+{
+    tornado_spawn_options options = {.stack_size = 65536};
+    tornado_future *future = kind == 's' ? tornado_spawn_with(wait_at_the_gate, gate, &options)
+                                         : tornado_spawn(wait_at_the_gate, gate);
+    loop_turns(1); /* it has its stack */
+    return future;
+}
+
+TEST(coroutines_with_stacks_of_any_size_are_never_more_than_the_limit)
+{
+    static const char *const orders[] = {"pppp", "ssss", "sspp", "ppss", "pppp", "spsp", "psss", "sssp"};
+    loop_with((tornado_ioloop_options){.max_coroutines = 4});
+    log_keep();
+    for (size_t round = 0; round < sizeof orders / sizeof orders[0]; round++) {
+        tornado_future *gate = tornado_future_new(), *waiting[4];
+        for (int i = 0; i < 4; i++) {
+            waiting[i] = spawn_of_kind(orders[round][i], gate);
+            CHECK(!tornado_future_done(waiting[i]));
+        }
+        CHECK_INT(coroutines(), 4);
+        for (int i = 0; i < 2; i++)
+            CHECK_INT(loop_code(spawn_of_kind("ps"[i], gate)), TORNADO_ERR_LIMIT);
+        CHECK_INT(coroutines(), 4);
+        tornado_future_set_result(gate, NULL, NULL);
+        for (int i = 0; i < 4; i++)
+            CHECK_INT(loop_code(waiting[i]), 0);
+        CHECK_INT(coroutines(), 0);
+        CHECK_STR(traced(), "(((())))");
+        tornado_future_release(gate);
+    }
 }
 
 TEST(coroutines_that_do_not_wait_share_a_stack_however_many_are_spawned_at_once)
@@ -2019,6 +2054,33 @@ TEST(coroutine_stack_overflow_ends_the_process_at_its_guard_on_each_stack)
     }
 }
 
+static void overflow_and_report(void)
+{
+    signal(SIGSEGV, SIG_DFL);
+    signal(SIGBUS, SIG_DFL);
+    CHECK(tornado_report_stack_overflow());
+    CHECK(tornado_report_stack_overflow());
+    loop_with((tornado_ioloop_options){.stack_size = overflow.stack_size});
+    for (intptr_t i = 0; i < 3; i++) {
+        const char *const names[] = {"elephant", "giraffe", "zebra"};
+        tornado_spawn_options options = {.name = names[i]};
+        tornado_future_release(tornado_spawn_with(overflow_one, (void *)i, &options));
+    }
+    loop_turns(5);
+}
+
+TEST(coroutine_stack_overflow_is_reported_when_told_and_ends_the_process_all_the_same)
+{
+    const char *output;
+    if (instrumented())
+        SKIP("others have the signal here");
+    overflow.which = 1;
+    CHECK_INT(dies_of(overflow_and_report, &output), SIGSEGV);
+    CHECK(strstr(output, "the coroutine giraffe overflowed") != NULL);
+    CHECK(strstr(output, "elephant") == NULL && strstr(output, "zebra") == NULL);
+    CHECK(strstr(output, "it survived") == NULL);
+}
+
 #ifdef HAVE_SECCOMP
 
 /* Has the system refuse lightweight guards, and pages without access too. */
@@ -2064,6 +2126,47 @@ TEST(coroutine_stack_overflow_hits_a_page_where_there_are_no_lightweight_guards)
         SKIP("system calls cannot be filtered");
     CHECK_INT(number, SIGSEGV);
     CHECK(strstr(output, "it survived") == NULL);
+}
+
+/* More stacks than there may be such pages at once, one after the other. */
+enum { MANY_STACKS = 25500 };
+
+static void overflow_after_many_stacks_of_ones_own(void)
+{
+    refuse_guards(false);
+    for (int i = 0; i < MANY_STACKS; i++)
+        CHECK_INT(loop_code(tornado_spawn_with(return_null, NULL, &(tornado_spawn_options){.stack_size = 16384})), 0);
+    overflow_a_stack();
+}
+
+static void overflow_after_many_loops(void)
+{
+    refuse_guards(false);
+    for (int i = 0; i < MANY_STACKS / 100; i++) {
+        tornado_future *gate = tornado_future_new();
+        loop_with((tornado_ioloop_options){.stack_size = 16384});
+        for (int n = 0; n < 100; n++)
+            tornado_future_release(tornado_spawn(wait_at_the_gate, gate));
+        loop_turns(1);
+        traced();
+        close_loop();
+        tornado_future_release(gate);
+    }
+    overflow_a_stack();
+}
+
+TEST_LIMIT(coroutine_stacks_that_are_given_back_give_back_their_page, 60)
+{
+    const char *output;
+    if (instrumented())
+        SKIP("system calls cannot be filtered here");
+    for (int i = 0; i < 2; i++) {
+        int number = dies_of(i ? overflow_after_many_loops : overflow_after_many_stacks_of_ones_own, &output);
+        if (strstr(output, "no filter"))
+            SKIP("system calls cannot be filtered");
+        CHECK_INT(number, SIGSEGV); /* and not by a canary, SIGABRT */
+        CHECK(strstr(output, "it survived") == NULL);
+    }
 }
 
 /* Writes where frames would be, below all that is in use, down to the end of the stack. */
@@ -2601,6 +2704,73 @@ static void *cancel_and_wait(void *arg)
     CHECK(tornado_cancel(myself));
     tornado_await(myself);
     return arg;
+}
+
+static void block(void *seconds)
+{
+    for (double begin = tornado_monotonic(); tornado_monotonic() - begin < *(double *)seconds;)
+        continue;
+}
+
+static void *have_it_block(void *seconds)
+{
+    tornado_ioloop_add_callback(tornado_ioloop_current(), block, seconds); /* in the turn that tells of the end */
+    return NULL;
+}
+
+TEST_EACH_POLLER(coroutine_run_sync_that_ended_in_time_is_not_late_when_its_turn_is)
+{
+    double seconds = 0.04;
+    for (int i = 0; i < 3; i++) {
+        CHECK(tornado_ioloop_run_sync_timeout(tornado_ioloop_current(), have_it_block, &seconds, 0.02));
+        loop_turns(2);
+    }
+}
+
+static void *retry_for_ever(void *enough)
+{
+    note("(");
+    while (!*(bool *)enough)
+        (void)tornado_wait(tornado_sleep(0.001));
+    note(")");
+    return NULL;
+}
+
+TEST_EACH_POLLER(coroutine_run_sync_returns_though_the_function_goes_on_when_it_is_cancelled)
+{
+    bool enough = false;
+    log_keep();
+    CHECK(!tornado_ioloop_run_sync_timeout(tornado_ioloop_current(), retry_for_ever, &enough, 0.01));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_TIMEOUT);
+    CHECK_STR(traced(), "(");
+    enough = true;
+    while (coroutines() > 0)
+        loop_turns(1);
+    CHECK_STR(traced(), ")");
+    CHECK(tornado_ioloop_run_sync_timeout(tornado_ioloop_current(), wait_twice, "a", 1e6));
+    CHECK_STR(traced(), "a");
+}
+
+static void count_turns(void *count)
+{
+    ++*(int *)count;
+    tornado_ioloop_add_callback(tornado_ioloop_current(), count_turns, count);
+}
+
+TEST_EACH_POLLER(coroutine_run_sync_with_a_negative_timeout_is_over_in_the_next_turn)
+{
+    static const double times[] = {-1e-9, -1, -1e300, -INFINITY};
+    log_keep();
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        int count = 0;
+        tornado_ioloop_add_callback(tornado_ioloop_current(), count_turns, &count);
+        CHECK(!tornado_ioloop_run_sync_timeout(tornado_ioloop_current(), wait_for_long, NULL, times[i]));
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_TIMEOUT);
+        CHECK(count <= 4);
+        CHECK_INT(coroutines(), 0);
+        close_loop();
+    }
+    CHECK_STR(log_text, "");
 }
 
 TEST(coroutine_run_sync_that_is_cancelled_in_time_says_so)

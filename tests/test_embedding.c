@@ -229,6 +229,68 @@ TEST(embedding_exceptions_go_to_the_program_when_it_wants_them)
     tornado_ioloop_close(loop, false);
 }
 
+static void raise_from_the_hook(tornado_ioloop *loop, const tornado_error *error)
+{
+    handle_exception(loop, error);
+    tornado_raise(TORNADO_ERR_INVALID, "worse than %s", error->message);
+}
+
+static void defer_in_the_hook(tornado_ioloop *loop, const tornado_error *error)
+{
+    tornado_defer(note, NOTE("deferred "));
+    handle_exception(loop, error);
+}
+
+static void raise_and_defer_in_the_hook(tornado_ioloop *loop, const tornado_error *error)
+{
+    tornado_defer(note, NOTE("deferred "));
+    raise_from_the_hook(loop, error);
+}
+
+static void (*const hooks[])(tornado_ioloop *, const tornado_error *) = {raise_from_the_hook, defer_in_the_hook,
+                                                                         raise_and_defer_in_the_hook};
+
+TEST_EACH_POLLER(embedding_exceptions_may_lead_to_others_and_the_loop_goes_on)
+{
+    static const char *const traces[] = {"one two three ", "one deferred two deferred three ",
+                                         "one deferred two deferred three "};
+    for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++) {
+        tornado_ioloop *loop = tornado_ioloop_new(&(tornado_ioloop_options){.handle_callback_exception = hooks[i]});
+        log_keep();
+        tornado_ioloop_add_callback(loop, raise_now, NOTE("one "));
+        tornado_ioloop_add_callback(loop, raise_now, NOTE("two "));
+        CHECK(tornado_ioloop_call_later(loop, 0, note, NOTE("three ")) != 0);
+        CHECK(tornado_ioloop_call_later(loop, 0, stop_loop, NULL) != 0);
+        CHECK(tornado_ioloop_start(loop));
+        CHECK_STR(traced(), traces[i]);
+        CHECK_INT(logged("Exception in handle_callback_exception"), i == 1 ? 0 : 2);
+        CHECK_INT(logged("worse than one"), i != 1);
+        CHECK_INT(logged("worse than two"), i != 1);
+        CHECK(tornado_ioloop_close(loop, false));
+        tornado_ioloop_clear_current();
+    }
+}
+
+TEST(embedding_exceptions_in_a_periodic_callback_are_told_once)
+{
+    static const char *const traces[] = {"periodic", "periodicdeferred ", "periodicdeferred "};
+    for (size_t i = 0; i < sizeof hooks / sizeof hooks[0]; i++) {
+        tornado_ioloop *loop = tornado_ioloop_new(&(tornado_ioloop_options){.handle_callback_exception = hooks[i]});
+        tornado_periodic_callback *periodic = NULL;
+        log_keep();
+        periodic = tornado_periodic_callback_new(raise_from_period, &periodic, 1, 0);
+        CHECK(tornado_periodic_callback_start(periodic));
+        while (tornado_periodic_callback_is_running(periodic))
+            CHECK(tornado_ioloop_run_once(loop, 5));
+        CHECK_STR(traced(), traces[i]);
+        CHECK_INT(logged("Exception in handle_callback_exception"), i != 1);
+        CHECK_INT(logged("worse than periodic"), i != 1);
+        tornado_periodic_callback_free(periodic);
+        CHECK(tornado_ioloop_close(loop, false));
+        tornado_ioloop_clear_current();
+    }
+}
+
 /*----------------------------------------------------------------------------
  * Signals.
  *----------------------------------------------------------------------------*/
@@ -297,6 +359,44 @@ TEST(embedding_signals_that_cannot_be_had_are_refused)
     }
     raise(SIGUSR1);
     run_until(loop, &counts[5], 2);
+}
+
+TEST(embedding_signals_are_refused_when_the_loop_has_no_room_for_their_callbacks)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    struct sigaction now;
+    static int counts[64];
+    for (int i = 0; i < 64; i++)
+        CHECK(tornado_ioloop_add_callback_from_signal(loop, count_one, &counts[i]));
+    for (int i = 0; i < 2; i++) {
+        CHECK(!tornado_ioloop_add_signal_handler(loop, SIGUSR1, count_one, counts));
+        CHECK(is_error(tornado_last_error(), TORNADO_ERR_LIMIT));
+        CHECK(!tornado_ioloop_remove_signal_handler(loop, SIGUSR1, count_one, counts));
+        CHECK(sigaction(SIGUSR1, NULL, &now) == 0 && now.sa_handler == SIG_DFL);
+    }
+}
+
+static void be_signalled_without_a_loop(void *arg)
+{
+    (void)arg;
+    tornado_ioloop_clear_current();
+    raise(SIGUSR1);
+}
+
+static void note_and_stop(void *loop)
+{
+    note(NOTE("told"));
+    tornado_ioloop_stop(loop);
+}
+
+TEST_EACH_POLLER(embedding_signals_reach_a_loop_that_runs_and_is_not_current)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    CHECK(tornado_ioloop_add_signal_handler(loop, SIGUSR1, note_and_stop, loop));
+    tornado_ioloop_add_callback(loop, be_signalled_without_a_loop, NULL);
+    CHECK(tornado_ioloop_start(loop));
+    CHECK_STR(traced(), "told");
+    CHECK(tornado_ioloop_close(loop, false));
 }
 
 static void raise_for_error(void *arg)

@@ -649,6 +649,110 @@ TEST_EACH_POLLER(error_raised_in_callbacks_timers_handlers_and_for_signals_is_lo
     close(ends[1]);
 }
 
+/*----------------------------------------------------------------------------
+ * Where it was raised.
+ *----------------------------------------------------------------------------*/
+
+static tornado_log_record last_record;
+static int raised_at; /* the line */
+
+static void keep_record(const tornado_log_record *record, void *arg)
+{
+    (void)arg;
+    last_record = *record;
+}
+
+/* The last record tells of this file and that line. */
+static void check_place(void)
+{
+    CHECK(last_record.file != NULL);
+    CHECK_STR(last_record.file, __FILE__);
+    CHECK_INT(last_record.line, raised_at);
+    last_record = (tornado_log_record){0};
+}
+
+static void raise_somewhere(void *arg)
+{
+    raised_at = __LINE__ + 1;
+    tornado_raise(TORNADO_ERR_SYSTEM, "it broke %s", arg ? (const char *)arg : "somewhere");
+}
+
+static void raise_http_somewhere(void *arg)
+{
+    (void)arg;
+    raised_at = __LINE__ + 1;
+    tornado_raise_http_error(503, "it broke");
+}
+
+static void raise_an_error(void *error)
+{
+    raised_at = __LINE__ + 1;
+    tornado_raise_error(error);
+}
+
+static void raise_a_known_error(void *arg)
+{
+    tornado_error made = {.code = TORNADO_ERR_SYSTEM, .message = "made here"};
+    (void)arg;
+    raise_an_error(&made);
+}
+
+/* Catches it and raises it anew, which is not where it came from. */
+static void raise_on(void *arg)
+{
+    const tornado_error *error = tornado_try(raise_somewhere, arg);
+    CHECK_STR(error->file, __FILE__);
+    CHECK_INT(error->line, raised_at);
+    tornado_raise_error(error);
+}
+
+static void *raise_on_after_a_wait(void *arg)
+{
+    tornado_await(tornado_moment());
+    raise_on(arg);
+    return NULL;
+}
+
+static void *await_what_fails(void *arg)
+{
+    tornado_await(tornado_spawn(raise_on_after_a_wait, arg)); /* raises it again */
+    return NULL;
+}
+
+static void raise_last_error(void *arg)
+{
+    CHECK(!tornado_ioloop_configure("semaphore"));
+    CHECK(tornado_last_error()->file == NULL);
+    (void)arg;
+    raised_at = __LINE__ + 1;
+    tornado_raise_error(tornado_last_error());
+}
+
+TEST_EACH_POLLER(error_is_logged_with_the_place_that_raised_it)
+{
+    static void (*const raises[])(void *arg) = {raise_somewhere, raise_http_somewhere, raise_a_known_error, raise_on,
+                                                raise_last_error};
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_log_options options = {.level = TORNADO_LOG_DEBUG, .hook = keep_record};
+    tornado_enable_pretty_logging(&options);
+    for (size_t i = 0; i < sizeof raises / sizeof raises[0]; i++) {
+        tornado_ioloop_add_callback(loop, raises[i], NULL);
+        CHECK(tornado_ioloop_run_once(loop, 0));
+        check_place();
+        CHECK(tornado_ioloop_call_later(loop, 0, raises[i], NULL) != 0);
+        while (!last_record.file)
+            CHECK(tornado_ioloop_run_once(loop, 0));
+        check_place();
+    }
+    for (int i = 0; i < 2; i++) {
+        tornado_future_release(tornado_spawn(i ? await_what_fails : raise_on_after_a_wait, "in a coroutine"));
+        while (!last_record.file)
+            CHECK(tornado_ioloop_run_once(loop, 0));
+        check_place();
+    }
+}
+
+
 static void *defer_in_a_coroutine(void *arg)
 {
     tornado_defer(note, "b");

@@ -314,6 +314,34 @@ TEST(executor_runs_jobs_in_order_on_one_thread)
     turn();
 }
 
+static const char job_key;
+
+static void *set_job_state(void *arg)
+{
+    tornado_stack_context_state state = {.key = &job_key, .value = arg, .destroy = count_destroyed};
+    CHECK(tornado_stack_context_set(&state));
+    return tornado_stack_context_get(&job_key) == arg ? arg : NULL;
+}
+
+static void *job_state(void *arg)
+{
+    (void)arg;
+    return tornado_stack_context_get(&job_key);
+}
+
+TEST(executor_keeps_no_state_of_a_job_for_the_next)
+{
+    tornado_executor *executor = tornado_executor_new(&(tornado_executor_options){.max_workers = 1});
+    for (int i = 0; i < 6; i++) {
+        tornado_future *job = tornado_executor_submit(executor, i % 2 ? job_state : set_job_state, "x");
+        run_until(job);
+        CHECK((tornado_future_result(job) != NULL) == (i % 2 == 0));
+        CHECK_INT(atomic_load(&destroyed), i / 2 + 1);
+        tornado_future_release(job);
+    }
+    tornado_executor_free(executor);
+}
+
 TEST(executor_refuses_jobs_beyond_the_limit_of_its_queue)
 {
     gate g = gate_new();

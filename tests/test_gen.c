@@ -574,6 +574,39 @@ TEST_EACH_POLLER(gen_wait_iterator_goes_with_its_scope)
     CHECK_STR(log_text, "");
 }
 
+static void *iterate_with_timeouts(void *arg)
+{
+    for (int blocked = 0; blocked < 2; blocked++) {
+        tornado_future *late = tornado_future_new(), *later = tornado_future_new();
+        tornado_future *list[] = {tornado_future_retain(late), tornado_future_retain(later)};
+        tornado_wait_iterator *each = tornado_wait_iterator_new(list, 2);
+        for (int i = 0; i < 2; i++)
+            CHECK(is_error(tornado_wait(tornado_with_timeout(0.001, tornado_wait_iterator_next(each))),
+                           TORNADO_ERR_TIMEOUT));
+        tornado_future_set_integer(late, 6);
+        tornado_future_release(late);
+        for (int i = 0; i < 2 && !blocked; i++)
+            tornado_await(tornado_moment());
+        CHECK(!tornado_wait_iterator_done(each));
+        CHECK_INT(tornado_await_integer(tornado_wait_iterator_next(each)), 6);
+        CHECK_INT(tornado_wait_iterator_current_index(each), 0);
+        CHECK(is_error(tornado_wait(tornado_with_timeout(0.001, tornado_wait_iterator_next(each))),
+                       TORNADO_ERR_TIMEOUT));
+        tornado_future_set_integer(later, 7);
+        tornado_future_release(later);
+        CHECK_INT(tornado_await_integer(tornado_with_timeout(1e6, tornado_wait_iterator_next(each))), 7);
+        CHECK(tornado_wait_iterator_done(each));
+    }
+    return arg;
+}
+
+TEST_EACH_POLLER(gen_wait_iterator_loses_nothing_to_a_timeout)
+{
+    log_keep();
+    run(iterate_with_timeouts, NULL);
+    CHECK_STR(log_text, "");
+}
+
 static void *cancelled_iteration(void *arg)
 {
     tornado_future *list[] = {tornado_sleep(100), tornado_future_retain(arg)};
@@ -646,6 +679,31 @@ TEST_EACH_POLLER(gen_chain_future_passes_the_outcome_on)
     log_keep();
     run(chain_all, NULL);
     CHECK_STR(log_text, "");
+}
+
+static void *release_a_long_chain(void *arg)
+{
+    tornado_future *last = tornado_future_new();
+    tornado_future_set_result(last, arg, count_one);
+    for (int i = 0; i < 20000; i++) {
+        tornado_future *next = tornado_future_new();
+        CHECK(tornado_chain_future(last, next));
+        while (!tornado_future_done(next))
+            tornado_await(tornado_moment());
+        CHECK(tornado_future_result(next) == arg);
+        tornado_future_release(last);
+        last = next;
+    }
+    CHECK_INT(*(int *)arg, 0);
+    tornado_future_release(last);
+    CHECK_INT(*(int *)arg, 1);
+    return NULL;
+}
+
+TEST(gen_chain_of_thousands_needs_no_stack_when_it_goes)
+{
+    int destroyed = 0;
+    run(release_a_long_chain, &destroyed);
 }
 
 /* An interface that calls back. */
@@ -743,6 +801,49 @@ TEST(gen_until_is_the_time_that_is_left)
     CHECK(left <= 1000 && left > 900);
     CHECK(tornado_until(now) <= 0);
     CHECK(tornado_until(INFINITY) > 1e300);
+}
+
+static void *wait_for_less_than_nothing(void *arg)
+{
+    static const double times[] = {-1e-9, -1, -1e300, -INFINITY};
+    tornado_event *event = tornado_event_new();
+    tornado_condition *condition = tornado_condition_new();
+    tornado_semaphore *semaphore = tornado_semaphore_new(0);
+    tornado_lock *lock = tornado_lock_new();
+    tornado_queue *empty = tornado_queue_new(NULL), *full = tornado_queue_new(&(tornado_queue_options){.maxsize = 1});
+    CHECK(tornado_lock_acquire_nowait(lock) && tornado_queue_put_nowait(full, arg));
+    for (size_t i = 0; i < sizeof times / sizeof times[0]; i++) {
+        double time = times[i];
+        tornado_future *pending = tornado_future_new();
+        tornado_future *waits[] = {tornado_sleep(time), tornado_condition_wait_timeout(condition, time),
+                                   tornado_with_timeout(time, tornado_future_retain(pending)),
+                                   tornado_event_wait_timeout(event, time),
+                                   tornado_semaphore_acquire_timeout(semaphore, time),
+                                   tornado_lock_acquire_timeout(lock, time), tornado_queue_get_timeout(empty, time),
+                                   tornado_queue_put_timeout(full, arg, time), tornado_queue_join_timeout(full, time)};
+        for (size_t n = 0; n < sizeof waits / sizeof waits[0]; n++)
+            CHECK(!tornado_future_done(waits[n]));
+        tornado_await(tornado_moment());
+        for (size_t n = 0; n < sizeof waits / sizeof waits[0]; n++) {
+            CHECK(tornado_future_done(waits[n]));
+            const tornado_error *error = tornado_wait(waits[n]);
+            CHECK(n < 2 ? error == NULL : is_error(error, TORNADO_ERR_TIMEOUT));
+        }
+        tornado_future_set_result(pending, NULL, NULL);
+        tornado_future_release(pending);
+    }
+    tornado_queue_free(empty);
+    tornado_queue_free(full);
+    tornado_lock_free(lock);
+    tornado_semaphore_free(semaphore);
+    tornado_condition_free(condition);
+    tornado_event_free(event);
+    return NULL;
+}
+
+TEST_EACH_POLLER(gen_negative_timeouts_are_over_in_the_next_turn)
+{
+    run(wait_for_less_than_nothing, "x");
 }
 
 /*----------------------------------------------------------------------------

@@ -2103,6 +2103,213 @@ TEST_EACH_POLLER(ioloop_periodic_outlives_its_loop_and_can_start_on_another)
     tornado_periodic_callback_free(beat.periodic);
 }
 
+static void clear_and_fail(void *loop)
+{
+    note("a");
+    tornado_ioloop_clear_current();
+    if (strlen(trace) == 3)
+        tornado_ioloop_stop(loop);
+    fail_with("out of step");
+}
+
+TEST_EACH_POLLER(ioloop_periodic_may_clear_the_current_loop_and_raise)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    log_keep();
+    tornado_periodic_callback *periodic = tornado_periodic_callback_new(clear_and_fail, loop, 1, 0);
+    CHECK(tornado_periodic_callback_start(periodic));
+    run_loop();
+    CHECK_STR(traced(), "aaa");
+    CHECK_INT(logged("Exception in periodic callback"), 3);
+    CHECK_INT(logged("out of step"), 3);
+    tornado_periodic_callback_free(periodic);
+    CHECK(tornado_ioloop_close(loop, false));
+}
+
+/* ---- as coroutines ---- */
+
+static struct {
+    double seconds;            /* that a run takes */
+    int begun, ended, stop_at; /* runs */
+    tornado_callback at_end;   /* of each run */
+    tornado_callback after;    /* the end, and before what follows the end of a coroutine */
+    tornado_periodic_callback *periodic;
+} swing;
+
+static void *on_swing(void *arg)
+{
+    CHECK(arg == &swing);
+    CHECK_INT(swing.begun, swing.ended); /* no other is under way */
+    swing.begun++;
+    tornado_await(tornado_sleep(swing.seconds));
+    swing.ended++;
+    if (swing.ended == swing.stop_at)
+        stop_loop(NULL);
+    if (swing.after)
+        tornado_ioloop_add_callback(tornado_ioloop_current(), swing.after, NULL);
+    if (swing.at_end)
+        swing.at_end("out of swing");
+    return NULL;
+}
+
+static void fail_at_the_end(void *arg)
+{
+    tornado_raise(TORNADO_ERR_SYSTEM, "%s", (const char *)arg);
+}
+
+static void swing_start(double milliseconds)
+{
+    swing.begun = swing.ended = 0;
+    swing.periodic = tornado_periodic_callback_new_coroutine(on_swing, &swing, milliseconds, 0);
+    CHECK(swing.periodic != NULL);
+    CHECK(!tornado_periodic_callback_is_running(swing.periodic));
+    CHECK(tornado_periodic_callback_start(swing.periodic));
+    CHECK(tornado_periodic_callback_is_running(swing.periodic));
+}
+
+static void swing_free(void *arg)
+{
+    (void)arg;
+    tornado_periodic_callback_free(swing.periodic);
+    swing.periodic = NULL;
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_runs_again_and_again_and_never_overlaps_itself)
+{
+    static const double seconds[] = {0, 0.02};
+    for (int i = 0; i < 2; i++) {
+        double begin = tornado_monotonic();
+        swing.seconds = seconds[i];
+        swing.stop_at = 4;
+        swing_start(5);
+        run_loop();
+        CHECK_INT(swing.ended, 4);
+        CHECK(tornado_monotonic() - begin >= 4 * (i ? 0.025 : 0.005) - 0.005 - 1e-6);
+        tornado_periodic_callback_stop(swing.periodic);
+        CHECK(tornado_ioloop_call_later(tornado_ioloop_current(), 0.02, stop_loop, NULL));
+        run_loop();
+        CHECK_INT(swing.begun, 4);
+        swing_free(NULL);
+    }
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_that_raises_is_logged_and_runs_again)
+{
+    log_keep();
+    swing.at_end = fail_at_the_end;
+    swing.stop_at = 3;
+    swing_start(1);
+    run_loop();
+    turns(2);
+    tornado_periodic_callback_free(swing.periodic);
+    CHECK_INT(logged("out of swing"), 3);
+    CHECK_INT(logged("[E "), 3);
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_that_is_freed_lets_its_run_go_on)
+{
+    log_keep();
+    swing.seconds = 0.02;
+    swing.stop_at = 1;
+    for (int i = 0; i < 4; i++) { /* while it waits or within itself; it ends well or raises */
+        swing.at_end = i < 2 ? NULL : fail_at_the_end;
+        swing_start(1);
+        while (i % 2 == 0 && swing.begun == 0)
+            CHECK(tornado_ioloop_run_once(tornado_ioloop_current(), 1));
+        if (i % 2 == 0)
+            swing_free(NULL);
+        else
+            CHECK(tornado_ioloop_call_later(tornado_ioloop_current(), 0.01, swing_free, NULL));
+        run_loop();
+        turns(2);
+        CHECK_INT(swing.begun, 1);
+        CHECK_INT(swing.ended, 1);
+        CHECK(swing.periodic == NULL);
+        CHECK_INT(tornado_ioloop_coroutines(tornado_ioloop_current()), 0);
+        CHECK_INT(logged("out of swing"), i < 2 ? 0 : i - 1);
+    }
+}
+
+static void be_without_a_loop(void *loop)
+{
+    tornado_ioloop_clear_current();
+    CHECK(tornado_ioloop_call_later(loop, 0.0001, be_without_a_loop, loop) != 0);
+}
+
+static void *stop_its_loop(void *loop)
+{
+    note("a");
+    tornado_ioloop_stop(loop);
+    return NULL;
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_runs_on_its_loop_though_that_is_not_the_current)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    be_without_a_loop(loop);
+    tornado_ioloop_make_current(loop);
+    swing.periodic = tornado_periodic_callback_new_coroutine(stop_its_loop, loop, 1, 0);
+    CHECK(tornado_periodic_callback_start(swing.periodic));
+    CHECK(tornado_ioloop_start(loop));
+    CHECK_STR(traced(), "a");
+    swing_free(NULL);
+    CHECK(tornado_ioloop_close(loop, false));
+}
+
+static void swing_free_and_fail(void *arg)
+{
+    swing_free(NULL);
+    fail_at_the_end(arg);
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_may_be_freed_in_the_turn_in_which_it_ended)
+{
+    log_keep();
+    for (int i = 0; i < 4; i++) {
+        bool inside = i % 2;
+        swing.after = inside ? NULL : swing_free;
+        swing.at_end = inside ? i < 2 ? swing_free : swing_free_and_fail : i < 2 ? NULL : fail_at_the_end;
+        swing.stop_at = 1;
+        swing_start(1);
+        run_loop();
+        turns(2);
+        CHECK(swing.periodic == NULL);
+        CHECK_INT(logged("out of swing"), i < 2 ? 0 : i - 1);
+    }
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_may_outlive_its_loop_and_start_on_another)
+{
+    log_keep();
+    for (int freed_first = 0; freed_first < 2; freed_first++) {
+        for (int ended = 0; ended < 3; ended++) { /* the run waits; it ended in the last turn; a turn ago */
+            swing.seconds = ended ? 0 : 1e6;
+            swing.stop_at = 1;
+            swing_start(1);
+            while (swing.begun == 0)
+                CHECK(tornado_ioloop_run_once(tornado_ioloop_current(), 1));
+            if (ended)
+                run_loop();
+            turns(ended == 2);
+            if (freed_first)
+                swing_free(NULL);
+            CHECK(tornado_ioloop_close(tornado_ioloop_current(), false));
+            if (!freed_first) {
+                CHECK_INT(swing.ended, ended > 0);
+                swing.begun = swing.ended = 0;
+                swing.seconds = 0;
+                tornado_periodic_callback_stop(swing.periodic);
+                CHECK(tornado_periodic_callback_start(swing.periodic));
+                run_loop();
+                CHECK(tornado_ioloop_close(tornado_ioloop_current(), false));
+                swing_free(NULL);
+            }
+            CHECK_INT(test_live(), 0);
+        }
+    }
+    CHECK_INT(logged("[E "), 0);
+}
+
 /*----------------------------------------------------------------------------
  * Pollers.
  *----------------------------------------------------------------------------*/
@@ -2279,6 +2486,44 @@ TEST_EACH_POLLER(ioloop_shutdown_by_signal_lets_main_return)
     CHECK_INT(end_by_signal(SIGTERM), 42);
     CHECK_INT(end_by_signal(SIGINT), 42);
     CHECK_INT(end_by_signal(SIGUSR1), 128 + SIGUSR1); /* no other is caught */
+}
+
+static void *run_in_thread_until_signal(void *arg)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    CHECK(tornado_ioloop_shutdown_on_signals(loop, 1000));
+    CHECK(tornado_ioloop_add_callback(loop, say_ready, &shutdown_begun[1]));
+    run_loop();
+    CHECK(tornado_ioloop_close(loop, false));
+    return arg;
+}
+
+TEST_EACH_POLLER(ioloop_shutdown_by_signal_ends_the_loops_of_all_threads)
+{
+    static const int numbers[] = {SIGTERM, SIGINT};
+    for (int i = 0; i < 2; i++) {
+        int status = 0;
+        char byte;
+        make_pipe(shutdown_begun);
+        fflush(NULL);
+        pid_t pid = fork();
+        CHECK(pid >= 0);
+        if (pid == 0) {
+            pthread_t thread;
+            tornado_enable_pretty_logging(&(tornado_log_options){.level = TORNADO_LOG_ERROR});
+            CHECK(pthread_create(&thread, NULL, run_in_thread_until_signal, NULL) == 0);
+            run_in_thread_until_signal(NULL);
+            CHECK(pthread_join(thread, NULL) == 0);
+            _exit(42);
+        }
+        CHECK(read(shutdown_begun[0], &byte, 1) == 1);
+        CHECK(read(shutdown_begun[0], &byte, 1) == 1);
+        CHECK(kill(pid, numbers[i]) == 0);
+        CHECK(waitpid(pid, &status, 0) == pid);
+        CHECK(WIFEXITED(status));
+        CHECK_INT(WEXITSTATUS(status), 42);
+        close_pipe(shutdown_begun);
+    }
 }
 
 static void *keep_busy(void *arg)
@@ -2513,4 +2758,37 @@ static void beat_while_memory_is_short(void)
 TEST_EACH_POLLER(ioloop_periodic_when_memory_is_short)
 {
     each_shortage(beat_while_memory_is_short);
+}
+
+static void *swing_or_nomem(void *arg)
+{
+    CHECK_INT(swing.begun, swing.ended);
+    swing.begun++;
+    const tornado_error *error = tornado_wait(tornado_sleep(0));
+    CHECK(!error || error->code == TORNADO_ERR_NOMEM);
+    swing.ended++;
+    if (swing.ended == swing.stop_at)
+        stop_loop(arg);
+    return NULL;
+}
+
+static void swing_while_memory_is_short(void)
+{
+    swing.begun = swing.ended = 0;
+    swing.stop_at = 2;
+    swing.periodic = tornado_periodic_callback_new_coroutine(swing_or_nomem, NULL, 0.1, 0);
+    if (!or_nomem(swing.periodic != NULL))
+        return;
+    if (or_nomem(tornado_periodic_callback_start(swing.periodic))) {
+        run_loop();
+        CHECK(swing.ended >= 2);
+    } else {
+        CHECK(!tornado_periodic_callback_is_running(swing.periodic));
+    }
+    tornado_periodic_callback_free(swing.periodic);
+}
+
+TEST_EACH_POLLER(ioloop_periodic_coroutine_when_memory_is_short)
+{
+    each_shortage(swing_while_memory_is_short);
 }

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -654,6 +655,63 @@ TEST(process_keeps_no_descriptor_open_once_it_has_ended)
     int before = count_descriptors();
     run(run_some, &options);
     CHECK_INT(count_descriptors(), before);
+}
+
+static void note_exit(int returncode, void *arg);
+
+/* With so many descriptors in all: works, or says that there are too few and leaves nothing. */
+static bool start_with_few(int descriptors)
+{
+    tornado_subprocess_options options = {.std_in = TORNADO_STREAM, .std_out = TORNADO_STREAM,
+                                          .std_err = TORNADO_STREAM};
+    struct rlimit limit, few;
+    int before = count_descriptors();
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    few = limit;
+    few.rlim_cur = (rlim_t)descriptors;
+    CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    tornado_subprocess *process = tornado_subprocess_shell("exit 3", &options);
+    tornado_error error = *tornado_last_error();
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    if (process) {
+        tornado_subprocess_set_exit_callback(process, note_exit, NULL);
+        tornado_ioloop_start(tornado_ioloop_current());
+        CHECK_STR(traced(), "3 ");
+        tornado_subprocess_free(process);
+    } else {
+        CHECK_INT(error.sys_errno, EMFILE);
+    }
+    CHECK_INT(count_descriptors(), before);
+    CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+    return process != NULL;
+}
+
+TEST_BOTH_WAYS(process_that_finds_too_few_descriptors_leaves_none_and_no_child)
+{
+    if (test_emulated())
+        SKIP("QEMU has descriptors of its own");
+    run(run_some, (void *)(uintptr_t)&out_only); /* what is opened once */
+    int lowest = dup(0), worked = 0;
+    close(lowest);
+    for (int i = 0; i <= 20; i++) {
+        bool works = start_with_few(lowest + i);
+        CHECK(i > 0 || !works);
+        worked += works;
+    }
+    CHECK(worked > 0);
+}
+
+TEST(process_is_refused_by_sigchld_when_the_loop_has_no_room_for_its_callback)
+{
+    static int args[64];
+    CHECK(tornado_subprocess_initialize());
+    for (int i = 0; i < 64; i++)
+        CHECK(tornado_ioloop_add_callback_from_signal(tornado_ioloop_current(), stop_loop, &args[i]));
+    for (int i = 0; i < 3; i++) {
+        CHECK(tornado_subprocess_shell("exit 3", NULL) == NULL);
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_LIMIT);
+        CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
+    }
 }
 
 static const char *const own_signals = "grep -E 'SigIgn|SigBlk|SigCgt' /proc/self/status | cut -f2 | tr '\\n' ' '";

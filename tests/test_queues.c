@@ -434,6 +434,37 @@ TEST(queues_put_an_item_that_was_not_read_back_to_where_it_was)
     run(give_back, NULL);
 }
 
+static void *give_two_back(void *arg)
+{
+    const char *orders[] = {"abcd", "dcba", "abcd"};
+    for (int i = 0; i < 12; i++) {
+        tornado_queue *queues[] = {tornado_queue_new(NULL), tornado_lifo_queue_new(NULL),
+                                   tornado_priority_queue_new(by_first_letter, NULL)};
+        tornado_future *gets[2];
+        bool wait = i / 3 % 2, reversed = i / 6;
+        queue = queues[i % 3];
+        for (int n = 0; n < 2 && wait; n++)
+            gets[n] = tornado_queue_get(queue);
+        CHECK(put("a") && put("b") && put("c") && put("d"));
+        for (int n = 0; n < 2 && !wait; n++)
+            gets[n] = tornado_queue_get(queue);
+        CHECK_INT(tornado_queue_qsize(queue), 2);
+        tornado_future_release(gets[reversed]);
+        tornado_future_release(gets[!reversed]);
+        CHECK_INT(tornado_queue_qsize(queue), 4);
+        note_all();
+        CHECK_STR(traced(), orders[i % 3]);
+        for (int n = 0; n < 3; n++)
+            tornado_queue_free(queues[n]);
+    }
+    return arg;
+}
+
+TEST(queues_put_two_items_back_in_order_whichever_comes_first)
+{
+    run(give_two_back, NULL);
+}
+
 /* However many items are on their way to somebody, there is room for them to come back. */
 static void *give_many_back(void *arg)
 {
@@ -497,6 +528,35 @@ TEST_EACH_POLLER(queues_destroy_the_item_of_a_putter_that_is_cancelled)
 {
     queue = tornado_queue_new(&noting);
     run(cancel_putters, NULL);
+    tornado_queue_free(queue);
+}
+
+static tornado_future *putter;
+
+static void cancel_the_putter(void *item)
+{
+    note(item);
+    CHECK(tornado_cancel(putter));
+}
+
+static void *cancel_by_the_item(void *arg)
+{
+    CHECK(put("a") && put("b"));
+    putter = tornado_spawn(cancel_putter, "c");
+    let_run(2);
+    CHECK(tornado_cancel(putter)); /* which destroys the item, which cancels */
+    CHECK_STR(traced(), "c");
+    CHECK(is_error(tornado_wait(putter), TORNADO_ERR_CANCELLED));
+    CHECK_INT(tornado_ioloop_coroutines(tornado_ioloop_current()), 1);
+    CHECK_STR(get(), "a");
+    CHECK_STR(get(), "b");
+    return arg;
+}
+
+TEST_EACH_POLLER(queues_item_that_is_destroyed_may_cancel_its_putter_again)
+{
+    queue = tornado_queue_new(&(tornado_queue_options){.maxsize = 2, .destroy = cancel_the_putter});
+    run(cancel_by_the_item, NULL);
     tornado_queue_free(queue);
 }
 

@@ -1496,6 +1496,36 @@ TEST(web_error_pages_tell_what_was_raised_when_the_settings_say_so)
     }
 }
 
+static tornado_log_record place;
+static int raised_at; /* the line */
+
+static void keep_place(const tornado_log_record *record, void *arg)
+{
+    if (strstr(record->message, arg))
+        place = *record;
+}
+
+static void failing_get(tornado_handler *self)
+{
+    bool http = strcmp(self->request->query, "http") == 0;
+    raised_at = __LINE__ + 1;
+    http ? tornado_raise_http_error(409, "a place") : tornado_raise(TORNADO_ERR_LIMIT, "a place");
+}
+
+TEST(web_error_is_logged_with_the_place_that_raised_it)
+{
+    static const tornado_handler_class cls = {.get = failing_get};
+    tornado_log_options options = {.level = TORNADO_LOG_DEBUG, .hook = keep_place, .arg = "a place"};
+    tornado_enable_pretty_logging(&options);
+    for (int i = 0; i < 2; i++) {
+        place = (tornado_log_record){0};
+        CHECK_INT(ask(&cls, i ? GET("/?http") : GET("/")).status, i ? 409 : 500);
+        CHECK(place.file != NULL);
+        CHECK_STR(place.file, __FILE__);
+        CHECK_INT(place.line, raised_at);
+    }
+}
+
 static void page_write_error(tornado_handler *self, int status, const tornado_error *error)
 {
     tornado_await(tornado_sleep(0.001));
