@@ -13420,13 +13420,28 @@ TORNADO_API void tornado_ioloop_clear_current(void)
     tornado_ioloop_make_current(NULL);
 }
 
-static void tornado__ioloop_deal(void *arg)
+typedef struct tornado__raised {
+    tornado_ioloop *loop;
+    const tornado_error *error;
+    const char *what;
+} tornado__raised;
+
+static void tornado__ioloop_deal_try(void *arg)
 {
-    tornado_ioloop *loop = arg;
-    tornado__ioloop_raised(loop, &loop->execution.raised, "Exception in callback");
+    const tornado__raised *raised = arg;
+    tornado__ioloop_raised(raised->loop, raised->error, raised->what);
 }
 
-/* Runs the loop under its boundary, again after each error. What deals with that may raise, too. */
+/* The same where what deals with it may raise, too. */
+static TORNADO__COLD void tornado__ioloop_deal(tornado_ioloop *loop, const tornado_error *raised, const char *what)
+{
+    tornado__raised arg = {loop, raised, what};
+    const tornado_error *error = tornado_try(tornado__ioloop_deal_try, &arg);
+    if (error)
+        tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Exception in handle_callback_exception");
+}
+
+/* Runs the loop under its boundary, again after each error. */
 static bool tornado__ioloop_run(tornado_ioloop *loop, bool once, int64_t max_wait)
 {
     if (loop->running || loop->closed)
@@ -13445,10 +13460,7 @@ static bool tornado__ioloop_run(tornado_ioloop *loop, bool once, int64_t max_wai
     if (loop->may_block)
         tornado__ioloop_alarm(loop->may_block);
     while (tornado__protect(&loop->execution, &loop->boundary, tornado__ioloop_turns, loop)) {
-        const tornado_error *error = tornado_try(tornado__ioloop_deal, loop);
-        if (error)
-            tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error,
-                               "Exception in handle_callback_exception");
+        tornado__ioloop_deal(loop, &loop->execution.raised, "Exception in callback");
         loop->max_wait = loop->once ? 0 : -1;
     }
     if (loop->may_block)
@@ -14051,8 +14063,8 @@ static void tornado__periodic_run(void *arg)
     running->states = after;
     tornado_stack_context_release(before);
     if (raised) /* last: whom it is told may free the periodic callback */
-        tornado__ioloop_raised(TORNADO__CONTAINER(running, tornado_ioloop, execution), &error,
-                               "Exception in periodic callback");
+        tornado__ioloop_deal(TORNADO__CONTAINER(running, tornado_ioloop, execution), &error,
+                             "Exception in periodic callback");
 }
 
 TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *periodic)
@@ -15621,7 +15633,7 @@ static void tornado__periodic_spawn(void *arg)
     tornado_ioloop *loop = TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution); /* current or not */
     if (self->run)
         return; /* it would overlap */
-    self->run = tornado__spawn(loop, self->fn, self->arg, "coroutine");
+    self->run = tornado__spawn(loop, self->fn, self->arg, "periodic callback");
     tornado__future_wait(self->run, loop, &self->waiter);
 }
 
@@ -29175,13 +29187,15 @@ static TORNADO__COLD bool tornado__message_decode(tornado__message *message, tor
             last = (tornado_http_header *)(uintptr_t)&headers->items[i];
     if (!last)
         return true;
-    size_t from = last->value_len, rest = 0; /* of the last element of the list; and where those before it end */
-    while (from > 0 && last->value[from - 1] != ',' && last->value[from - 1] != ' ' && last->value[from - 1] != '\t')
+    size_t end = last->value_len, from, rest; /* of the last element of the list; and where those before it end */
+    while (end > 0 && strchr(", \t", last->value[end - 1])) /* elements that are empty do not count */
+        end--;
+    for (from = end; from > 0 && !strchr(", \t", last->value[from - 1]);)
         from--;
     for (rest = from; rest > 0 && strchr(", \t", last->value[rest - 1]);)
         rest--;
-    size_t skip = last->value_len - from > 2 && tornado__is_word(last->value + from, 2, "x-", 2) ? from + 2 : from;
-    if (!tornado__is_word(last->value + skip, last->value_len - skip, coding->name, strlen(coding->name)))
+    size_t skip = end - from > 2 && tornado__is_word(last->value + from, 2, "x-", 2) ? from + 2 : from;
+    if (!tornado__is_word(last->value + skip, end - skip, coding->name, strlen(coding->name)))
         return true;
     tornado__decoding *decoding = TORNADO_MALLOC(sizeof *decoding);
     struct tornado_decompressor *state = decoding ? coding->start() : NULL;
@@ -30148,6 +30162,8 @@ static tornado__http1 *tornado__http1_borrow(tornado_iostream *stream,
     tornado__ioloop_hold(host->loop);
     host->free = tornado__lone_host_free;
     host->context = context;
+    if (stream->backend == &tornado__secure_backend)
+        host->protocol = "https";
     if (stream->closed || !tornado_address_peer(&address, stream->fd))
         memset(&address, 0, sizeof address);
     tornado__http1 *connection = tornado__http1_new(host, -1, &address);
@@ -33106,8 +33122,10 @@ static void tornado__default_log_exception(tornado_handler *self, const tornado_
     char summary[384];
     tornado__request_summary(self, summary, sizeof summary);
     if (error->http_status) {
-        if (error->message[0])
-            tornado_gen_log(TORNADO_LOG_WARNING, "%d %s: %s", error->http_status, summary, error->message);
+        if (error->message[0] && tornado_log_enabled(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING))
+            tornado_log_write(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING, error->file ? error->file : __FILE__,
+                              error->file ? error->line : __LINE__, "%d %s: %s", error->http_status, summary,
+                              error->message);
     } else {
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Uncaught exception %s", summary);
     }
