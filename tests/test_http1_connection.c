@@ -3,6 +3,8 @@
 #include "http_client.h"
 #include "runtime.h"
 
+#include <netinet/tcp.h>
+
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
 /*----------------------------------------------------------------------------
@@ -668,6 +670,18 @@ TEST(http1_connection_has_the_stream_until_it_is_over)
     client_close(&d.peer);
 }
 
+TEST(http1_connection_sends_at_once)
+{
+    for (int is_client = 0; is_client < 2; is_client++) {
+        dialogue d = dialogue_open(is_client, NULL);
+        socklen_t size = sizeof(int);
+        int on = 0;
+        CHECK(getsockopt(tornado_iostream_fileno(d.stream), IPPROTO_TCP, TCP_NODELAY, &on, &size) == 0 && on);
+        d.seen.released = 1;
+        dialogue_end(&d);
+    }
+}
+
 TEST(http1_connection_a_delegate_that_comes_too_late_is_released)
 {
     dialogue d = dialogue_open(true, NULL);
@@ -775,7 +789,8 @@ TEST(http1_connection_response_that_comes_before_it_is_read_is_kept)
     static const struct {
         const char *response, *seen;
     } cases[] = {{"HTTP/1.1 413 no\r\nContent-Length: 2\r\n\r\nab", "HTTP/1.1 413 no|Content-Length=2;ab$"},
-                 {"HTTP/1.1 100 Continue\r\n\r\n" OK_ "Content-Length: 0\r\n\r\n", "(100)HTTP/1.1 200 OK|Content-Length=0;$"}};
+                 {"HTTP/1.1 100 Continue\r\n\r\n" OK_ "Content-Length: 0\r\n\r\n",
+                  "(100)HTTP/1.1 200 OK|Content-Length=0;$"}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         dialogue d = dialogue_open(true, NULL);
         dialogue_upload(&d, "3");
@@ -1256,7 +1271,8 @@ static client serve_pair(const tornado_http1_connection_parameters *parameters,
     tornado_iostream *stream = tornado_iostream_new(ends[0], NULL);
     tornado_http1_server_connection *server = tornado_http1_server_connection_new(stream, parameters, NULL);
     tornado_iostream_release(stream);
-    CHECK(server && tornado_http1_server_connection_start_serving(server, &record_requests, (void *)(uintptr_t)delegate));
+    CHECK(server != NULL);
+    CHECK(tornado_http1_server_connection_start_serving(server, &record_requests, (void *)(uintptr_t)delegate));
     tornado_http1_server_connection_release(server);
     client c = {.fd = ends[1], .data = calloc(1, 1)};
     set_nonblocking(c.fd);
