@@ -289,6 +289,8 @@ TEST(httpserver_decompress_request_takes_off_the_coding_that_was_applied_last)
                  {"br,gzip", "Content-Encoding=br;"},
                  {"br ,\tX-GZip", "Content-Encoding=br;"},
                  {"a, b, gzip", "Content-Encoding=a, b;"},
+                 {"gzip,", "X-Consumed-Content-Encoding=gzip,;"},
+                 {"br, gzip , ,", "Content-Encoding=br;"},
                  {",gzip", "X-Consumed-Content-Encoding=,gzip;"},
                  {"br\r\nContent-Encoding: gzip", "Content-Encoding=br;X-Consumed-Content-Encoding=gzip;"}};
     tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .decompress_request = TORNADO_GUNZIP};
