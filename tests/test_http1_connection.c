@@ -3,6 +3,8 @@
 #include "http_client.h"
 #include "runtime.h"
 
+#include <netinet/tcp.h>
+
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
 /*----------------------------------------------------------------------------
@@ -734,6 +736,18 @@ TEST(http1_connection_delegate_may_close_the_stream_when_it_is_released)
     dialogue_end(&d);
 }
 
+TEST(http1_connection_sends_at_once)
+{
+    for (int is_client = 0; is_client < 2; is_client++) {
+        dialogue d = dialogue_open(is_client, NULL);
+        socklen_t size = sizeof(int);
+        int on = 0;
+        CHECK(getsockopt(tornado_iostream_fileno(d.stream), IPPROTO_TCP, TCP_NODELAY, &on, &size) == 0 && on);
+        d.seen.released = 1;
+        dialogue_end(&d);
+    }
+}
+
 TEST(http1_connection_a_delegate_that_comes_too_late_is_released)
 {
     dialogue d = dialogue_open(true, NULL);
@@ -815,6 +829,284 @@ TEST_LIMIT(http1_connection_memory_that_runs_short_leaks_nothing, 30)
 }
 
 /*----------------------------------------------------------------------------
+ * Whose the bytes of a stream are.
+ *----------------------------------------------------------------------------*/
+
+/* Sends the head of a request whose body is still to come. */
+static void dialogue_upload(dialogue *d, const char *length)
+{
+    tornado_http_header header = header_of("Content-Length", length);
+    tornado_http_headers headers = {.items = &header, .count = 1};
+    tornado_http_start_line start = {.method = "POST", .path = "/"};
+    CHECK(sent(tornado_http1_connection_write_headers(d->connection, &start, &headers, NULL)));
+}
+
+/* The stream is the user's, who reads what else the peer sends. */
+static void stream_is_free(dialogue *d, const char *more)
+{
+    tornado_future *read = tornado_iostream_read_bytes(d->stream, strlen(more));
+    CHECK(loop_until(read) == NULL);
+    CHECK_MEM(tornado_future_bytes(read).data, tornado_future_bytes(read).len, more, strlen(more));
+    tornado_future_release(read);
+}
+
+TEST(http1_connection_response_that_comes_before_it_is_read_is_kept)
+{
+    static const struct {
+        const char *response, *seen;
+    } cases[] = {{"HTTP/1.1 413 no\r\nContent-Length: 2\r\n\r\nab", "HTTP/1.1 413 no|Content-Length=2;ab$"},
+                 {"HTTP/1.1 100 Continue\r\n\r\n" OK_ "Content-Length: 0\r\n\r\n",
+                  "(100)HTTP/1.1 200 OK|Content-Length=0;$"}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        dialogue d = dialogue_open(true, NULL);
+        dialogue_upload(&d, "3");
+        client_send(&d.peer, cases[i].response);
+        loop_turns(10);
+        CHECK_STR(recorded(&d.seen), "");
+        dialogue_read(&d);
+        while (!d.seen.over)
+            loop_turns(1);
+        CHECK_STR(recorded(&d.seen), cases[i].seen);
+        CHECK(!tornado_future_done(d.done)); /* the request is still under way */
+        CHECK(sent(tornado_http1_connection_write(d.connection, tornado_bytes_of("abc"))));
+        CHECK(sent(tornado_http1_connection_finish(d.connection)));
+        CHECK(loop_until(d.done) == NULL);
+        client_send(&d.peer, "more");
+        stream_is_free(&d, "more");
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_delegate_that_waits_at_the_end_leaves_a_stream_that_can_be_used)
+{
+    enum { EXTRA, END, MORE, CASES };
+    for (int headers = 0; headers < 2; headers++)
+        for (int what = 0; what < CASES; what++) {
+            dialogue d = dialogue_open(true, NULL);
+            tornado_future *gate = tornado_future_new();
+            *(headers ? &d.seen.headers_future : &d.seen.data_future) = gate;
+            dialogue_ask(&d, "GET");
+            client_send(&d.peer, headers ? OK_ "Content-Length: 0\r\n\r\n" : OK_ "Content-Length: 2\r\n\r\nab");
+            if (what == EXTRA)
+                client_send(&d.peer, "EXTRA");
+            while (headers ? !recorded(&d.seen)[0] : !d.seen.pieces)
+                loop_turns(1);
+            loop_turns(3);
+            CHECK(!d.seen.over);
+            tornado_future_set_result(gate, NULL, NULL);
+            tornado_future_release(gate);
+            CHECK(loop_until(d.done) == NULL);
+            CHECK(d.seen.over);
+            CHECK_INT(tornado_iostream_closed(d.stream), what == EXTRA);
+            loop_turns(3);
+            if (what == END) {
+                shutdown(d.peer.fd, SHUT_WR);
+                CHECK_INT(loop_code(tornado_iostream_read_bytes(d.stream, 1)), TORNADO_ERR_CLOSED);
+            } else if (what == MORE) {
+                client_send(&d.peer, "more");
+                loop_turns(5); /* nobody reads */
+                stream_is_free(&d, "more");
+            }
+            dialogue_end(&d);
+        }
+}
+
+TEST(http1_connection_bytes_behind_a_response_are_no_response)
+{
+    static const struct {
+        const char *response;
+        bool open;
+    } cases[] = {{OK_ "Content-Length: 0\r\n\r\nHTTP/1.1 299 Poison\r\nContent-Length: 0\r\n\r\n", false},
+                 {OK_ "Content-Length: 1\r\n\r\na\r\n", false},
+                 {OK_ "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nx", false},
+                 {"HTTP/1.1 204 x\r\n\r\nx", false},
+                 {"HTTP/1.1 101 x\r\n\r\n\x81\x02hi", true}};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        dialogue d = dialogue_open(true, NULL);
+        dialogue_ask(&d, "GET");
+        client_send(&d.peer, cases[i].response);
+        CHECK(loop_until(d.done) == NULL);
+        if (tornado_iostream_closed(d.stream) == cases[i].open)
+            FAIL("%s: the stream is %s", cases[i].response, cases[i].open ? "closed" : "open");
+        if (cases[i].open)
+            stream_is_free(&d, "\x81\x02hi");
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_response_before_any_request_is_refused)
+{
+    for (int late = 0; late < 2; late++) {
+        dialogue d = dialogue_open(true, NULL);
+        if (!late)
+            dialogue_read(&d);
+        client_send(&d.peer, OK_ "Content-Length: 0\r\n\r\n");
+        loop_turns(10);
+        if (late)
+            dialogue_read(&d);
+        CHECK(is_error(loop_until(d.done), TORNADO_ERR_PARSE));
+        CHECK(tornado_iostream_closed(d.stream));
+        CHECK_STR(recorded(&d.seen), "!PARSE");
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_piece_stays_while_its_future_is_pending)
+{
+    for (int held = 0; held < 2; held++) { /* whether the user still has the stream */
+        dialogue d = dialogue_open(true, NULL);
+        tornado_future *gate = d.seen.data_future = tornado_future_new();
+        if (!held)
+            tornado_iostream_release(d.stream);
+        dialogue_ask(&d, "GET");
+        client_send(&d.peer, OK_ "Content-Length: 6\r\n\r\nabc");
+        while (!d.seen.pieces)
+            loop_turns(1);
+        tornado_http1_connection_close(d.connection);
+        loop_turns(3);
+        CHECK_MEM(d.seen.piece.data, d.seen.piece.len, "abc", 3);
+        tornado_future_set_result(gate, NULL, NULL);
+        tornado_future_release(gate);
+        CHECK(is_error(loop_until(d.done), TORNADO_ERR_CLOSED));
+        if (!held)
+            d.stream = NULL;
+        dialogue_end(&d);
+    }
+}
+
+static void finish_both(void *self)
+{
+    CHECK(sent(tornado_http1_connection_finish(the_dialogue->connection)));
+    CHECK_INT(failure(tornado_iostream_read_bytes(the_dialogue->stream, 4)), TORNADO_ERR_STATE); /* not yet */
+    record_finish(self);
+}
+
+TEST(http1_connection_finish_that_ends_the_request_too_loses_nothing)
+{
+    static const tornado_http_message_delegate both = {.headers_received = record_headers, .data_received = record_data,
+                                                       .finish = finish_both, .release = record_release};
+    for (int pieces = 0; pieces < 2; pieces++) {
+        static const char response[] = "HTTP/1.1 101 x\r\n\r\nWXYZ";
+        size_t first = pieces ? 16 : sizeof response - 1;
+        dialogue d = dialogue_open(true, NULL);
+        the_dialogue = &d;
+        dialogue_upload(&d, "0");
+        d.done = tornado_http1_connection_read_response(d.connection, &both, &d.seen);
+        client_send_bytes(&d.peer, response, first);
+        while (pieces && !tornado_iostream_read_buffer_size(d.stream))
+            loop_turns(1);
+        client_send(&d.peer, response + first);
+        CHECK(loop_until(d.done) == NULL);
+        CHECK_STR(recorded(&d.seen), "HTTP/1.1 101 x;$");
+        CHECK(!tornado_iostream_closed(d.stream));
+        client_send(&d.peer, "more");
+        stream_is_free(&d, "WXYZmore");
+        dialogue_end(&d);
+    }
+}
+
+static void close_and_raise(void *self, const tornado_http_start_line *start, const tornado_http_headers *headers)
+{
+    record_informational(self, start, headers);
+    tornado_http1_connection_close(the_dialogue->connection);
+    tornado_raise(TORNADO_ERR_STATE, "no more");
+}
+
+TEST(http1_connection_informational_may_close_and_raise)
+{
+    static const tornado_http_message_delegate closing = {.informational = close_and_raise, .release = record_release,
+                                                          .on_connection_close = record_close};
+    log_keep();
+    dialogue d = dialogue_open(true, NULL);
+    the_dialogue = &d;
+    dialogue_send(&d, "GET");
+    d.done = tornado_http1_connection_read_response(d.connection, &closing, &d.seen);
+    tornado_http1_connection_release(d.connection); /* it goes on, and is the last of it */
+    client_send(&d.peer, "HTTP/1.1 103 Hints\r\n\r\n");
+    CHECK(loop_until(d.done) != NULL);
+    CHECK(strncmp(recorded(&d.seen), "(103)!", 6) == 0);
+    CHECK_INT(logged("no more"), 1);
+    CHECK(tornado_iostream_closed(d.stream));
+    d.connection = NULL;
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_body_timeout_ends_with_the_body)
+{
+    enum { SIZE = 16 << 20 };
+    tornado_http1_connection_parameters parameters = {.body_timeout = 0.3};
+    dialogue d = dialogue_open(true, &parameters);
+    char *body = calloc(1, SIZE), length[16];
+    snprintf(length, sizeof length, "%d", SIZE);
+    dialogue_upload(&d, length);
+    dialogue_read(&d);
+    tornado_future *written = tornado_http1_connection_write(d.connection, (tornado_bytes){body, SIZE});
+    client_send(&d.peer, OK_ "Content-Length: 2\r\n\r\na");
+    while (!d.seen.pieces)
+        loop_turns(1);
+    client_send(&d.peer, "b");
+    while (!d.seen.over)
+        loop_turns(1);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=2;ab$");
+    loop_run_for(0.7);
+    CHECK(!tornado_future_done(d.done) && !tornado_future_done(written));
+    CHECK(!tornado_iostream_closed(d.stream));
+    tornado_future *finished = tornado_http1_connection_finish(d.connection);
+    peer_needs(&d, SIZE);
+    CHECK_INT(loop_code(written), 0);
+    CHECK_INT(loop_code(finished), 0);
+    CHECK(loop_until(d.done) == NULL);
+    free(body);
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_memory_that_runs_short_is_not_the_responses_fault)
+{
+    tornado_buffer response = {0};
+    tornado_buffer_puts(&response, OK_ "Content-Length: 0\r\n");
+    for (int i = 0; i < 200; i++)
+        tornado_buffer_puts(&response, "A: b\r\n");
+    tornado_buffer_puts(&response, "\r\n");
+    log_keep();
+    bool hit = true;
+    int failed = 0;
+    for (long n = 1; hit; n++) {
+        dialogue d = dialogue_open(true, NULL);
+        dialogue_ask(&d, "GET");
+        loop_turns(3);
+        client_send_bytes(&d.peer, response.data, response.len);
+        long before = test_allocs();
+        test_fail_alloc(n);
+        while (!tornado_future_done(d.done))
+            tornado_ioloop_run_once(tornado_ioloop_current(), 0.01);
+        hit = test_allocs() - before >= n;
+        test_fail_alloc(0);
+        const tornado_error *error = tornado_future_error(d.done);
+        if (error && error->code != TORNADO_ERR_NOMEM)
+            FAIL("allocation %ld: %s: %s", n, tornado_error_name(error->code), error->message);
+        failed += error != NULL;
+        dialogue_end(&d);
+    }
+    CHECK(failed > 1);
+    tornado_buffer_free(&response);
+}
+
+TEST(http1_connection_idle_timeout_is_none_of_a_clients)
+{
+    tornado_http1_connection_parameters parameters = {.idle_connection_timeout = 0.1};
+    dialogue d = dialogue_open(true, &parameters);
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, OK_ "Content-Length: 10\r\n\r\n");
+    for (int i = 0; i < 10; i++) {
+        client_send(&d.peer, "x");
+        loop_run_for(0.05);
+    }
+    CHECK(loop_until(d.done) == NULL);
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 200 OK|Content-Length=10;xxxxxxxxxx$");
+    dialogue_end(&d);
+}
+
+/*----------------------------------------------------------------------------
  * The server's role.
  *----------------------------------------------------------------------------*/
 
@@ -858,6 +1150,86 @@ TEST(http1_connection_refuses_one_bad_request)
     CHECK(is_error(loop_until(d.done), TORNADO_ERR_PARSE));
     CHECK_STR(recorded(&d.seen), ""); /* headers_received was not called, so nothing is */
     client_until_end(&d.peer);
+    dialogue_end(&d);
+}
+
+TEST(http1_connection_for_one_request_does_not_wait_for_a_silent_client)
+{
+    tornado_http1_connection_parameters parameters = {.header_timeout = 0.2};
+    for (int begun = 0; begun < 2; begun++) {
+        dialogue d = dialogue_open(false, &parameters);
+        dialogue_read(&d);
+        if (begun)
+            client_send(&d.peer, "GET / HT");
+        CHECK(loop_until(d.done) != NULL);
+        client_until_end(&d.peer);
+        loop_turns(3);
+        CHECK_STR(recorded(&d.seen), "");
+        dialogue_end(&d);
+    }
+}
+
+TEST(http1_connection_for_one_request_is_over_when_its_answer_was_sent)
+{
+    enum { SIZE = 16 << 20 };
+    tornado_http1_connection_parameters parameters = {.body_timeout = 0.3};
+    char *body = calloc(1, SIZE);
+    for (int close = 0; close < 2; close++) {
+        dialogue d = dialogue_open(false, &parameters);
+        dialogue_read(&d);
+        client_send(&d.peer, close ? "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+                                   : "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+        while (!d.seen.over)
+            loop_turns(1);
+        CHECK(sent(write_head(d.connection, 200, SIZE, NULL)));
+        tornado_future *written = tornado_http1_connection_write(d.connection, (tornado_bytes){body, SIZE});
+        tornado_future *finished = tornado_http1_connection_finish(d.connection);
+        loop_run_for(0.7); /* which is no time for the body any more */
+        CHECK(!tornado_future_done(written) && !tornado_future_done(finished));
+        if (!close)
+            CHECK(!tornado_future_done(d.done));
+        CHECK(!tornado_iostream_closed(d.stream));
+        answer a;
+        CHECK(client_answer(&d.peer, &a));
+        CHECK_INT(a.body.len, SIZE);
+        CHECK_INT(loop_code(written), 0);
+        CHECK_INT(loop_code(finished), 0);
+        CHECK(loop_until(d.done) == NULL);
+        if (close) {
+            client_until_end(&d.peer);
+        } else {
+            client_send(&d.peer, "more");
+            stream_is_free(&d, "more");
+        }
+        dialogue_end(&d);
+    }
+    free(body);
+}
+
+static tornado_future *allow_less(void *self, tornado_bytes chunk)
+{
+    if (!((recorder *)self)->pieces)
+        tornado_http1_connection_set_max_body_size(the_dialogue->connection, 1);
+    return record_data(self, chunk);
+}
+
+TEST(http1_connection_limit_below_what_has_come_is_a_limit)
+{
+    static const tornado_http_message_delegate less = {.headers_received = record_headers, .data_received = allow_less,
+                                                       .finish = record_finish, .on_connection_close = record_close,
+                                                       .release = record_release};
+    dialogue d = dialogue_open(false, NULL);
+    the_dialogue = &d;
+    d.done = tornado_http1_connection_read_response(d.connection, &less, &d.seen);
+    client_send(&d.peer, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n");
+    while (!d.seen.pieces)
+        loop_turns(1);
+    client_send(&d.peer, "3\r\ncde\r\n0\r\n\r\n");
+    answer a;
+    CHECK(client_answer(&d.peer, &a));
+    CHECK_INT(a.status, 413);
+    CHECK(is_error(loop_until(d.done), TORNADO_ERR_LIMIT));
+    CHECK_STR(recorded(&d.seen), "POST / HTTP/1.1|Host=a|Transfer-Encoding=chunked;ab!LIMIT");
     dialogue_end(&d);
 }
 
@@ -935,6 +1307,107 @@ TEST(http1_server_connection_goes_on_without_whoever_made_it)
     client_until_end(&c);
     CHECK_INT(server_closed, 1);
     client_close(&c);
+}
+
+/* A server connection over a stream, with one delegate for all requests. */
+static struct {
+    tornado_http1_connection *connection; /* of the last request */
+    tornado_iostream *stream;             /* detached from it */
+    recorder seen;
+    int requests;
+} served;
+
+static const tornado_http_message_delegate *record_start(void *self, tornado_http1_server_connection *server,
+                                                         tornado_http1_connection *connection, void **message)
+{
+    (void)server;
+    served.connection = connection;
+    served.requests++;
+    *message = &served.seen;
+    return self;
+}
+
+static const tornado_http_server_connection_delegate record_requests = {.start_request = record_start};
+
+static client serve_pair(const tornado_http1_connection_parameters *parameters,
+                         const tornado_http_message_delegate *delegate)
+{
+    int ends[2];
+    tcp_pair(ends);
+    tornado_iostream *stream = tornado_iostream_new(ends[0], NULL);
+    tornado_http1_server_connection *server = tornado_http1_server_connection_new(stream, parameters, NULL);
+    tornado_iostream_release(stream);
+    CHECK(server != NULL);
+    CHECK(tornado_http1_server_connection_start_serving(server, &record_requests, (void *)(uintptr_t)delegate));
+    tornado_http1_server_connection_release(server);
+    client c = {.fd = ends[1], .data = calloc(1, 1)};
+    set_nonblocking(c.fd);
+    return c;
+}
+
+static void detach_served(void)
+{
+    served.stream = tornado_http1_connection_detach(served.connection);
+    CHECK(served.stream != NULL);
+}
+
+TEST(http1_server_connection_that_is_detached_from_leaves_the_rest_alone)
+{
+    static const char *const behind[] = {"GET /next HTTP/1.1\r\nHost: a\r\n\r\n", "GET /ne", "\x81\x02hi", "\r\n\r\n"};
+    tornado_http1_connection_parameters parameters = {.header_timeout = 0.2, .idle_connection_timeout = 0.2};
+    for (size_t i = 0; i < COUNT(behind); i++) {
+        char request[200];
+        memset(&served, 0, sizeof served);
+        served.seen.on_headers = detach_served;
+        client c = serve_pair(&parameters, &recording);
+        snprintf(request, sizeof request, "GET /up HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n%s", behind[i]);
+        client_send(&c, request);
+        while (!served.stream)
+            loop_turns(1);
+        loop_run_for(0.6);
+        CHECK_INT(served.requests, 1);
+        CHECK(!tornado_iostream_closed(served.stream));
+        tornado_future *read = tornado_iostream_read_bytes(served.stream, strlen(behind[i]));
+        CHECK(loop_until(read) == NULL);
+        CHECK_MEM(tornado_future_bytes(read).data, tornado_future_bytes(read).len, behind[i], strlen(behind[i]));
+        tornado_future_release(read);
+        CHECK_INT(loop_code(tornado_iostream_write(served.stream, tornado_bytes_of("raw"))), 0);
+        CHECK(client_need(&c, 3));
+        CHECK_STR(c.data, "raw");
+        CHECK_STR(recorded(&served.seen), "GET /up HTTP/1.1|Host=a|Upgrade=x;");
+        tornado_iostream_release(served.stream);
+        client_close(&c);
+        loop_turns(2);
+        recorder_end(&served.seen);
+    }
+}
+
+TEST(http1_server_connection_piece_stays_when_the_answer_comes_early)
+{
+    memset(&served, 0, sizeof served);
+    tornado_future *gate = served.seen.data_future = tornado_future_new();
+    client c = serve_pair(NULL, &recording);
+    client_send(&c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc");
+    while (!served.seen.pieces)
+        loop_turns(1);
+    CHECK(sent(write_head(served.connection, 413, 0, NULL)));
+    CHECK(sent(tornado_http1_connection_finish(served.connection)));
+    answer a;
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.status, 413);
+    for (int i = 0; i < 5; i++) {
+        client_send(&c, "defghijk");
+        loop_turns(3);
+        CHECK_MEM(served.seen.piece.data, served.seen.piece.len, "abc", 3);
+    }
+    tornado_future_set_result(gate, NULL, NULL);
+    tornado_future_release(gate);
+    client_close(&c);
+    while (!served.seen.released)
+        loop_turns(1);
+    loop_turns(2); /* it lingered */
+    CHECK_INT(served.seen.pieces, 1);
+    recorder_end(&served.seen);
 }
 
 /*----------------------------------------------------------------------------

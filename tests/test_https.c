@@ -1,5 +1,6 @@
 /* Servers with TLS, and our streams beside other programs that speak it. */
 #include "certificates.h"
+#include "delegate.h"
 #include "faults.h"
 #include "http_client.h"
 
@@ -424,6 +425,55 @@ TEST(https_streams_and_openssl_s_server)
     }
     tornado_iostream_release(stream);
     CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
+    certificates_remove();
+}
+
+/* Answers with the protocol. */
+static void tell_protocol(void *self)
+{
+    tornado_http1_connection *c = self;
+    const char *protocol = tornado_http1_connection_request(c)->protocol;
+    CHECK(sent(write_head(c, 200, (int64_t)strlen(protocol), NULL)));
+    CHECK(sent(tornado_http1_connection_write(c, tornado_bytes_of(protocol))));
+    CHECK(sent(tornado_http1_connection_finish(c)));
+}
+
+static const tornado_http_message_delegate *start_telling(void *self, tornado_http1_server_connection *server,
+                                                          tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate telling = {.finish = tell_protocol};
+    (void)self;
+    (void)server;
+    *message = connection;
+    return &telling;
+}
+
+static void serve_http(tornado_iostream *stream, void *arg)
+{
+    static const tornado_http_server_connection_delegate delegate = {.start_request = start_telling};
+    (void)arg;
+    tornado_await(tornado_iostream_wait_for_handshake(stream));
+    tornado_http1_server_connection *connection = tornado_http1_server_connection_new(stream, NULL, NULL);
+    CHECK(connection && tornado_http1_server_connection_start_serving(connection, &delegate, NULL));
+    tornado_http1_server_connection_release(connection);
+}
+
+TEST(https_server_connection_over_a_stream_with_tls_says_https)
+{
+    certificates_make();
+    tornado_ssl_options ssl = server_files();
+    tornado_tcpserver_options options = {.stream.ssl_options = &ssl};
+    tornado_bind_options bind = {.address = "127.0.0.1"};
+    tornado_tcpserver *server = tornado_tcpserver_new(serve_http, NULL, &options);
+    CHECK(server && tornado_tcpserver_listen(server, 0, &bind));
+    tornado_iostream *stream = dial(tornado_tcpserver_port(server));
+    size_t len;
+    ask(stream, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", &len);
+    tornado_future *said = body(stream, len);
+    CHECK_MEM(tornado_future_bytes(said).data, len, "https", 5);
+    tornado_future_release(said);
+    tornado_iostream_release(stream);
+    tornado_tcpserver_free(server);
     certificates_remove();
 }
 #endif

@@ -1,7 +1,9 @@
 /* The server as a whole: many connections, times, limits, and its end, with handlers that wait. */
 #include "delegate.h"
 #include "http_client.h"
+#include "runtime.h"
 
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -48,6 +50,27 @@ static void flood_get(tornado_handler *self)
     }
 }
 
+enum { BIG = 32 << 20 };
+
+/* All at once, however slow the client is. */
+static void big_get(tornado_handler *self)
+{
+    char *bytes = calloc(1, BIG);
+    tornado_write_bytes(self, (tornado_bytes){bytes, BIG});
+    free(bytes);
+}
+
+/* Flushes again and again, and never waits for that. */
+static void push_get(tornado_handler *self)
+{
+    static const char block[1 << 20];
+    for (int i = 0; i < 200 && tornado_connected(self); i++) {
+        tornado_write_bytes(self, (tornado_bytes){block, i < 20 ? sizeof block : 1});
+        tornado_future_release(tornado_flush(self));
+        tornado_await(tornado_sleep(0.05));
+    }
+}
+
 static void note_finish(tornado_handler *self)
 {
     (void)self;
@@ -65,6 +88,8 @@ static const tornado_handler_class wait_class = {.parent = &base_class, .get = w
 static const tornado_handler_class hello_class = {.parent = &base_class, .get = hello_get};
 static const tornado_handler_class echo_class = {.parent = &base_class, .post = echo_post};
 static const tornado_handler_class flood_class = {.parent = &base_class, .get = flood_get};
+static const tornado_handler_class big_class = {.parent = &base_class, .get = big_get};
+static const tornado_handler_class push_class = {.parent = &base_class, .get = push_get};
 
 typedef struct site {
     tornado_application *app;
@@ -82,6 +107,8 @@ static site site_new(tornado_httpserver_options options)
                                                      {.path = "/wait", .handler = &wait_class},
                                                      {.path = "/echo", .handler = &echo_class},
                                                      {.path = "/flood", .handler = &flood_class},
+                                                     {.path = "/big", .handler = &big_class},
+                                                     {.path = "/push", .handler = &push_class},
                                                      {0}}, NULL);
     CHECK(s.app != NULL);
     s.server = tornado_application_listen(s.app, 0, &options);
@@ -93,6 +120,7 @@ static site site_new(tornado_httpserver_options options)
 
 #define SITE(...) site_new((tornado_httpserver_options){__VA_ARGS__})
 #define HELLO "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+#define BIG_  "GET /big HTTP/1.1\r\nHost: a\r\n\r\n"
 #define WAIT  "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n"
 
 static void open_gate(void)
@@ -235,6 +263,53 @@ TEST(httpserver_decompress_request_decodes_bodies_that_say_they_are_gzip)
     tornado_buffer_free(&packed);
 }
 
+/* Answers with the headers that tell of an encoding, and the body. */
+static void tell_coding(tornado_http_request *request, void *arg)
+{
+    tornado_buffer text = {0};
+    (void)arg;
+    for (size_t i = 0; i < request->headers.count; i++)
+        if (strstr(request->headers.items[i].name, "Encoding"))
+            tornado_buffer_printf(&text, "%s=%.*s;", request->headers.items[i].name,
+                                  (int)request->headers.items[i].value_len, request->headers.items[i].value);
+    CHECK(tornado_buffer_append(&text, request->body.data, request->body.len));
+    CHECK(sent(write_head(request->connection, 200, (int64_t)text.len, NULL)));
+    CHECK(sent(tornado_http1_connection_write(request->connection, (tornado_bytes){text.data, text.len})));
+    CHECK(sent(tornado_http1_connection_finish(request->connection)));
+    tornado_buffer_free(&text);
+}
+
+TEST(httpserver_decompress_request_takes_off_the_coding_that_was_applied_last)
+{
+    static const struct {
+        const char *header, *seen;
+    } cases[] = {{"gzip", "X-Consumed-Content-Encoding=gzip;"},
+                 {"x-gzip", "X-Consumed-Content-Encoding=x-gzip;"},
+                 {"deflate, gzip", "Content-Encoding=deflate;"},
+                 {"br,gzip", "Content-Encoding=br;"},
+                 {"br ,\tX-GZip", "Content-Encoding=br;"},
+                 {"a, b, gzip", "Content-Encoding=a, b;"},
+                 {"gzip,", "X-Consumed-Content-Encoding=gzip,;"},
+                 {"br, gzip , ,", "Content-Encoding=br;"},
+                 {",gzip", "X-Consumed-Content-Encoding=,gzip;"},
+                 {"br\r\nContent-Encoding: gzip", "Content-Encoding=br;X-Consumed-Content-Encoding=gzip;"}};
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .decompress_request = TORNADO_GUNZIP};
+    tornado_httpserver *server = tornado_httpserver_new_callback(tell_coding, NULL, &options);
+    CHECK(server && tornado_httpserver_listen(server, 0, NULL));
+    client c = client_open(tornado_httpserver_port(server));
+    tornado_buffer packed = {0};
+    CHECK(tornado_compress(&packed, tornado_bytes_of("body"), NULL));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char header[100], want[100];
+        snprintf(header, sizeof header, "Content-Encoding: %s\r\n", cases[i].header);
+        snprintf(want, sizeof want, "%sbody", cases[i].seen);
+        CHECK_STR(echo_encoded(&c, header, (tornado_bytes){packed.data, packed.len}).body.data, want);
+    }
+    client_close(&c);
+    tornado_buffer_free(&packed);
+    tornado_httpserver_free(server);
+}
+
 TEST(httpserver_decompressed_bodies_are_bounded_and_corrupt_ones_refused)
 {
     enum { SIZE = 1000000 };
@@ -261,6 +336,76 @@ TEST(httpserver_decompressed_bodies_are_bounded_and_corrupt_ones_refused)
         site_free(&s);
     }
     tornado_buffer_free(&packed);
+}
+
+TEST(httpserver_chunks_of_little_but_extensions_are_refused)
+{
+    for (int ext = 0; ext < 2; ext++) {
+        char line[64] = "1", request[] = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        tornado_buffer chunks = {0};
+        if (ext)
+            snprintf(line, sizeof line, "1;%050d", 0);
+        for (int i = 0; i < 40000; i++)
+            tornado_buffer_printf(&chunks, "%s\r\nx\r\n", line);
+        tornado_buffer_puts(&chunks, "0\r\n\r\n");
+        site s = SITE(.no_keep_alive = true);
+        client c = client_open(s.port);
+        answer a;
+        client_send(&c, request);
+        for (size_t at = 0; at < chunks.len && !c.len; at += 4096) {
+            client_send_bytes(&c, chunks.data + at, chunks.len - at < 4096 ? chunks.len - at : 4096);
+            client_read(&c);
+        }
+        CHECK(client_answer(&c, &a));
+        CHECK_INT(a.status, ext ? 400 : 200);
+        CHECK(ext || a.body.len == 40000);
+        client_close(&c);
+        site_free(&s);
+        tornado_buffer_free(&chunks);
+    }
+}
+
+/* Begins with another loop, which has no memory at hand yet. */
+static void fresh_loop(void)
+{
+    tornado_ioloop_close(tornado_ioloop_current(), false);
+    tornado_ioloop_clear_current();
+}
+
+/* Sends a request that is the first of its loop, and has the n-th allocation fail; waits until something comes, else
+   the test's time ends. Whether there was such an allocation. */
+static bool ask_in_need(client *c, const char *request, long n)
+{
+    loop_turns(3);
+    client_send(c, request);
+    long before = test_allocs();
+    test_fail_alloc(n);
+    while (!client_read(c) && !c->ended)
+        tornado_ioloop_run_once(tornado_ioloop_current(), 0.01);
+    bool hit = test_allocs() - before >= n;
+    test_fail_alloc(0);
+    return hit;
+}
+
+TEST(httpserver_client_that_waits_for_100_hears_something_when_memory_is_short)
+{
+    bool hit = true;
+    log_keep();
+    for (long n = 1; hit; n++) {
+        fresh_loop();
+        site s = SITE(.no_keep_alive = false);
+        client c = client_open(s.port);
+        answer a;
+        hit = ask_in_need(&c, "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", n);
+        if (!c.ended && client_answer(&c, &a) && a.status == 100) {
+            a = client_ask(&c, "abc");
+            CHECK(a.status == 200 || a.status == 503);
+        } else if (!c.ended) {
+            CHECK_INT(a.status, 503);
+        }
+        client_close(&c);
+        site_free(&s);
+    }
 }
 
 TEST(httpserver_max_buffer_size_is_the_limit_of_bodies_that_have_no_other)
@@ -370,6 +515,71 @@ TEST(httpserver_a_client_that_stops_reading_is_given_up)
     CHECK_INT(state.closed, 1);
     client_close(&c);
     site_free(&s);
+}
+
+TEST(httpserver_a_client_that_only_sends_is_given_up)
+{
+    static const struct {
+        const char *request, *dribble;
+    } cases[] = {{BIG_, "\r\n"}, {BIG_, "G"}, {"GET /push HTTP/1.1\r\nHost: a\r\n\r\n", ""}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        site s = SITE(.idle_connection_timeout = 0.4);
+        client c = client_open(s.port);
+        take_little(&c);
+        client_send(&c, cases[i].request);
+        UNTIL(tornado_httpserver_connections(s.server) == 1);
+        while (tornado_httpserver_connections(s.server) > 0) { /* else the test's time ends */
+            ssize_t ignored = send(c.fd, cases[i].dribble, strlen(cases[i].dribble), MSG_NOSIGNAL);
+            (void)ignored;
+            loop_run_for(0.05);
+        }
+        UNTIL(tornado_ioloop_coroutines(tornado_ioloop_current()) == 0);
+        client_close(&c);
+        site_free(&s);
+    }
+}
+
+TEST_LIMIT(httpserver_a_client_that_reads_slowly_is_not_given_up, 30)
+{
+    double idle = test_scaled(0.5);
+    site s = SITE(.idle_connection_timeout = idle);
+    client c = client_open(s.port);
+    static char bytes[65536];
+    size_t got = 0;
+    take_little(&c);
+    client_send(&c, BIG_);
+    for (double start = tornado_monotonic(); got < BIG;) {
+        ssize_t len = got < (tornado_monotonic() - start) * BIG / (4 * idle) ? recv(c.fd, bytes, sizeof bytes, 0) : -2;
+        if (len == 0 || (len == -1 && errno != EAGAIN))
+            FAIL("closed after %zu bytes, %g seconds", got, tornado_monotonic() - start);
+        got += len > 0 ? (size_t)len : 0;
+        if (len > 0)
+            loop_turns(1);
+        else
+            loop_run_for(0.002);
+    }
+    client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_what_comes_behind_an_unread_answer_has_its_time_when_that_was_read)
+{
+    for (int body = 0; body < 2; body++) {
+        site s = SITE(.header_timeout = body ? 0 : 0.3, .body_timeout = body ? 0.3 : 0);
+        client c = client_open(s.port);
+        answer a;
+        take_little(&c);
+        client_send(&c, body ? BIG_ "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc" : BIG_ "GET / HT");
+        loop_run_for(0.7);
+        CHECK_INT(tornado_httpserver_connections(s.server), 1);
+        CHECK(client_answer(&c, &a));
+        CHECK_INT(a.body.len, BIG);
+        CHECK(client_answer(&c, &a));
+        CHECK_INT(a.status, 408);
+        CHECK(!client_more(&c));
+        client_close(&c);
+        site_free(&s);
+    }
 }
 
 TEST_EACH_POLLER(httpserver_a_flood_goes_at_the_clients_pace)
@@ -496,6 +706,25 @@ TEST(httpserver_connections_beyond_the_maximum_are_closed)
     CHECK_INT(client_ask(&c, HELLO).status, 200);
     client_close(&b);
     client_close(&c);
+    site_free(&s);
+}
+
+TEST(httpserver_limit_of_connections_is_logged_once_a_second)
+{
+    log_keep();
+    site s = SITE(.max_connections = 1);
+    double start = tornado_monotonic();
+    for (int i = 0; i < 10; i++) {
+        client in = client_open(s.port), out;
+        CHECK_INT(client_ask(&in, HELLO).status, 200);
+        out = client_open(s.port);
+        CHECK(!client_more(&out));
+        client_close(&out);
+        client_close(&in);
+        UNTIL(tornado_httpserver_connections(s.server) == 0);
+    }
+    CHECK(logged("the limit of 1 connections is reached") >= 1);
+    CHECK(logged("the limit of") <= 1 + (int)(tornado_monotonic() - start));
     site_free(&s);
 }
 
@@ -849,6 +1078,97 @@ TEST(httpserver_xheaders_tell_who_asks)
     }
 }
 
+/* Answers with the whole URL. */
+static void tell_url(tornado_http_request *request, void *arg)
+{
+    const char *text = tornado_http_request_full_url(request);
+    (void)arg;
+    CHECK(sent(write_head(request->connection, 200, (int64_t)strlen(text), NULL)));
+    CHECK(sent(tornado_http1_connection_write(request->connection, tornado_bytes_of(text))));
+    CHECK(sent(tornado_http1_connection_finish(request->connection)));
+}
+
+TEST(httpserver_targets_that_are_no_paths_have_a_url)
+{
+    static const struct {
+        const char *target, *url;
+    } cases[] = {{"GET /a?b", "http://h:80/a?b"}, {"GET http://b.example/u?x", "http://b.example/u?x"},
+                 {"GET http://b:81?x://y", "http://b:81?x://y"}, {"GET http://b", "http://b"},
+                 {"GET /x://y", "http://h:80/x://y"}, {"OPTIONS *", "http://h:80"}, {"CONNECT b:443", "http://h:80"}};
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}};
+    tornado_httpserver *server = tornado_httpserver_new_callback(tell_url, NULL, &options);
+    CHECK(server && tornado_httpserver_listen(server, 0, NULL));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char request[100];
+        snprintf(request, sizeof request, "%s HTTP/1.1\r\nHost: h:80\r\n\r\n", cases[i].target);
+        CHECK_STR(ask_once(tornado_httpserver_port(server), request).body.data, cases[i].url);
+    }
+    tornado_httpserver_free(server);
+}
+
+/* The same where memory is short. */
+static void try_to_tell_address(tornado_http_request *request, void *arg)
+{
+    (void)arg;
+    if (!sent(write_head(request->connection, 200, (int64_t)strlen(request->remote_ip), NULL)) ||
+        !sent(tornado_http1_connection_write(request->connection, tornado_bytes_of(request->remote_ip))) ||
+        !sent(tornado_http1_connection_finish(request->connection)))
+        tornado_http1_connection_close(request->connection);
+}
+
+TEST_LIMIT(httpserver_client_of_a_proxy_is_not_the_proxy_when_memory_is_short, 60)
+{
+    tornado_httpserver_options options = {.xheaders = true, .bind = {.address = "127.0.0.1"}};
+    int refused = 0;
+    log_keep();
+    for (int more = 0; more < 4096; more += 16) { /* so that the address is what needs another block */
+        bool hit = true;
+        for (long n = 1; hit; n++) {
+            char request[4200];
+            answer a;
+            fresh_loop();
+            tornado_httpserver *server = tornado_httpserver_new_callback(try_to_tell_address, NULL, &options);
+            CHECK(server && tornado_httpserver_listen(server, 0, NULL));
+            client c = client_open(tornado_httpserver_port(server));
+            snprintf(request, sizeof request,
+                     "GET / HTTP/1.1\r\nHost: a\r\nX: %0*d\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n", more + 1, 0);
+            hit = ask_in_need(&c, request, n);
+            if (!c.ended && client_answer(&c, &a)) {
+                if (a.status < 500 && strcmp(a.body.data, "1.2.3.4") != 0)
+                    FAIL("%d more, allocation %ld: %d %s", more, n, a.status, a.body.data);
+                refused += a.status >= 500;
+            }
+            client_close(&c);
+            tornado_httpserver_free(server);
+        }
+    }
+    CHECK(refused > 0);
+}
+
+/* Whether a descriptor of this process is the other end of a client, and sends at once. */
+static bool sends_at_once(int fd, const client *c)
+{
+    struct sockaddr_in mine, peer;
+    socklen_t len = sizeof mine, peer_len = sizeof peer, size = sizeof(int);
+    int on = 0;
+    CHECK(getsockname(c->fd, (struct sockaddr *)&mine, &len) == 0);
+    return getpeername(fd, (struct sockaddr *)&peer, &peer_len) == 0 && peer.sin_port == mine.sin_port &&
+           peer.sin_family == AF_INET && getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &size) == 0 && on;
+}
+
+TEST(httpserver_answers_are_sent_at_once)
+{
+    site s = SITE(.no_keep_alive = false);
+    client c = client_open(s.port);
+    int found = 0;
+    CHECK_INT(client_ask(&c, HELLO).status, 200);
+    for (int fd = 3; fd < 64; fd++)
+        found += sends_at_once(fd, &c);
+    CHECK_INT(found, 1);
+    client_close(&c);
+    site_free(&s);
+}
+
 TEST(httpserver_accepts_on_sockets_that_listen_already)
 {
     for (int several = 0; several < 2; several++) {
@@ -969,6 +1289,164 @@ TEST(httpserver_drain_waits_for_answers_under_way)
     client_close(&idle);
     client_close(&busy);
     site_free(&s);
+}
+
+/* Answers with a head and three bytes, and goes on when the test wants to; or with much. */
+static tornado_http_request *begun;
+
+static void begin_answer(tornado_http_request *request, void *arg)
+{
+    tornado_http_start_line ok = {.code = 200};
+    (void)arg;
+    if (strcmp(request->path, "/big") == 0) {
+        char *bytes = calloc(1, BIG);
+        CHECK(sent(write_head(request->connection, 200, BIG, NULL)));
+        CHECK(sent(tornado_http1_connection_write(request->connection, (tornado_bytes){bytes, BIG})));
+        CHECK(sent(tornado_http1_connection_finish(request->connection)));
+        free(bytes);
+        return;
+    }
+    tornado_http_request_retain(request);
+    begun = request;
+    CHECK(sent(tornado_http1_connection_write_headers(request->connection, &ok, NULL, &(tornado_bytes){"abc", 3})));
+}
+
+TEST(httpserver_drain_closes_behind_answers_whose_head_was_sent_before)
+{
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}};
+    tornado_httpserver *server = tornado_httpserver_new_callback(begin_answer, NULL, &options);
+    CHECK(server && tornado_httpserver_listen(server, 0, NULL));
+    client c = client_open(tornado_httpserver_port(server));
+    client_send(&c, HELLO);
+    UNTIL(begun);
+    while (c.len == 0)
+        CHECK(client_more(&c));
+    tornado_future *drained = tornado_httpserver_drain(server);
+    loop_turns(3);
+    CHECK(!tornado_future_done(drained));
+    CHECK(sent(tornado_http1_connection_finish(begun->connection)));
+    tornado_http_request_release(begun);
+    answer a;
+    CHECK(client_answer(&c, &a));
+    CHECK_MEM(a.body.data, a.body.len, "abc", 3);
+    CHECK_INT(loop_code(drained), 0);
+    CHECK(!client_more(&c));
+    client_close(&c);
+    tornado_httpserver_free(server);
+}
+
+TEST(httpserver_drain_waits_until_answers_are_read)
+{
+    tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}};
+    tornado_httpserver *server = tornado_httpserver_new_callback(begin_answer, NULL, &options);
+    CHECK(server && tornado_httpserver_listen(server, 0, NULL));
+    client c = client_open(tornado_httpserver_port(server));
+    take_little(&c);
+    client_send(&c, BIG_);
+    CHECK(client_more(&c));
+    tornado_future *drained = tornado_httpserver_drain(server);
+    loop_turns(5);
+    CHECK(!tornado_future_done(drained));
+    answer a;
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.body.len, BIG);
+    CHECK_INT(loop_code(drained), 0);
+    CHECK(!client_more(&c));
+    client_close(&c);
+    tornado_httpserver_free(server);
+}
+
+/* Servers whose connections, when they close, take others with them. */
+static struct {
+    tornado_httpserver *servers[2];
+    tornado_http1_server_connection *connections[2];
+    int count, closed;
+    bool free_all;
+} group;
+
+static void group_finish(void *self)
+{
+    CHECK(sent(write_head(self, 200, 0, NULL)));
+    CHECK(sent(tornado_http1_connection_finish(self)));
+}
+
+static const tornado_http_message_delegate *group_start(void *self, tornado_http1_server_connection *server,
+                                                        tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate delegate = {.finish = group_finish};
+    (void)self;
+    group.connections[group.count++] = server;
+    *message = connection;
+    return &delegate;
+}
+
+/* Closes the other connection; or frees the other server, or, when there is none, its own. */
+static void group_closed(void *self, tornado_http1_server_connection *server)
+{
+    group.closed++;
+    for (int i = 0; i < 2; i++)
+        if (group.connections[i] == server)
+            group.connections[i] = NULL;
+    for (int i = 0; i < 2; i++) {
+        tornado_httpserver *freed = group.servers[i];
+        if (group.connections[i] && !group.free_all)
+            tornado_future_release(tornado_http1_server_connection_close(group.connections[i]));
+        if (group.free_all && freed && (!group.servers[1] || self != &group.servers[i])) {
+            group.servers[i] = NULL;
+            tornado_httpserver_free(freed);
+        }
+    }
+}
+
+static const tornado_http_server_connection_delegate group_delegate = {.start_request = group_start,
+                                                                       .on_close = group_closed};
+
+static int group_listen(int i)
+{
+    group.servers[i] = tornado_httpserver_new(&group_delegate, &group.servers[i], NULL);
+    CHECK(group.servers[i] != NULL);
+    CHECK(tornado_httpserver_listen(group.servers[i], 0, &(tornado_bind_options){.address = "127.0.0.1"}));
+    return tornado_httpserver_port(group.servers[i]);
+}
+
+TEST(httpserver_drain_survives_what_on_close_does)
+{
+    for (int i = 0; i < 2; i++) {
+        memset(&group, 0, sizeof group);
+        group.free_all = i > 0;
+        int port = group_listen(0);
+        client a = client_open(port), b = client_open(port);
+        CHECK_INT(client_ask(&a, HELLO).status, 200);
+        CHECK_INT(client_ask(&b, HELLO).status, 200);
+        tornado_future *drained = tornado_httpserver_drain(group.servers[0]);
+        UNTIL(group.closed == 2);
+        loop_until(drained);
+        tornado_future_release(drained);
+        CHECK(!client_more(&a) && !client_more(&b));
+        client_close(&a);
+        client_close(&b);
+        tornado_httpserver_free(group.servers[0]);
+    }
+}
+
+TEST(httpserver_shutdown_survives_an_on_close_that_frees_another_server)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    memset(&group, 0, sizeof group);
+    group.free_all = true;
+    client clients[2];
+    for (int i = 0; i < 2; i++)
+        clients[i] = client_open(group_listen(i));
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(client_ask(&clients[i], HELLO).status, 200);
+    tornado_ioloop_shutdown(loop, 5);
+    CHECK(tornado_ioloop_start(loop));
+    CHECK_INT(group.closed, 2);
+    for (int i = 0; i < 2; i++) {
+        CHECK(!client_more(&clients[i]));
+        client_close(&clients[i]);
+        tornado_httpserver_free(group.servers[i]);
+    }
 }
 
 TEST(httpserver_close_all_connections_can_be_waited_for)

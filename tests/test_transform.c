@@ -179,6 +179,34 @@ TEST(transform_gzip_leaves_what_is_encoded_as_it_is)
     CHECK(strstr(a.head, "\r\nVary: Cookie\r\n") && strstr(a.head, "\r\nVary: Accept-Encoding\r\n"));
 }
 
+static const char *varies;
+
+static void get_varying(tornado_handler *self)
+{
+    tornado_set_header(self, "Vary", varies);
+    get_tens(self);
+}
+
+TEST(transform_gzip_tells_once_that_it_varies)
+{
+    static const tornado_handler_class varying_class = {.get = get_varying};
+    static const struct {
+        const char *vary;
+        bool said;
+    } cases[] = {{"X-Accept-Encoding", false}, {"Accept-Encoding-X, Cookie", false}, {"Cookie", false},
+                 {"accept-encoding", true}, {"Cookie,ACCEPT-ENCODING", true}, {"Cookie , Accept-Encoding", true},
+                 {"*", true}, {"Cookie, *", true}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        varies = cases[i].vary;
+        answer a = ask(&varying_class, &compressing, "GET", ACCEPT);
+        check_tens(&a, 300);
+        const char *first = strstr(a.head, "\r\nVary: "), *second = first ? strstr(first + 2, "\r\nVary: ") : NULL;
+        CHECK(first && strncmp(first + 8, varies, strlen(varies)) == 0);
+        if (cases[i].said ? second != NULL : !second || strncmp(second + 8, "Accept-Encoding\r\n", 17) != 0)
+            FAIL("%s: %s", varies, a.head);
+    }
+}
+
 static void get_range(tornado_handler *self)
 {
     tornado_set_status(self, 206);

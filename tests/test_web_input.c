@@ -438,6 +438,10 @@ TEST(web_request_tells_its_url_and_host)
     CHECK_STR(ask(&s, "/x%20y?a=b", NULL, "").body.data, "http://A.example:80/x%20y?a=b a.example http");
     CHECK_STR(ask_once(s.port, "GET / HTTP/1.1\r\nHost: [::1]:8888\r\n\r\n").body.data, "http://[::1]:8888/ [::1] http");
     CHECK_STR(ask_once(s.port, "GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n").body.data, "http://[::1]/ [::1] http");
+    CHECK_STR(ask_once(s.port, "GET / HTTP/1.1\r\nHost: admin:\r\n\r\n").body.data, "http://admin:/ admin http");
+    CHECK_STR(ask_once(s.port, "GET http://b.example/u?x=http://c HTTP/1.1\r\nHost: a\r\n\r\n").body.data,
+              "http://b.example/u?x=http://c b.example http");
+    CHECK_STR(ask_once(s.port, "GET http://b.example?x HTTP/1.1\r\nHost: a\r\n\r\n").body.data, "http://b.example?x b.example http");
     tornado_application_free(s.app);
 }
 

@@ -85,6 +85,21 @@ static const tornado_handler_class upload_class = {
     .on_connection_close = upload_closed};
 static const tornado_handler_class derived_class = {.parent = &upload_class};
 
+/* Waits, answers early, and waits again before it looks at what it was given. */
+static void late_data(tornado_handler *self, tornado_bytes chunk)
+{
+    state.pieces++;
+    wait_at(&state.prepare_gate);
+    tornado_set_status(self, 413);
+    tornado_finish(self);
+    state.finished++;
+    wait_at(&state.data_gate);
+    snprintf(state.text, sizeof state.text, "%.*s", (int)chunk.len, chunk.data);
+    state.unwound++;
+}
+
+static const tornado_handler_class late_class = {.stream_request_body = true, .data_received = late_data};
+
 static void plain_post(tornado_handler *self)
 {
     tornado_writef(self, "%s %zu", tornado_get_argument(self, "a", "-"), self->request->body.len);
@@ -100,7 +115,7 @@ typedef struct site {
 static site site_open(void)
 {
     tornado_rule rules[] = {{.path = "/", .handler = &upload_class}, {.path = "/derived", .handler = &derived_class},
-                            {.path = "/plain", .handler = &plain_class}, {0}};
+                            {.path = "/plain", .handler = &plain_class}, {.path = "/late", .handler = &late_class}, {0}};
     tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .max_body_size = 1000, .chunk_size = 100};
     site s = {.application = tornado_application_new(rules, NULL)};
     memset(&state, 0, sizeof state);
@@ -226,6 +241,32 @@ TEST(web_stream_errors_and_early_answers_end_the_request_and_close)
         site_close(&s);
         CHECK_INT(state.closed, 0);
     }
+}
+
+TEST(web_stream_piece_stays_after_an_early_answer)
+{
+    site s = site_open();
+    tornado_future *first = state.prepare_gate = tornado_future_new(), *second = state.data_gate = tornado_future_new();
+    client_send(&s.c, HEAD_OF("/late", "Content-Length: 100\r\n") "abc");
+    UNTIL(state.pieces);
+    tornado_future_set_result(first, NULL, NULL);
+    UNTIL(state.finished);
+    answer a;
+    CHECK(client_answer(&s.c, &a));
+    CHECK_INT(a.status, 413);
+    for (int i = 0; i < 5; i++) {
+        client_send(&s.c, "defghijk");
+        loop_turns(3);
+    }
+    client_close(&s.c);
+    loop_turns(5);
+    tornado_future_set_result(second, NULL, NULL);
+    UNTIL(state.unwound);
+    CHECK_STR(state.text, "abc");
+    CHECK_INT(state.pieces, 1);
+    tornado_future_release(first);
+    tornado_future_release(second);
+    site_close(&s);
 }
 
 TEST(web_stream_client_that_leaves_ends_the_handler_without_its_verb)

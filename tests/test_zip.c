@@ -792,6 +792,32 @@ TEST(zip_compressing_with_short_memory_is_an_error)
     tornado_buffer_free(&plain);
 }
 
+TEST(zip_buffer_has_its_nul_after_memory_ran_short)
+{
+    static char text[1 << 20];
+    unsigned x = 1;
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = "abcdefgh"[(x = x * 1664525u + 1013904223u) >> 29];
+    tornado_buffer out = {0};
+    tornado_compressor *compressor = tornado_compressor_new(NULL);
+    int failures = 0;
+    for (long n = 1;; n++) {
+        tornado_compressor_reset(compressor);
+        tornado_buffer_free(&out);
+        test_fail_alloc(n);
+        bool ok = tornado_compressor_compress(compressor, &out, (tornado_bytes){text, sizeof text});
+        test_fail_alloc(0);
+        CHECK(!out.data || out.data[out.len] == '\0');
+        if (ok)
+            break;
+        CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
+        failures += out.len > 0;
+    }
+    CHECK(failures > 0);
+    tornado_compressor_free(compressor);
+    tornado_buffer_free(&out);
+}
+
 /*----------------------------------------------------------------------------
  * What we write, read by others.
  *----------------------------------------------------------------------------*/
