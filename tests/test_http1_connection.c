@@ -1410,6 +1410,56 @@ TEST(http1_server_connection_piece_stays_when_the_answer_comes_early)
     recorder_end(&served.seen);
 }
 
+static bool closes_in_data;
+
+static tornado_future *answer_in_data(void *self, tornado_bytes chunk)
+{
+    if (closes_in_data) {
+        tornado_http1_connection_close(served.connection);
+    } else {
+        CHECK(sent(write_head(served.connection, 413, 0, NULL)));
+        CHECK(sent(tornado_http1_connection_finish(served.connection)));
+    }
+    return record_data(self, chunk);
+}
+
+TEST(http1_server_connection_piece_stays_when_data_received_answers_or_closes_and_waits)
+{
+    static const tornado_http_message_delegate answering = {.data_received = answer_in_data, .release = record_release};
+    for (int i = 0; i < 4; i++) {
+        memset(&served, 0, sizeof served);
+        closes_in_data = i % 2;
+        tornado_future *gate = served.seen.data_future = tornado_future_new();
+        client c = serve_pair(NULL, &answering), other = serve_pair(NULL, &answering);
+        client_send(&c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n");
+        if (i < 2)
+            loop_turns(3); /* the head is in the stream's own buffer */
+        client_send(&c, "\r\nabc");
+        while (!served.seen.pieces)
+            loop_turns(1);
+        char more[20000];
+        memset(more, 'd', sizeof more);
+        for (int k = 0; k < 10; k++) { /* what others send comes to the same memory */
+            client_send_bytes(&c, more, sizeof more);
+            for (int lines = 0; lines < 50; lines++)
+                client_send(&other, "\r\n");
+            loop_turns(3);
+        }
+        CHECK_MEM(served.seen.piece.data, served.seen.piece.len, "abc", 3);
+        client_close(&c);
+        client_close(&other);
+        loop_turns(5);
+        CHECK_MEM(served.seen.piece.data, served.seen.piece.len, "abc", 3);
+        tornado_future_set_result(gate, NULL, NULL);
+        tornado_future_release(gate);
+        while (!served.seen.released)
+            loop_turns(1);
+        loop_turns(2);
+        CHECK_INT(served.seen.pieces, 1);
+        recorder_end(&served.seen);
+    }
+}
+
 /*----------------------------------------------------------------------------
  * Bodies that are compressed.
  *----------------------------------------------------------------------------*/

@@ -115,7 +115,8 @@ typedef struct site {
 static site site_open(void)
 {
     tornado_rule rules[] = {{.path = "/", .handler = &upload_class}, {.path = "/derived", .handler = &derived_class},
-                            {.path = "/plain", .handler = &plain_class}, {.path = "/late", .handler = &late_class}, {0}};
+                            {.path = "/plain", .handler = &plain_class}, {.path = "/late", .handler = &late_class},
+                            {0}};
     tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .max_body_size = 1000, .chunk_size = 100};
     site s = {.application = tornado_application_new(rules, NULL)};
     memset(&state, 0, sizeof state);
@@ -245,27 +246,50 @@ TEST(web_stream_errors_and_early_answers_end_the_request_and_close)
 
 TEST(web_stream_piece_stays_after_an_early_answer)
 {
+    for (int waits = 0; waits < 2; waits++) { /* whether it has waited before it answers */
+        site s = site_open();
+        tornado_future *first = tornado_future_new(), *second = state.data_gate = tornado_future_new();
+        state.prepare_gate = waits ? first : NULL;
+        client_send(&s.c, HEAD_OF("/late", "Content-Length: 100\r\n") "abc");
+        UNTIL(state.pieces);
+        tornado_future_set_result(first, NULL, NULL);
+        answer a;
+        CHECK(client_answer(&s.c, &a));
+        CHECK_INT(a.status, 413);
+        char more[20000];
+        memset(more, 'd', sizeof more);
+        for (int i = 0; i < 10; i++) {
+            client_send_bytes(&s.c, more, sizeof more);
+            loop_turns(3);
+        }
+        client_close(&s.c);
+        loop_turns(5);
+        tornado_future_set_result(second, NULL, NULL);
+        UNTIL(state.unwound);
+        CHECK_STR(state.text, "abc");
+        CHECK_INT(state.pieces, 1);
+        tornado_future_release(first);
+        tornado_future_release(second);
+        site_close(&s);
+    }
+}
+
+TEST(web_stream_data_received_that_raises_after_it_has_waited_ends_the_request)
+{
+    log_keep();
     site s = site_open();
-    tornado_future *first = state.prepare_gate = tornado_future_new(), *second = state.data_gate = tornado_future_new();
-    client_send(&s.c, HEAD_OF("/late", "Content-Length: 100\r\n") "abc");
+    tornado_future *gate = state.data_gate = tornado_future_new();
+    state.fail_data = true;
+    client_send(&s.c, HEAD_OF("/", "Content-Length: 10\r\n") "abc");
     UNTIL(state.pieces);
-    tornado_future_set_result(first, NULL, NULL);
-    UNTIL(state.finished);
+    loop_turns(3);
+    tornado_future_set_result(gate, NULL, NULL);
+    tornado_future_release(gate);
     answer a;
     CHECK(client_answer(&s.c, &a));
-    CHECK_INT(a.status, 413);
-    for (int i = 0; i < 5; i++) {
-        client_send(&s.c, "defghijk");
-        loop_turns(3);
-    }
-    client_close(&s.c);
-    loop_turns(5);
-    tornado_future_set_result(second, NULL, NULL);
-    UNTIL(state.unwound);
-    CHECK_STR(state.text, "abc");
-    CHECK_INT(state.pieces, 1);
-    tornado_future_release(first);
-    tornado_future_release(second);
+    CHECK_INT(a.status, 500);
+    CHECK(a.close);
+    UNTIL(state.unwound == 1);
     site_close(&s);
 }
 
