@@ -18910,11 +18910,11 @@ typedef struct tornado__range {
     int64_t at, end;
 } tornado__range;
 
-/* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the
-   stream, and must then return anything. `receive` in its place receives by itself, and returns what recv does.
-   `opened`, which may be NULL, when it is connected, and TLS ready. `closed` is called once. `drained`, which may be
-   NULL, after everything queued was sent. `wants_end`: whether to close at the peer's end while paused; NULL: always.
-   `free` frees the memory that the stream is in. */
+/* What a stream's owner does. `data` is given all unread bytes and returns how many it used; it may close the stream,
+   and must then return anything up to all. SIZE_MAX: it has kept the memory that they are in. `receive` in its place
+   receives by itself, and returns what recv does. `opened`, which may be NULL, when it is connected, and TLS ready.
+   `closed` is called once. `drained`, which may be NULL, after everything queued was sent. `wants_end`: whether to
+   close at the peer's end while paused; NULL: always. `free` frees the memory that the stream is in. */
 typedef struct tornado__stream_owner {
     size_t (*data)(tornado_iostream *stream, char *data, size_t len);
     ssize_t (*receive)(tornado_iostream *stream);
@@ -19720,7 +19720,9 @@ static ssize_t tornado__iostream_receive(tornado_iostream *stream)
     /* the owner runs user code, which must find no scratch that is in use: it is lent, and given back */
     loop->scratch = NULL;
     size_t len = (size_t)received, used = stream->owner->data(stream, scratch->bytes, len);
-    if (TORNADO__UNLIKELY(!stream->closed && used < len)) {
+    if (TORNADO__UNLIKELY(used > len))
+        return received; /* the owner has kept the scratch */
+    if (TORNADO__UNLIKELY(used < len) && !stream->closed) {
         if (stream->keep) { /* the scratch becomes the stream's */
             stream->keep = false;
             scratch->start = used;
@@ -28195,6 +28197,7 @@ struct tornado_http1_server_connection {
     size_t held;            /* bytes at hand that the sink has, and is not done with */
     tornado__inbuf *parked; /* where they are, when the message or the stream ended meanwhile */
     unsigned scanned;       /* of an incomplete head, or of bytes that are discarded at the end */
+    bool left_with; /* the sink of a message that is over still has a piece */
     bool ip_allocated;
     bool feeding;   /* data is on the stack */
     bool queued;    /* task is */
@@ -29055,9 +29058,11 @@ static TORNADO__COLD void tornado__single_over(tornado__message *message)
 /* Has the bytes that a sink is not done with stay, now that the stream is used for something else. */
 static void tornado__http1_park(tornado__http1 *connection)
 {
-    if (connection->held) {
-        connection->parked = connection->stream->in;
-        connection->stream->in = NULL;
+    tornado_iostream *stream = connection->stream;
+    if (connection->held && stream->in) { /* else they have just come: tornado__http1_park_input */
+        connection->parked = stream->in;
+        stream->in = NULL;
+        stream->keep = false;
         connection->held = 0;
     }
 }
@@ -29230,8 +29235,10 @@ static TORNADO__INLINE bool tornado__message_deliver(tornado__message *message, 
     message->received += len;
     if (message->sink->data) {
         bool go_on = message->sink->data(message, data, len);
-        if (connection->message != message)
-            return false; /* it was answered, and may be freed */
+        if (connection->message != message) { /* it was answered, and may be freed */
+            connection->left_with = !go_on;
+            return false;
+        }
         message->waiting = !go_on;
         return go_on;
     }
@@ -29758,6 +29765,25 @@ static TORNADO__INLINE void tornado__http1_settle(tornado__http1 *connection)
         tornado__http1_set_timer(connection, INT64_MAX); /* it takes as long as its handler takes */
 }
 
+/* What tornado__http1_take returns when the connection is at its end. A sink that is not done with bytes that have just
+   come keeps them: the stream's buffer, or the loop's, which is then given away. */
+static TORNADO__COLD size_t tornado__http1_taken_all(tornado__http1 *connection, tornado_iostream *stream,
+                                                     const char *data, size_t len)
+{
+    if (!stream->keep && !connection->left_with)
+        return len;
+    tornado__inbuf *in = stream->in;
+    bool lent = !in;
+    connection->left_with = stream->keep = false;
+    connection->held = 0;
+    if (!in)
+        in = TORNADO__CONTAINER((uintptr_t)data, tornado__inbuf, bytes);
+    stream->in = NULL;
+    TORNADO_FREE(connection->parked);
+    connection->parked = in;
+    return lent ? SIZE_MAX : len;
+}
+
 /* Takes what is at hand, one message after the other. Returns what it used. `lent`: the stream is borrowed. */
 static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, const char *data, size_t len, bool lent)
 {
@@ -29804,11 +29830,10 @@ static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, co
     bool gone = stream->closed || connection->closing;
     if (lent && connection->detached != TORNADO__NOT_DETACHED)
         return connection->detached == TORNADO__DETACHED_IN_PLACE ? 0 : len;
-    if (TORNADO__UNLIKELY(connection->held > 0 && !stream->in))
-        tornado__http1_queue(connection); /* that may close, and the bytes are the stream's when this has returned */
-    else
-        tornado__http1_settle(connection);
-    return gone || stream->closed || connection->closing ? len : used;
+    tornado__http1_settle(connection);
+    if (TORNADO__UNLIKELY(gone || stream->closed || connection->closing))
+        return tornado__http1_taken_all(connection, stream, data, len);
+    return used;
 }
 
 static size_t tornado__http1_data(tornado_iostream *stream, char *data, size_t len)
@@ -30338,13 +30363,14 @@ static void tornado__delegate_awaited(tornado__task *task, tornado_ioloop *loop)
 }
 
 /* Whether reading may go on after a delegate returned a future, or NULL; if not, it does when that is done. */
-static bool tornado__delegate_wait(tornado__message *message, tornado_future *future, int which)
+static bool tornado__delegate_wait(tornado__message *message, tornado__http1 *connection, tornado_future *future,
+                                   int which)
 {
     tornado__exchange *exchange = message->exchange;
     if (!future)
         return true;
     exchange->awaited_of = tornado__delegate_names[which];
-    if (!message->connection || tornado_future_done(future)) {
+    if (!connection || tornado_future_done(future)) {
         const tornado_error *error = tornado_future_error(future);
         if (error)
             tornado__delegate_failed(message, error);
@@ -30353,7 +30379,7 @@ static bool tornado__delegate_wait(tornado__message *message, tornado_future *fu
     }
     exchange->awaited = future;
     exchange->message = message;
-    exchange->kept = message->connection;
+    exchange->kept = connection; /* which may be over, but the sink has its bytes */
     tornado__iostream_retain(&exchange->kept->own);
     message->references++;
     exchange->waiter.task.run = tornado__delegate_awaited;
@@ -30401,7 +30427,7 @@ static bool tornado__delegate_headers(tornado__message *message)
             message->sink = exchange->delegate->data_received ? &tornado__delegate_sink : &tornado__collecting_sink;
             exchange->told = exchange->in_headers = true;
             if (tornado__delegate_call_now(&call))
-                go_on = tornado__delegate_wait(message, call.future, TORNADO__CALL_HEADERS);
+                go_on = tornado__delegate_wait(message, message->connection, call.future, TORNADO__CALL_HEADERS);
         }
     }
     tornado__message_release(message);
@@ -30411,9 +30437,10 @@ static bool tornado__delegate_headers(tornado__message *message)
 static bool tornado__delegate_data(tornado__message *message, const char *data, size_t len)
 {
     tornado__delegate_call call = {.message = message, .which = TORNADO__CALL_DATA, .chunk = {data, len}};
+    tornado__http1 *connection = message->connection;
     message->references++;
     bool go_on = tornado__delegate_call_now(&call) &&
-                 tornado__delegate_wait(message, call.future, TORNADO__CALL_DATA);
+                 tornado__delegate_wait(message, connection, call.future, TORNADO__CALL_DATA);
     tornado__message_release(message);
     return go_on;
 }
@@ -33594,7 +33621,10 @@ static void tornado__handler_failed(tornado__response *response, const tornado_e
 
 static void tornado__handler_recover(tornado__coroutine *co)
 {
-    tornado__handler_failed(co->arg, &co->execution.raised);
+    tornado__response *response = co->arg;
+    tornado__handler_failed(response, &co->execution.raised);
+    if (response->streaming)
+        tornado__streaming_go_on(response); /* it is done with its piece */
 }
 
 static void tornado__handler_done(tornado__coroutine *co)
@@ -33830,7 +33860,7 @@ static bool tornado__streaming_data(tornado__message *message, const char *data,
 #else
     tornado__streaming_wake(streaming);
 #endif
-    bool go_on = !streaming->chunk.data || response->finished;
+    bool go_on = !streaming->chunk.data;
     if (!go_on) {
         streaming->waits = true;
         streaming->kept = connection;
