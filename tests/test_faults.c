@@ -149,8 +149,10 @@ static void trial_all(const char *name, void (*scenario)(void))
         fclose(file);
 }
 
-/* The test `faults_name`, which is in the function of that name; and one that is run with each poller. */
-#define SCENARIO(name)             SCENARIO_BY(TEST, name)
+/* The test `faults_name`, which is in the function of that name; and one that is run with each poller. Each point may
+   cost some milliseconds of waiting. */
+#define SCENARIO_TEST(name)        TEST_LIMIT(name, 40)
+#define SCENARIO(name)             SCENARIO_BY(SCENARIO_TEST, name)
 #define SCENARIO_EACH_POLLER(name) SCENARIO_BY(TEST_EACH_POLLER, name)
 #define SCENARIO_BY(test, name)                                                                                    \
     static void name(void);                                                                                        \
