@@ -1787,8 +1787,8 @@ TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context);
 TORNADO_API bool tornado_ssl_context_add_certificate(tornado_ssl_context *context, const char *certfile,
                                                      const char *keyfile);
 
-/* Reads all files again, for handshakes from now on. When one cannot be used nothing changes: false, with the reason.
-   */
+/* Reads all files again, for handshakes from now on. False with the reason, and nothing changes, when one cannot be
+   used. */
 TORNADO_API bool tornado_ssl_context_reload(tornado_ssl_context *context);
 
 /* Its SSL_CTX, borrowed until it is reloaded. */
@@ -5262,6 +5262,9 @@ TORNADO_API void tornado_log_write(tornado_log_stream stream, tornado_log_level 
     va_end(args);
 }
 
+/* Where an error was raised, else where it is logged: two arguments. */
+#define TORNADO__RAISED_AT(error) (error)->file ? (error)->file : __FILE__, (error)->file ? (error)->line : __LINE__
+
 /* Logs text, then an error's name and message. */
 static void tornado__log_error(tornado_log_stream stream, tornado_log_level level, const tornado_error *error,
                                const char *format, ...) TORNADO_PRINTF(4, 5);
@@ -5272,8 +5275,7 @@ static void tornado__log_error(tornado_log_stream stream, tornado_log_level leve
     if (!tornado_log_enabled(stream, level))
         return;
     va_start(args, format);
-    tornado__log_vwrite(stream, level, error->file ? error->file : __FILE__, error->file ? error->line : __LINE__,
-                        error, format, args);
+    tornado__log_vwrite(stream, level, TORNADO__RAISED_AT(error), error, format, args);
     va_end(args);
 }
 
@@ -5560,8 +5562,8 @@ static void tornado__hash128(const void *data, size_t len, unsigned char out[16]
    of a byte; row 1 to 8 those of the bytes of a word with three more words behind it. The remainder of a byte is the
    sum of those of its bits, from which the compiler makes a row. */
 #define TORNADO__CRC_1(n, a, b, c, d, e, f, g, h)                                                                  \
-    ((n) & 1 ? a : 0) ^ ((n) & 2 ? b : 0) ^ ((n) & 4 ? c : 0) ^ ((n) & 8 ? d : 0) ^ ((n) & 16 ? e : 0) ^           \
-        ((n) & 32 ? f : 0) ^ ((n) & 64 ? g : 0) ^ ((n) & 128 ? h : 0)
+    (((n) & 1 ? (a) : 0) ^ ((n) & 2 ? (b) : 0) ^ ((n) & 4 ? (c) : 0) ^ ((n) & 8 ? (d) : 0) ^                       \
+     ((n) & 16 ? (e) : 0) ^ ((n) & 32 ? (f) : 0) ^ ((n) & 64 ? (g) : 0) ^ ((n) & 128 ? (h) : 0))
 #define TORNADO__CRC_4(n, ...)                                                                                     \
     TORNADO__CRC_1(n, __VA_ARGS__), TORNADO__CRC_1((n) + 1, __VA_ARGS__), TORNADO__CRC_1((n) + 2, __VA_ARGS__),    \
         TORNADO__CRC_1((n) + 3, __VA_ARGS__)
@@ -10889,9 +10891,9 @@ static void tornado__decompressor_input(tornado_decompressor *z, tornado_bytes d
 
 static bool tornado__decompressor_over_limit(tornado_decompressor *z)
 {
-    tornado__fail(TORNADO_ERR_LIMIT, 0, "more than %llu bytes come out, at byte %llu", (unsigned long long)z->limit,
-                  (unsigned long long)(z->consumed + (uint64_t)(z->in - z->in_begin)));
-    return false;
+    uint64_t at = z->consumed + (uint64_t)(z->in - z->in_begin);
+    return tornado__fail(TORNADO_ERR_LIMIT, 0, "more than %llu bytes come out, at byte %llu",
+                         (unsigned long long)z->limit, (unsigned long long)at);
 }
 
 /* How much of what came out the codes to come may refer to: what is to come of a stored block pushes as much out of
@@ -11127,9 +11129,8 @@ static TORNADO__INLINE unsigned tornado__deflate_far(size_t distance)
 /* Sorts numbers by their bits 16 and up, of which there are 16 at most. */
 static void tornado__deflate_sort(uint32_t *keys, unsigned count)
 {
-    uint32_t other[TORNADO__ZIP_LITERALS];
+    uint32_t other[TORNADO__ZIP_LITERALS], *from = keys, *to = other;
     for (unsigned shift = 16; shift < 32; shift += 8) {
-        uint32_t *from = shift == 16 ? keys : other, *to = shift == 16 ? other : keys;
         unsigned places[257] = {0};
         for (unsigned i = 0; i < count; i++)
             places[(from[i] >> shift & 0xff) + 1]++;
@@ -11137,6 +11138,8 @@ static void tornado__deflate_sort(uint32_t *keys, unsigned count)
             places[i] += places[i - 1];
         for (unsigned i = 0; i < count; i++)
             to[places[from[i] >> shift & 0xff]++] = from[i];
+        from = other;
+        to = keys;
     }
 }
 
@@ -13514,12 +13517,18 @@ TORNADO_API void tornado_ioloop_stop(tornado_ioloop *loop)
 
 /* ---- signals ---- */
 
+/* The loop whose callback runs, for what runs outside coroutines; it need not be the current one. */
+static tornado_ioloop *tornado__running_loop(void)
+{
+    return TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution);
+}
+
 /* In the loop, once for each signal. One that was removed has nothing pending; its place may be another's by now.
    */
 static void tornado__signal_tell(void *arg)
 {
     tornado__signal_handler *handler = arg;
-    tornado_ioloop *loop = TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution); /* current or not */
+    tornado_ioloop *loop = tornado__running_loop();
     if (atomic_load(&handler->loop) != loop || atomic_load(&handler->pending) == 0)
         return;
     atomic_fetch_sub(&handler->pending, 1);
@@ -14043,7 +14052,8 @@ static void tornado__periodic_call(void *arg)
 static void tornado__periodic_run(void *arg)
 {
     tornado_periodic_callback *periodic = arg;
-    tornado__execution *running = tornado__running(); /* the loop's, which need not be current afterwards */
+    tornado_ioloop *loop = tornado__running_loop();
+    tornado__execution *running = &loop->execution;
     tornado_stack_context *before = tornado__context_capture();
     periodic->timeout = 0;
     periodic->calling = true;
@@ -14063,8 +14073,7 @@ static void tornado__periodic_run(void *arg)
     running->states = after;
     tornado_stack_context_release(before);
     if (raised) /* last: whom it is told may free the periodic callback */
-        tornado__ioloop_deal(TORNADO__CONTAINER(running, tornado_ioloop, execution), &error,
-                             "Exception in periodic callback");
+        tornado__ioloop_deal(loop, &error, "Exception in periodic callback");
 }
 
 TORNADO_API bool tornado_periodic_callback_start(tornado_periodic_callback *periodic)
@@ -14946,6 +14955,14 @@ static tornado__stacks *tornado__stacks_new(tornado_ioloop *loop)
     return stacks;
 }
 
+/* Whether there may be one more. */
+static bool tornado__stacks_room(const tornado__stacks *stacks)
+{
+    int most = stacks->loop->max_coroutines;
+    return stacks->count < (size_t)most ||
+           tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", most);
+}
+
 /* Has a free stack be there: a cold one, or a new one. */
 static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
 {
@@ -14953,8 +14970,7 @@ static TORNADO__COLD tornado__stacks *tornado__stacks_warm(tornado_ioloop *loop)
     if (!stacks)
         return NULL;
     tornado__coroutine *co = stacks->cold;
-    if (stacks->count >= (size_t)loop->max_coroutines) { /* so there is one that is cold, or may be made */
-        tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
+    if (!tornado__stacks_room(stacks)) { /* so there is one that is cold, or may be made */
         return NULL;
     } else if (co) {
         stacks->cold = co->next_cold;
@@ -15027,10 +15043,8 @@ static tornado__coroutine *tornado__coroutine_new_sized(tornado_ioloop *loop, to
     size_t size = tornado__stack_pages(stack_size);
     if (!stacks)
         return NULL;
-    if (stacks->count >= (size_t)loop->max_coroutines) {
-        tornado__fail(TORNADO_ERR_LIMIT, 0, "the limit of %d coroutines is reached", loop->max_coroutines);
+    if (!tornado__stacks_room(stacks))
         return NULL;
-    }
     char *memory = tornado__stack_map(size);
     if (!memory)
         return NULL;
@@ -15630,7 +15644,7 @@ static void tornado__periodic_ran(tornado__task *task, tornado_ioloop *loop)
 static void tornado__periodic_spawn(void *arg)
 {
     tornado__periodic_coroutine *self = arg;
-    tornado_ioloop *loop = TORNADO__CONTAINER(tornado__running(), tornado_ioloop, execution); /* current or not */
+    tornado_ioloop *loop = tornado__running_loop();
     if (self->run)
         return; /* it would overlap */
     self->run = tornado__spawn(loop, self->fn, self->arg, "periodic callback");
@@ -21846,10 +21860,11 @@ static ssize_t tornado__datagram_recv(int fd, void *data, size_t room, tornado_a
 /* One sendto; `to` may be NULL, or of no length: the peer. Returns 0 or an errno; EAGAIN where it has to wait. */
 static int tornado__datagram_send(int fd, const tornado_address *to, const void *data, size_t len)
 {
-    const struct sockaddr *name = to && to->len ? tornado__sockaddr(to) : NULL;
+    socklen_t name_len = to ? (socklen_t)to->len : 0;
+    const struct sockaddr *name = name_len ? tornado__sockaddr(to) : NULL;
     ssize_t sent;
     do
-        sent = sendto(fd, data, len, MSG_NOSIGNAL, name, name ? (socklen_t)to->len : 0);
+        sent = sendto(fd, data, len, MSG_NOSIGNAL, name, name_len);
     while (sent < 0 && errno == EINTR);
     if (sent >= 0)
         return 0;
@@ -23503,7 +23518,7 @@ static unsigned char tornado__dns_lower(unsigned char c)
    */
 static size_t tornado__dns_name(const tornado__dns_reply *reply, size_t *at, unsigned char name[TORNADO__DNS_NAME])
 {
-    size_t len = 0, from = *at, limit = *at, behind = 0, hops = 0;
+    size_t len = 0, from = *at, limit = from, behind = 0, hops = 0;
     while (from < reply->len && hops < TORNADO__DNS_HOPS) {
         size_t label = reply->data[from];
         if (label >= 0xc0) { /* a pointer, RFC 1035 section 4.1.4 */
@@ -23603,8 +23618,9 @@ static int64_t tornado__dns_nothing_ttl(const tornado__dns_reply *reply, size_t 
         if (record.type != TORNADO__DNS_SOA || record.class != 1 || record.name_len > name_len ||
             memcmp(answer->name + below, record.name, record.name_len) != 0)
             continue; /* of another zone */
-        if (!tornado__dns_name(reply, &data, skipped) || !tornado__dns_name(reply, &data, skipped) ||
-            data > end || end - data != 20)
+        bool server = tornado__dns_name(reply, &data, skipped);
+        bool mailbox = server && tornado__dns_name(reply, &data, skipped);
+        if (!mailbox || data > end || end - data != 20)
             break;
         int64_t least = tornado__dns_32(reply->data + data + 16);
         return least < record.ttl ? least : record.ttl;
@@ -29059,7 +29075,7 @@ static TORNADO__COLD void tornado__single_over(tornado__message *message)
 static void tornado__http1_park(tornado__http1 *connection)
 {
     tornado_iostream *stream = connection->stream;
-    if (connection->held && stream->in) { /* else they have just come: tornado__http1_park_input */
+    if (connection->held && stream->in) { /* else they have just come: tornado__http1_taken_all */
         connection->parked = stream->in;
         stream->in = NULL;
         stream->keep = false;
@@ -29344,13 +29360,13 @@ static size_t tornado__chunk_size(tornado__message *message, const char *data, s
         tornado__message_refuse(message, 400, "a chunk's size is malformed");
         return 0;
     }
+    uint64_t came = message->decoding ? message->decoding->taken : message->received;
     message->overhead += (uint64_t)line;
-    if (message->overhead > TORNADO__CHUNK_OVERHEAD && message->overhead / 16 > message->received) {
+    if (message->overhead > TORNADO__CHUNK_OVERHEAD && message->overhead / 16 > came) {
         tornado__message_refuse(message, 400, "the chunks are little but extensions");
         return 0;
     }
-    if (size > message->connection->max_body_size - (message->decoding ? message->decoding->taken
-                                                                        : message->received)) {
+    if (size > message->connection->max_body_size - came) {
         tornado__message_refuse(message, 413, "the body is too large");
         return 0;
     }
@@ -29722,16 +29738,17 @@ static TORNADO__COLD void tornado__http1_sending(tornado__http1 *connection)
 {
     tornado__http1_host *host = connection->host;
     const tornado__message *message = connection->message;
-    bool began = !connection->sending;
+    bool before = connection->sending;
     connection->sending = connection->stream->out != NULL;
-    if (connection->sending && began) {
-        connection->stream->moved = false;
+    if (connection->sending && before)
+        return;
+    connection->stream->moved = false;
+    if (connection->sending)
         tornado__http1_set_timer(connection, host->loop->now + host->idle_timeout);
-    } else if (!connection->sending && connection->in_head) {
+    else if (connection->in_head)
         tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->header_timeout));
-    } else if (!connection->sending && message && message->reading && connection->body_timeout >= 0) {
+    else if (message && message->reading && connection->body_timeout >= 0)
         tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, connection->body_timeout));
-    }
 }
 
 /* What is not done by each connection. Whether its timer stays as it is. */
@@ -29779,7 +29796,6 @@ static TORNADO__COLD size_t tornado__http1_taken_all(tornado__http1 *connection,
     if (!in)
         in = TORNADO__CONTAINER((uintptr_t)data, tornado__inbuf, bytes);
     stream->in = NULL;
-    TORNADO_FREE(connection->parked);
     connection->parked = in;
     return lent ? SIZE_MAX : len;
 }
@@ -33150,9 +33166,8 @@ static void tornado__default_log_exception(tornado_handler *self, const tornado_
     tornado__request_summary(self, summary, sizeof summary);
     if (error->http_status) {
         if (error->message[0] && tornado_log_enabled(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING))
-            tornado_log_write(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING, error->file ? error->file : __FILE__,
-                              error->file ? error->line : __LINE__, "%d %s: %s", error->http_status, summary,
-                              error->message);
+            tornado_log_write(TORNADO_LOG_GENERAL, TORNADO_LOG_WARNING, TORNADO__RAISED_AT(error), "%d %s: %s",
+                              error->http_status, summary, error->message);
     } else {
         tornado__log_error(TORNADO_LOG_APP, TORNADO_LOG_ERROR, error, "Uncaught exception %s", summary);
     }

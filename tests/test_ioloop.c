@@ -2739,20 +2739,26 @@ TEST_EACH_POLLER(ioloop_run_sync_when_memory_is_short)
     each_shortage(run_sync_while_memory_is_short);
 }
 
+/* Lets it run until it stops the loop, and frees it. */
+static void periodic_or_nomem(tornado_periodic_callback *periodic, const int *runs)
+{
+    if (!or_nomem(periodic != NULL))
+        return;
+    if (or_nomem(tornado_periodic_callback_start(periodic))) {
+        run_loop();
+        CHECK(*runs >= 2);
+    } else {
+        CHECK(!tornado_periodic_callback_is_running(periodic));
+    }
+    tornado_periodic_callback_free(periodic);
+}
+
 static void beat_while_memory_is_short(void)
 {
     beat.runs = 0;
     beat.stop_at = 2;
     beat.periodic = tornado_periodic_callback_new(on_beat, &beat, 0.1, 0);
-    if (!or_nomem(beat.periodic != NULL))
-        return;
-    if (or_nomem(tornado_periodic_callback_start(beat.periodic))) {
-        run_loop();
-        CHECK(beat.runs >= 2);
-    } else {
-        CHECK(!tornado_periodic_callback_is_running(beat.periodic));
-    }
-    tornado_periodic_callback_free(beat.periodic);
+    periodic_or_nomem(beat.periodic, &beat.runs);
 }
 
 TEST_EACH_POLLER(ioloop_periodic_when_memory_is_short)
@@ -2777,15 +2783,7 @@ static void swing_while_memory_is_short(void)
     swing.begun = swing.ended = 0;
     swing.stop_at = 2;
     swing.periodic = tornado_periodic_callback_new_coroutine(swing_or_nomem, NULL, 0.1, 0);
-    if (!or_nomem(swing.periodic != NULL))
-        return;
-    if (or_nomem(tornado_periodic_callback_start(swing.periodic))) {
-        run_loop();
-        CHECK(swing.ended >= 2);
-    } else {
-        CHECK(!tornado_periodic_callback_is_running(swing.periodic));
-    }
-    tornado_periodic_callback_free(swing.periodic);
+    periodic_or_nomem(swing.periodic, &swing.ended);
 }
 
 TEST_EACH_POLLER(ioloop_periodic_coroutine_when_memory_is_short)
