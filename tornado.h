@@ -4093,6 +4093,7 @@ typedef struct tornado__boundary {
     tornado__context context;
     unsigned deferring; /* as it was outside */
     bool raised;
+    bool ending; /* not of a try: its scope is being unwound, which goes on */
 } tornado__boundary;
 
 typedef struct tornado__execution {
@@ -4206,14 +4207,47 @@ static TORNADO__INLINE void tornado__scope_end(tornado__execution *running, torn
         tornado__scope_run(running, scope);
 }
 
+typedef struct tornado__scope_call {
+    tornado__execution *running;
+    tornado_scope *scope;
+} tornado__scope_call;
+
+static void tornado__scope_run_call(void *arg)
+{
+    tornado__scope_call *call = arg;
+    tornado__scope_run(call->running, call->scope);
+}
+
+/* Ends a scope on the way up. What raises in this comes back to here, or else each deferred function that raises
+   would stand on the stack above the one before; the last error counts. */
+static TORNADO__COLD void tornado__scope_unwind(tornado__execution *running, tornado_scope *scope,
+                                                tornado_error *error)
+{
+    tornado__boundary ending, *boundary = scope->boundary;
+    tornado__scope_call call = {running, scope};
+    ending.deferring = running->deferring;
+    ending.ending = true;
+    scope->boundary = &ending;
+    while (scope->deferred || scope->held) {
+        ending.raised = false;
+        tornado__context_call(&ending.context, NULL, tornado__scope_run_call, &call);
+        if (ending.raised)
+            *error = running->raised;
+    }
+    scope->boundary = boundary;
+}
+
 static TORNADO_NORETURN void tornado__raise(const tornado_error *error)
 {
     tornado__execution *running = tornado__running();
     tornado_error copy = *error; /* deferred functions may fail, or raise and catch, on their own */
     for (tornado_scope *scope = running->scope; scope; scope = running->scope) {
         tornado__boundary *boundary = scope->boundary;
-        tornado__scope_end(running, scope);
-        running->scope = scope->prev;
+        if (!boundary || !boundary->ending) {
+            if (scope->deferred || scope->held)
+                tornado__scope_unwind(running, scope, &copy);
+            running->scope = scope->prev;
+        }
         if (boundary) {
 #ifdef TORNADO__ASAN
             __asan_handle_no_return(); /* the frames that are skipped must not stay poisoned */
@@ -4280,7 +4314,7 @@ static TORNADO__INLINE bool tornado__protect(tornado__execution *running, tornad
                                              tornado_callback fn, void *arg)
 {
     tornado__scope_push(running, &boundary->scope, boundary);
-    boundary->raised = false;
+    boundary->raised = boundary->ending = false;
     boundary->deferring = running->deferring;
     tornado__context_call(&boundary->context, NULL, fn, arg);
     return boundary->raised;

@@ -463,6 +463,39 @@ TEST(error_deferred_function_may_raise_out_of_a_scope_that_is_left)
     CHECK_STR(trace, "cao");
 }
 
+static void count_and_raise(void *count)
+{
+    ++*(int *)count;
+    tornado_raise(TORNADO_ERR_CLOSED, "no more");
+}
+
+static void defer_many_that_raise(void *count)
+{
+    for (int i = 0; i < 5000; i++)
+        tornado_defer(count_and_raise, count);
+}
+
+static void defer_many_that_raise_and_raise(void *count)
+{
+    defer_many_that_raise(count);
+    tornado_raise(TORNADO_ERR_STATE, "the first");
+}
+
+static void *many_deferred_functions_raise(void *arg)
+{
+    int count = 0;
+    CHECK(is_error(tornado_try(defer_many_that_raise, &count), TORNADO_ERR_CLOSED));
+    CHECK_INT(count, 5000);
+    CHECK(is_error(tornado_try(defer_many_that_raise_and_raise, &count), TORNADO_ERR_CLOSED));
+    CHECK_INT(count, 10000);
+    return arg;
+}
+
+TEST(error_any_number_of_deferred_functions_may_raise_on_a_small_stack)
+{
+    run(many_deferred_functions_raise, NULL);
+}
+
 static void run_one_that_raises(void *arg)
 {
     (void)arg;
