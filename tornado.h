@@ -482,7 +482,8 @@ typedef struct tornado_buffer {
     bool failed;
 } tornado_buffer;
 
-/* Appends; false (TORNADO_ERR_NOMEM) when memory is short now or was before. */
+/* Appends; false (TORNADO_ERR_NOMEM) when memory is short now or was before. A format that cannot be printed
+   (TORNADO_ERR_INVALID) fails the buffer, too. */
 TORNADO_API bool tornado_buffer_append(tornado_buffer *buffer, const void *data, size_t len);
 TORNADO_API bool tornado_buffer_puts(tornado_buffer *buffer, const char *string);
 TORNADO_API bool tornado_buffer_printf(tornado_buffer *buffer, const char *format, ...) TORNADO_PRINTF(2, 3);
@@ -4709,10 +4710,12 @@ TORNADO_API bool tornado_buffer_vprintf(tornado_buffer *buffer, const char *form
     va_copy(again, args);
     int len = vsnprintf(NULL, 0, format, args);
     char *at = NULL;
-    if (len < 0)
+    if (len < 0) {
         tornado__fail(TORNADO_ERR_INVALID, errno, "the format \"%.60s\" cannot be printed", format);
-    else
+        buffer->failed = true; /* or else whoever checks once at the end would take what is left for the whole */
+    } else {
         at = tornado__buffer_reserve(buffer, (size_t)len);
+    }
     if (at) {
         vsnprintf(at, (size_t)len + 1, format, again);
         buffer->len += (size_t)len;

@@ -158,6 +158,8 @@ TEST(memory_printf_with_what_cannot_be_printed_fails)
     CHECK_STR(tornado_arena_printf(arena, "%d", 1), "1");
     CHECK(!tornado_buffer_printf(&buffer, "%ls", wrong));
     CHECK_INT(tornado_last_error()->code, TORNADO_ERR_INVALID);
+    CHECK(buffer.failed); /* who checks once finds it */
+    CHECK(!tornado_buffer_puts(&buffer, "more"));
     tornado_buffer_free(&buffer);
     tornado_arena_free(arena);
 }
