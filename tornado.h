@@ -6761,7 +6761,8 @@ TORNADO_API tornado_value *tornado_value_new_double(tornado_arena *arena, double
 /* Makes a cell a string, a copy. False when memory is short. */
 static bool tornado__value_copy(tornado_arena *arena, tornado_value *cell, tornado_bytes value)
 {
-    char *copy = value.len < SIZE_MAX / 512 ? tornado__arena_alloc(arena, value.len + TORNADO__VALUE_PAD) : NULL;
+    const size_t most = sizeof value.len < sizeof cell->head ? SIZE_MAX / 2 : SIZE_MAX / 512; /* a head has 56 bits */
+    char *copy = value.len < most ? tornado__arena_alloc(arena, value.len + TORNADO__VALUE_PAD) : NULL;
     if (!copy)
         return tornado__nomem();
     if (value.len)

@@ -864,6 +864,22 @@ TEST(json_values_equal_as_in_python)
  * Building.
  *----------------------------------------------------------------------------*/
 
+/* On 32 bits, too, where a size_t has no bits to spare. */
+TEST(json_builds_strings_of_many_megabytes)
+{
+    size_t len = (size_t)9 << 20;
+    char *text = malloc(len);
+    tornado_arena *own = tornado_arena_new();
+    CHECK(text && own);
+    memset(text, 'x', len);
+    const tornado_value *value = tornado_value_new_bytes(own, (tornado_bytes){text, len});
+    CHECK(!tornado_value_failed(value));
+    CHECK_INT(tornado_value_len(value), len);
+    CHECK(memcmp(tornado_value_string(value), text, len) == 0);
+    tornado_arena_free(own);
+    free(text);
+}
+
 TEST(json_builds_values)
 {
     tornado_value *dict = tornado_value_new_dict(arena()), *list = tornado_value_new_list(arena());
