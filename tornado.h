@@ -701,7 +701,7 @@ typedef enum tornado_value_type {
    kept, and the last is what tornado_value_get finds. NULL when it failed: TORNADO_ERR_PARSE, and the message says
    what and where, "a value is wanted, at line 2 column 7 (byte 19)" (columns count characters from 1, bytes from
    0); TORNADO_ERR_LIMIT for text of 4 GiB or lists and dicts more than 512 deep; TORNADO_ERR_NOMEM. Takes at most
-   twelve bytes of memory for each byte of text, and 16 KiB, also when it fails; the text is copied. */
+   thirteen bytes of memory for each byte of text, and 16 KiB, also when it fails; the text is copied. */
 TORNADO_API const tornado_value *tornado_json_decode(tornado_arena *arena, tornado_bytes text);
 
 /* What follows asks values. A NULL is as good as a null, and what does not fit the question gives NULL, 0 or the
@@ -861,7 +861,7 @@ TORNADO_API size_t tornado_regex_group_index(const tornado_regex *regex, const c
 /* Match at `pos`; match all from `pos` to the end; find the first match from `pos` on. `pos` is an offset into the
    text, of which what stands before is still looked at by ^ and \b. Fills spans[0] with the whole match and the
    following with its groups, `count` in all; spans may be NULL when count is 0. 1: found; 0: not; -1: memory is
-   short (TORNADO_ERR_NOMEM), which short texts cannot meet. */
+   short (TORNADO_ERR_NOMEM): a pattern in which many ways are open may need some even for a short text. */
 TORNADO_API int tornado_regex_match(const tornado_regex *regex, tornado_bytes text, size_t pos, tornado_span *spans,
                                     size_t count);
 TORNADO_API int tornado_regex_fullmatch(const tornado_regex *regex, tornado_bytes text, size_t pos,
