@@ -140,12 +140,12 @@ i386.run = TEST_TIME_SCALE=4
 
 armel.is = ARMv5 of 32 bits without floating point, in QEMU
 armel.cc = arm-linux-gnueabi-gcc
-armel.flags = -O1 -g -funwind-tables $(WARN)
+armel.flags = -O2 -g -funwind-tables $(WARN)
 armel.run = $(call qemu,arm,arm-linux-gnueabi)
 
 armhf.is = ARMv7 of 32 bits with floating point, in QEMU
 armhf.cc = arm-linux-gnueabihf-gcc
-armhf.flags = -O1 -g -funwind-tables $(WARN)
+armhf.flags = -O2 -g -funwind-tables $(WARN)
 armhf.run = $(call qemu,arm,arm-linux-gnueabihf)
 
 arm64.is = ARM of 64 bits, in QEMU

@@ -3638,6 +3638,7 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
      CALL   goes to the stack `top`, if it is not NULL, calls fn(arg), and gets *save back into `top`
      LOAD   makes `top` the stack pointer, pops all that, and jumps to the address, by no return instruction:
             the processor predicts these by the calls it saw
+   Where the compiler sees no call it may leave the stack aligned less than a function expects, so CALL aligns it.
    Floating-point registers are left to the compiler: they are among what a switch changes. */
 
 #if defined(__i386__)
@@ -3679,7 +3680,7 @@ static TORNADO__INLINE TORNADO_NORETURN void tornado__context_jump(const tornado
 #define TORNADO__SAVE TORNADO__PLACE "sub sp, sp, #4\n\tpush {r4-r12}\n\tstr sp, [r2]\n\t"
 #define TORNADO__CALL                                                                                              \
     "mov r4, r2\n\t"                                                                                               \
-    "cmp r3, #0\n\tbeq 2f\n\tmov sp, r3\n2:\n\t" TORNADO__BACKTRACE_ENDS("lr")                                     \
+    "cmp r3, #0\n\tbne 2f\n\tmov r3, sp\n\tbic r3, r3, #7\n2:\n\tmov sp, r3\n\t" TORNADO__BACKTRACE_ENDS("lr")      \
     "blx r1\n\t" TORNADO__BACKTRACE_GOES_ON                                                                        \
     "ldr r3, [r4]\n\t"
 #define TORNADO__LOAD "mov sp, r3\n\tpop {r4-r12}\n\tadd sp, sp, #4\n\tbx r12\n"
