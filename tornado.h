@@ -13165,6 +13165,14 @@ static void tornado__user_timer_free(tornado_ioloop *loop, tornado__user_timer *
     loop->free_timers = timer;
 }
 
+/* Frees one that never fires. What its states destroy is the program's code, which may remove it once more. */
+static void tornado__user_timer_drop(tornado_ioloop *loop, tornado__user_timer *timer)
+{
+    tornado_stack_context *states = timer->states;
+    tornado__user_timer_free(loop, timer);
+    tornado_stack_context_release(states);
+}
+
 static void tornado__user_timer_fire(tornado__timer *base, tornado_ioloop *loop)
 {
     tornado__user_timer *timer = TORNADO__CONTAINER(base, tornado__user_timer, timer);
@@ -13251,9 +13259,7 @@ TORNADO_API bool tornado_ioloop_remove_timeout(tornado_ioloop *loop, tornado_tim
     if (timer->generation != generation)
         return false;
     tornado__timer_clear(loop, &timer->timer);
-    tornado_stack_context *states = timer->states;
-    tornado__user_timer_free(loop, timer);
-    tornado_stack_context_release(states);
+    tornado__user_timer_drop(loop, timer);
     return true;
 }
 
@@ -13856,7 +13862,7 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
         if (timer->fires_at_close)
             timer->fire(timer, loop);
         else if (timer->fire == tornado__user_timer_fire)
-            tornado_stack_context_release(TORNADO__CONTAINER(timer, tornado__user_timer, timer)->states);
+            tornado__user_timer_drop(loop, TORNADO__CONTAINER(timer, tornado__user_timer, timer));
     }
     for (int i = 0; i < loop->timer_chunks_count; i++)
         TORNADO_FREE(loop->timer_chunks[i]);

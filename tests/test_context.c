@@ -234,6 +234,36 @@ TEST(context_goes_with_what_never_runs)
     CHECK_INT(destroyed, 2);
 }
 
+static tornado_ioloop *owner;
+static tornado_timeout owned[2];
+
+/* What a state does that has timers of its own. */
+static void remove_owned(void *value)
+{
+    for (int i = 0; i < 2; i++)
+        note(tornado_ioloop_remove_timeout(owner, owned[i]) ? "removed; " : "gone; ");
+    note(value);
+}
+
+static void start_owned(void *arg)
+{
+    tornado_stack_context_state state = {.key = &other_key, .value = arg, .destroy = remove_owned};
+    CHECK(tornado_stack_context_set(&state));
+    owned[0] = tornado_ioloop_call_later(owner, 100, see, "a");
+    set_name("set later");
+    owned[1] = tornado_ioloop_call_later(owner, 50, see, "b");
+}
+
+TEST(context_may_remove_timers_that_had_it_while_the_loop_is_closed)
+{
+    owner = tornado_ioloop_current();
+    tornado_ioloop_add_callback(owner, start_owned, "destroyed");
+    tornado_ioloop_run_once(owner, 0);
+    CHECK_STR(trace, "");
+    CHECK(tornado_ioloop_close(owner, false));
+    CHECK_STR(traced(), "gone; gone; destroyed");
+}
+
 static void see_inside(void *arg)
 {
     see(arg);
