@@ -14080,12 +14080,14 @@ static bool tornado__periodic_schedule(tornado_periodic_callback *periodic, int6
 
 TORNADO_API void tornado_periodic_callback_stop(tornado_periodic_callback *periodic)
 {
-    if (!periodic->loop)
+    tornado_ioloop *loop = periodic->loop;
+    tornado_timeout timeout = periodic->timeout;
+    if (!loop)
         return;
-    tornado_ioloop_remove_timeout(periodic->loop, periodic->timeout);
-    tornado_ioloop_release(periodic->loop);
     periodic->loop = NULL;
     periodic->timeout = 0;
+    tornado_ioloop_remove_timeout(loop, timeout); /* which lets go of states, one of which may own it and free it */
+    tornado_ioloop_release(loop);
 }
 
 static void tornado__periodic_call(void *arg)

@@ -199,6 +199,33 @@ static void start_and_set(void *arg)
     CHECK_INT(destroyed, 0);
 }
 
+static tornado_periodic_callback *own_periodic;
+
+static void free_own_periodic(void *periodic)
+{
+    tornado_periodic_callback_free(periodic);
+    note("freed");
+}
+
+static void start_own_periodic(void *arg)
+{
+    own_periodic = tornado_periodic_callback_new(see, arg, 1e6, 0);
+    tornado_stack_context_state state = {.key = &other_key, .value = own_periodic, .destroy = free_own_periodic};
+    CHECK(tornado_stack_context_set(&state));
+    CHECK(tornado_periodic_callback_start(own_periodic));
+}
+
+TEST(context_that_owns_a_periodic_callback_goes_when_that_is_stopped)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_add_callback(loop, start_own_periodic, "never");
+    tornado_ioloop_run_once(loop, 0);
+    CHECK_STR(trace, "");
+    tornado_periodic_callback_stop(own_periodic);
+    CHECK_STR(traced(), "freed");
+    CHECK(tornado_ioloop_close(loop, false));
+}
+
 TEST(context_is_destroyed_when_nothing_has_it_any_more)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
