@@ -14395,11 +14395,15 @@ static void tornado__future_resolve(tornado_future *future, int state)
     tornado__waiter *waiter = future->waiters;
     future->state = (unsigned char)state;
     future->waiters = NULL;
+    if (!waiter)
+        return;
+    future->references++; /* on a loop that is closed tasks run at once, and the first may let go of the last one */
     for (tornado__waiter *next; waiter; waiter = next) {
         next = waiter->next;
         future->references += waiter->drop != NULL;
         tornado__ioloop_schedule(future->loop, &waiter->task);
     }
+    tornado_future_release(future);
 }
 
 /* Whether a future may still be resolved. */

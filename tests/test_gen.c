@@ -681,6 +681,18 @@ TEST_EACH_POLLER(gen_chain_future_passes_the_outcome_on)
     CHECK_STR(log_text, "");
 }
 
+TEST(gen_chain_of_a_future_that_only_a_callback_holds_lets_go_when_the_loop_is_closed)
+{
+    tornado_future *from = tornado_sleep(100), *to = tornado_future_new();
+    CHECK(tornado_future_add_done_callback(from, note_done, "never"));
+    CHECK(tornado_chain_future(from, to));
+    tornado_future_release(from);
+    CHECK(tornado_ioloop_close(tornado_ioloop_current(), false));
+    CHECK(!tornado_future_done(to));
+    CHECK_STR(trace, "");
+    tornado_future_release(to);
+}
+
 static void *release_a_long_chain(void *arg)
 {
     tornado_future *last = tornado_future_new();
