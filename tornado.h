@@ -14610,7 +14610,8 @@ static void tornado__done_callback_run(tornado__task *task, tornado_ioloop *loop
     scope->held = &node->held;
     loop->execution.states = node->states;
     node->states = NULL;
-    tornado__future_take(node->future);
+    if (node->future->state == TORNADO__SUCCEEDED) /* a multi that failed may have been granted something */
+        tornado__future_take(node->future);
     node->callback(node->future, node->arg);
 }
 

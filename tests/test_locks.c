@@ -646,6 +646,25 @@ static void *let_callbacks_run(void *arg)
     return arg;
 }
 
+TEST_EACH_POLLER(locks_semaphore_in_a_multi_that_fails_is_not_taken_by_a_callback)
+{
+    const tornado_error broken = {.code = TORNADO_ERR_SYSTEM, .message = "it broke"};
+    semaphore = tornado_semaphore_new(1);
+    tornado_future *other = tornado_future_new();
+    tornado_future *both[] = {tornado_semaphore_acquire(semaphore), tornado_future_retain(other)};
+    tornado_future *future = tornado_multi(both, 2);
+    CHECK(tornado_future_add_done_callback(future, note_when_done, "a"));
+    CHECK_INT(tornado_semaphore_value(semaphore), 0);
+    CHECK(tornado_future_set_error(other, &broken));
+    tornado_future_release(other);
+    run(let_callbacks_run, NULL);
+    CHECK(is_error(tornado_future_error(future), TORNADO_ERR_SYSTEM));
+    tornado_future_release(future);
+    CHECK_STR(trace, "a");
+    CHECK_INT(tornado_semaphore_value(semaphore), 1);
+    tornado_semaphore_free(semaphore);
+}
+
 TEST_EACH_POLLER(locks_semaphore_calls_back)
 {
     semaphore = tornado_semaphore_new(1);
