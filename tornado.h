@@ -15513,7 +15513,7 @@ static const tornado_error *tornado__wait_failed(tornado__execution *running, to
                                                  const tornado_error *error)
 {
     running->waited = *error;
-    if (!future->immortal)
+    if (!future->immortal && future->state != TORNADO__PENDING) /* what it ends with later nobody has seen */
         future->observed = true;
     tornado_future_release(future);
     return &running->waited;

@@ -1631,6 +1631,26 @@ TEST(coroutine_cancelled_when_its_wait_has_failed_counts_as_having_looked)
     CHECK_INT(logged("it broke"), 0);
 }
 
+static void *wait_when_cancelled(void *future)
+{
+    CHECK(is_error(tornado_wait(tornado_sleep(100)), TORNADO_ERR_CANCELLED));
+    CHECK(is_error(tornado_wait(future), TORNADO_ERR_CANCELLED));
+    return NULL;
+}
+
+TEST(coroutine_that_was_cancelled_before_it_waited_has_not_looked)
+{
+    tornado_future *late = tornado_future_new();
+    tornado_future *future = tornado_spawn(wait_when_cancelled, tornado_future_retain(late));
+    log_keep();
+    loop_turns(1);
+    CHECK(tornado_cancel(future));
+    CHECK_INT(loop_code(future), 0);
+    CHECK(tornado_future_set_error(late, &broken));
+    tornado_future_release(late);
+    CHECK_INT(logged("it broke"), 1);
+}
+
 /* What a coroutine cancels itself by. */
 static tornado_future *myself;
 
