@@ -15573,22 +15573,16 @@ static void tornado__reference_let_go(tornado__held *held)
     TORNADO_FREE(node);
 }
 
-/* Gives the reference to the innermost scope when the result's memory is the future's; else lets go of it. False
-   when memory is short, which only a future that two scopes hold can meet. */
+/* Gives the reference to the innermost scope. False when memory is short, which only a future that two scopes hold
+   can meet; the reference is still the caller's then. */
 static bool tornado__wait_keep(tornado_future *future)
 {
     tornado__held *held = &future->held;
-    if (!future->owns) {
-        tornado_future_release(future);
-        return true;
-    }
     tornado_scope *scope = tornado__running()->scope;
     if (future->held_in_use) {
         tornado__held_reference *node = TORNADO_MALLOC(sizeof *node);
-        if (!node) {
-            tornado_future_release(future);
+        if (!node)
             return tornado__nomem();
-        }
         node->future = future;
         held = &node->held;
         held->release = tornado__reference_let_go;
@@ -15612,6 +15606,9 @@ static const tornado_error *tornado__wait_value(tornado_future *future, int kind
         tornado__fail(TORNADO_ERR_INVALID, 0, "the future's result is of another kind than was waited for");
         return tornado__wait_failed(tornado__running(), future, tornado_last_error());
     }
+    bool owns = future->owns; /* its memory is the future's, which the scope keeps then */
+    if (owns && !tornado__wait_keep(future))
+        return tornado__wait_failed(tornado__running(), future, &tornado__error_nomem);
     tornado__future_take(future);
     if (out) {
         if (kind == TORNADO__POINTER)
@@ -15621,7 +15618,9 @@ static const tornado_error *tornado__wait_value(tornado_future *future, int kind
         else
             *(tornado_bytes *)out = future->value.bytes;
     }
-    return tornado__wait_keep(future) ? NULL : tornado_last_error();
+    if (!owns)
+        tornado_future_release(future);
+    return NULL;
 }
 
 TORNADO_API const tornado_error *tornado_wait(tornado_future *future)

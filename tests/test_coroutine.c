@@ -623,6 +623,32 @@ TEST(coroutine_wait_that_fails_leaves_the_variable)
     CHECK_STR(log_text, "");
 }
 
+static void *wait_again_without_memory(void *arg)
+{
+    int destroyed = 0;
+    void *pointer = arg;
+    tornado_future *future = tornado_future_new();
+    CHECK(tornado_future_set_result(future, &destroyed, count_one));
+    tornado_scope scope;
+    tornado_scope_enter(&scope);
+    CHECK(tornado_await(tornado_future_retain(future)) == &destroyed);
+    test_fail_alloc(1);
+    const tornado_error *error = tornado_wait_result(future, &pointer);
+    test_fail_alloc(0);
+    CHECK(!tornado_periodic_callback_new(count_one, NULL, 0, 0)); /* another failure, which is no wait */
+    CHECK(is_error(error, TORNADO_ERR_NOMEM));
+    CHECK(pointer == arg);
+    CHECK_INT(destroyed, 0);
+    tornado_scope_leave(&scope);
+    CHECK_INT(destroyed, 1);
+    return NULL;
+}
+
+TEST(coroutine_wait_for_what_it_has_already_leaves_the_variable_when_memory_is_short)
+{
+    run(wait_again_without_memory, "a");
+}
+
 static void *pointer_of_an_integer(void *arg)
 {
     void *pointer = arg;
