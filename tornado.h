@@ -16320,7 +16320,7 @@ static const tornado_error tornado__error_timeout = {.code = TORNADO_ERR_TIMEOUT
                                                       .message = "Timeout"};
 
 typedef struct tornado__with_timeout {
-    tornado_future future; /* after the time was up, the other's waiter holds it */
+    tornado_future future; /* after the time was up, the other's waiter holds it, when there are quiet errors */
     tornado__compound compound;
     tornado__timer timer;
     tornado__waiter waiter;
@@ -16386,18 +16386,25 @@ static void tornado__with_timeout_let_go(tornado__compound *compound)
     tornado_future_release(&self->future);
 }
 
-/* What is waited for goes on, for whoever else holds it; an error that it ends with later is logged. */
+/* What is waited for goes on, for whoever else holds it; an error that it ends with later is logged. Only who wants
+   some of these not to be logged still waits for it: else as many would as ever were late for what stays pending. */
 static void tornado__with_timeout_late(tornado__timer *timer, tornado_ioloop *loop)
 {
     tornado__with_timeout *self = TORNADO__CONTAINER(timer, tornado__with_timeout, timer);
+    tornado_future *other = self->other;
     (void)loop;
-    if (self->other->state != TORNADO__PENDING)
+    if (other->state != TORNADO__PENDING)
         return; /* done in time, in this very turn: it is the loop that is late */
     self->late = true;
     self->future.compound = false;
-    tornado_future_retain(&self->future); /* for the waiter */
+    if (self->quiet) {
+        tornado_future_retain(&self->future); /* for the waiter */
+    } else {
+        tornado__future_unwait(other, &self->waiter);
+        tornado__link_remove(&self->compound.link);
+    }
     tornado__future_fail(&self->future, &tornado__error_timeout);
-    tornado_future_release(self->other); /* which may end both */
+    tornado_future_release(other); /* which may end both */
 }
 
 static tornado_future *tornado__with_timeout_begin(double seconds, tornado_future *future, uint64_t quiet)

@@ -681,6 +681,27 @@ TEST_EACH_POLLER(gen_chain_future_passes_the_outcome_on)
     CHECK_STR(log_text, "");
 }
 
+static void *be_late_again_and_again(void *shared)
+{
+    long live = 0;
+    for (int i = 0; i < 1000; i++) {
+        const tornado_error *error = tornado_wait(tornado_with_timeout(0, tornado_future_retain(shared)));
+        CHECK(is_error(error, TORNADO_ERR_TIMEOUT));
+        if (i == 10)
+            live = test_live();
+    }
+    CHECK_INT(test_live(), live);
+    return NULL;
+}
+
+TEST_EACH_POLLER(gen_timeouts_over_what_stays_pending_leave_nothing_behind)
+{
+    tornado_future *shared = tornado_future_new();
+    run(be_late_again_and_again, shared);
+    CHECK(!tornado_future_done(shared));
+    tornado_future_release(shared);
+}
+
 TEST(gen_chain_of_a_future_that_only_a_callback_holds_lets_go_when_the_loop_is_closed)
 {
     tornado_future *from = tornado_sleep(100), *to = tornado_future_new();
