@@ -15387,11 +15387,14 @@ TORNADO_API bool tornado_cancel(tornado_future *future)
 /* A coroutine could not start, or was cancelled before. */
 static TORNADO__COLD void tornado__start_failed(tornado__start *start, const tornado_error *error)
 {
+    tornado_error copy = *error; /* it may be the last one, and what follows may fail, too */
+    if (start->begin)
+        start->begin(NULL, start->owner);
     tornado_stack_context_release(start->states);
     if (!start->wanted)
-        tornado__failure_missed(error);
+        tornado__failure_missed(&copy);
     else
-        tornado_future_set_error(&start->future, error);
+        tornado_future_set_error(&start->future, &copy);
 }
 
 static void tornado__start_run(tornado__task *task, tornado_ioloop *loop)
@@ -15406,11 +15409,11 @@ static void tornado__start_run(tornado__task *task, tornado_ioloop *loop)
         co = start->stack_size
                  ? tornado__coroutine_new_sized(loop, start->fn, start->arg, start->name, start->stack_size)
                  : tornado__coroutine_new(loop, start->fn, start->arg, start->name);
-    if (start->begin)
-        start->begin(co, start->owner);
     if (TORNADO__UNLIKELY(!co)) {
         tornado__start_failed(start, may ? &tornado__thread.last : &tornado__error_cancelled);
     } else {
+        if (start->begin)
+            start->begin(co, start->owner);
         co->execution.states = start->states;
         if (start->wanted) {
             start->future.coroutine = co;

@@ -199,6 +199,33 @@ static void start_and_set(void *arg)
     CHECK_INT(destroyed, 0);
 }
 
+static tornado_future *refused;
+
+static void fail_otherwise(void *value)
+{
+    CHECK(!tornado_periodic_callback_new(see, value, 0, 0)); /* TORNADO_ERR_INVALID */
+}
+
+static void spawn_with_that(void *arg)
+{
+    tornado_stack_context_state state = {.key = &other_key, .value = arg, .destroy = fail_otherwise};
+    CHECK(tornado_stack_context_set(&state));
+    refused = tornado_spawn(see_across_waits, arg);
+}
+
+TEST(context_that_fails_while_it_goes_does_not_change_why_a_coroutine_could_not_start)
+{
+    tornado_ioloop *loop = tornado_ioloop_new(&(tornado_ioloop_options){.max_coroutines = 1});
+    CHECK(tornado_ioloop_spawn_callback(loop, stop_soon, NULL));
+    tornado_ioloop_add_callback(loop, spawn_with_that, "never");
+    for (int i = 0; i < 3; i++)
+        tornado_ioloop_run_once(loop, 0);
+    CHECK(is_error(tornado_future_error(refused), TORNADO_ERR_LIMIT));
+    CHECK_STR(trace, "");
+    tornado_future_release(refused);
+    CHECK(tornado_ioloop_close(loop, false));
+}
+
 static tornado_periodic_callback *own_periodic;
 
 static void free_own_periodic(void *periodic)
