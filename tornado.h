@@ -12710,7 +12710,7 @@ struct tornado_ioloop {
     tornado__fd_slot *fds;
     int fds_capacity;
     bool running, stopping, closed;
-    bool unwinding;  /* closed, but its coroutines are still being ended */
+    bool closing;    /* closed, but what it has is still being let go of, which may run the program's code */
     bool fds_closed; /* the registered descriptors, too */
     int shutdown_phase; /* 0 none, 1 servers finish, 2 coroutines are cancelled */
     double shutdown_grace; /* seconds, after a signal */
@@ -13828,15 +13828,13 @@ static bool tornado__ioloop_open(tornado_ioloop *loop)
 
 static void tornado__ioloop_free_resources(tornado_ioloop *loop)
 {
-    loop->closed = true;
+    loop->closed = loop->closing = true;
     atomic_store(&loop->is_closed, 1);
     tornado__ioloop_run_queue(loop, &loop->batch); /* closed: each only lets go of what it holds */
     tornado__ioloop_run_queue(loop, &loop->tasks);
     tornado__ioloop_run_queue(loop, &loop->before_wait);
     if (loop->coroutines) {
-        loop->unwinding = true;
         loop->coroutines->unwind(loop);
-        loop->unwinding = false;
         tornado__ioloop_run_queue(loop, &loop->before_wait);
     }
     while (!tornado__link_empty(&loop->compounds)) {
@@ -13884,13 +13882,14 @@ static void tornado__ioloop_free_resources(tornado_ioloop *loop)
     loop->blocks.limit = loop->chunks.limit = loop->futures.limit = 0; /* what comes back late is freed */
     if (loop->poller_state)
         loop->poller->close(loop->poller_state);
+    loop->closing = false;
 }
 
 /* Whether this thread has a loop that was not closed, by whichever thread; or that is being closed right now. */
 static bool tornado__current_usable(void)
 {
     tornado_ioloop *loop = tornado__current_loop;
-    return loop && (!atomic_load_explicit(&loop->is_closed, memory_order_relaxed) || loop->unwinding);
+    return loop && (!atomic_load_explicit(&loop->is_closed, memory_order_relaxed) || loop->closing);
 }
 
 TORNADO_API tornado_ioloop *tornado_ioloop_new(const tornado_ioloop_options *options)

@@ -288,6 +288,30 @@ TEST(context_goes_with_what_never_runs)
     CHECK_INT(destroyed, 2);
 }
 
+static void start_late(void *value)
+{
+    CHECK(is_error(tornado_future_error(value = tornado_spawn(see_across_waits, value)), TORNADO_ERR_STATE));
+    tornado_future_release(value);
+    note("refused");
+}
+
+static void set_start_late(void *arg)
+{
+    tornado_stack_context_state state = {.key = &other_key, .value = arg, .destroy = start_late};
+    CHECK(tornado_stack_context_set(&state));
+    CHECK(tornado_ioloop_call_later(tornado_ioloop_current(), 100, see, arg));
+}
+
+TEST(context_that_goes_when_its_loop_is_closed_can_start_nothing_and_makes_no_other_loop)
+{
+    tornado_ioloop *loop = tornado_ioloop_current();
+    tornado_ioloop_add_callback(loop, set_start_late, "never");
+    tornado_ioloop_run_once(loop, 0);
+    CHECK_STR(trace, "");
+    CHECK(tornado_ioloop_close(loop, false));
+    CHECK_STR(traced(), "refused");
+}
+
 static tornado_ioloop *owner;
 static tornado_timeout owned[2];
 
