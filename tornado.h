@@ -32188,9 +32188,11 @@ static TORNADO__COLD char *tornado__body_grow(tornado__response *response, size_
     while (capacity < response->body_len + len)
         capacity *= 2;
     char *body;
+    /* Behind the first flush there may be any number of others, after each of which the memory may be gone. */
+    bool allocated = response->body_allocated || capacity > 1024 || response->message->started;
     if (response->body_allocated)
         body = TORNADO_REALLOC(response->body, capacity);
-    else if (capacity > 1024)
+    else if (allocated)
         body = TORNADO_MALLOC(capacity);
     else
         body = tornado_arena_alloc(&response->message->arena, capacity);
@@ -32200,7 +32202,7 @@ static TORNADO__COLD char *tornado__body_grow(tornado__response *response, size_
     }
     if (!response->body_allocated && response->body_len)
         memcpy(body, response->body, response->body_len);
-    response->body_allocated = response->body_allocated || capacity > 1024;
+    response->body_allocated = allocated;
     response->to_free = true;
     response->body = body;
     response->body_capacity = capacity;

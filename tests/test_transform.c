@@ -256,6 +256,28 @@ TEST(transform_gzip_streams_what_is_flushed)
     check_tens(&a, 20);
 }
 
+static int ticks_live[2];
+
+static void get_ticks(tornado_handler *self)
+{
+    tornado_set_header(self, "Content-Type", "text/event-stream");
+    for (int i = 0; i < 1000; i++) {
+        tornado_write(self, "data: tick\n\n");
+        tornado_await(tornado_flush(self));
+        if (i == 100 || i == 999)
+            ticks_live[i > 100] = (int)test_live();
+    }
+}
+static const tornado_handler_class ticks_class = {.get = get_ticks};
+
+TEST(transform_gzip_needs_no_more_memory_for_a_long_answer_than_for_a_short_one)
+{
+    answer a = ask(&ticks_class, &compressing, "GET", ACCEPT);
+    CHECK_HEADER(a, "Content-Encoding", "gzip");
+    if (ticks_live[1] > ticks_live[0] + 8)
+        FAIL("%d blocks in the middle, %d at the end", ticks_live[0], ticks_live[1]);
+}
+
 /* Sends its first half, waits, and sends the second. */
 static tornado_future *second_half;
 

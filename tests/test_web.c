@@ -1348,6 +1348,37 @@ TEST(web_a_long_answer_needs_no_more_memory_than_a_short_one)
         FAIL("%d blocks in the middle, %d at the end", flush_live[0], flush_live[1]);
 }
 
+static void flush_frames_get(tornado_handler *self)
+{
+    static const char frame[10000];
+    for (int i = 0; i < 400; i++) {
+        tornado_scope scope;
+        tornado_scope_enter(&scope);
+        tornado_write(self, "small");
+        tornado_write_bytes(self, (tornado_bytes){frame, sizeof frame});
+        tornado_await(tornado_flush(self));
+        tornado_scope_leave(&scope);
+        if (i == 50 || i == 399)
+            flush_live[i > 50] = (int)test_live();
+    }
+}
+
+/* To a client of HTTP/1.0, whose answer is not chunked, large pieces go by changing hands. */
+TEST(web_a_long_answer_of_large_pieces_needs_no_more_memory_either)
+{
+    static const tornado_handler_class cls = {.get = flush_frames_get};
+    site s = serve(&cls, NULL);
+    client c = client_open(s.port);
+    flush_live[1] = 0;
+    client_send(&c, "GET / HTTP/1.0\r\n\r\n");
+    client_until_end(&c);
+    client_close(&c);
+    tornado_application_free(s.app);
+    CHECK(flush_live[1] > 0);
+    if (flush_live[1] > flush_live[0] + 8)
+        FAIL("%d blocks in the middle, %d at the end", flush_live[0], flush_live[1]);
+}
+
 /*----------------------------------------------------------------------------
  * Errors.
  *----------------------------------------------------------------------------*/
