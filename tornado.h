@@ -32924,6 +32924,15 @@ static TORNADO__INLINE void tornado__log_request(tornado_handler *self)
         tornado__log_answer(self, level);
 }
 
+/* No more of a body comes, nor its end: the handler is told, where it waits for that. */
+static TORNADO__COLD void tornado__streaming_lost(tornado__streaming *streaming)
+{
+    if (!streaming->complete && !streaming->lost) {
+        streaming->lost = true;
+        tornado_future_set_result(streaming->park, NULL, NULL);
+    }
+}
+
 static void tornado__finish(void *arg)
 {
     tornado_handler *self = arg;
@@ -32952,6 +32961,8 @@ static void tornado__finish(void *arg)
     bool ok = !message->connection || tornado__http1_finish(message);
     message->ended = message->host->loop->now;
     response->finished = true;
+    if (TORNADO__UNLIKELY(response->streaming != NULL)) /* whoever finished may be another than the handler */
+        tornado__streaming_lost(response->streaming);
     tornado__log_request(self);
     if (!ok)
         tornado__raise_last();
@@ -33965,11 +33976,7 @@ static void tornado__application_release(tornado__message *message);
 static void tornado__streaming_closed(tornado__message *message, const tornado_error *error)
 {
     tornado__response *response = message->request.context;
-    tornado__streaming *streaming = response->streaming;
-    if (!streaming->complete && !streaming->lost) {
-        streaming->lost = true;
-        tornado_future_set_result(streaming->park, NULL, NULL);
-    }
+    tornado__streaming_lost(response->streaming);
     tornado__application_close(message, error);
 }
 

@@ -100,6 +100,22 @@ static void late_data(tornado_handler *self, tornado_bytes chunk)
 
 static const tornado_handler_class late_class = {.stream_request_body = true, .data_received = late_data};
 
+/* Answers from elsewhere, while the handler waits for more of the body. */
+static void expire(void *self)
+{
+    tornado_send_error(self, 408);
+}
+
+static void expiring_prepare(tornado_handler *self)
+{
+    tornado_defer(note_unwound, NULL);
+    if (self->request->query[0])
+        tornado_asynchronous(self);
+    CHECK(tornado_ioloop_add_callback(tornado_ioloop_current(), expire, self));
+}
+
+static const tornado_handler_class expiring_class = {.stream_request_body = true, .prepare = expiring_prepare};
+
 static void plain_post(tornado_handler *self)
 {
     tornado_writef(self, "%s %zu", tornado_get_argument(self, "a", "-"), self->request->body.len);
@@ -116,7 +132,7 @@ static site site_open(void)
 {
     tornado_rule rules[] = {{.path = "/", .handler = &upload_class}, {.path = "/derived", .handler = &derived_class},
                             {.path = "/plain", .handler = &plain_class}, {.path = "/late", .handler = &late_class},
-                            {0}};
+                            {.path = "/expiring", .handler = &expiring_class}, {0}};
     tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .max_body_size = 1000, .chunk_size = 100};
     site s = {.application = tornado_application_new(rules, NULL)};
     memset(&state, 0, sizeof state);
@@ -270,6 +286,24 @@ TEST(web_stream_piece_stays_after_an_early_answer)
         CHECK_INT(state.pieces, 1);
         tornado_future_release(first);
         tornado_future_release(second);
+        site_close(&s);
+    }
+}
+
+TEST(web_stream_handler_whose_request_is_finished_elsewhere_ends)
+{
+    static const char *const requests[] = {HEAD_OF("/expiring", "Content-Length: 10\r\n") "abc",
+                                           HEAD_OF("/expiring?asynchronous", "Content-Length: 10\r\n") "abc"};
+    log_keep();
+    for (int i = 0; i < 2; i++) {
+        site s = site_open();
+        client_send(&s.c, requests[i]);
+        answer a;
+        CHECK(client_answer(&s.c, &a));
+        CHECK_INT(a.status, 408);
+        CHECK(a.close);
+        UNTIL(state.unwound);
+        UNTIL(tornado_ioloop_coroutines(tornado_ioloop_current()) == 0);
         site_close(&s);
     }
 }
