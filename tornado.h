@@ -32211,7 +32211,7 @@ static TORNADO__COLD char *tornado__body_grow(tornado__response *response, size_
 
 static TORNADO__INLINE void tornado__body_append(tornado__response *response, const char *data, size_t len)
 {
-    char *at = TORNADO__LIKELY(len <= response->body_capacity - response->body_len)
+    char *at = TORNADO__LIKELY(response->body_len + len <= response->body_capacity) /* 0: it is a transform's */
                    ? response->body + response->body_len
                    : tornado__body_grow(response, len);
     if (len)
@@ -32246,7 +32246,7 @@ TORNADO_API void tornado_writef(tornado_handler *self, const char *format, ...)
     va_list args;
     tornado__check_unfinished(self, "write");
     for (int tries = 0; tries < 2; tries++) { /* the first may only tell how much room it needs */
-        size_t room = response->body_capacity - response->body_len;
+        size_t room = response->body_capacity > response->body_len ? response->body_capacity - response->body_len : 0;
         va_start(args, format);
         int len = vsnprintf(response->body ? response->body + response->body_len : NULL, room, format, args);
         va_end(args);
@@ -32774,11 +32774,12 @@ static void tornado__transforms_make(tornado__response *response)
     response->to_free = true;
 }
 
-/* Puts in the body's place what a transform made of it: other memory, or a part of the same. */
+/* Puts in the body's place what a transform made of it: other memory, which may not be written to, or a part of the
+   same. */
 static void tornado__response_replace(tornado__response *response, tornado_bytes chunk)
 {
     uintptr_t from = (uintptr_t)response->body, at = (uintptr_t)chunk.data;
-    if (chunk.len > 0 && at >= from && at - from <= response->body_len) {
+    if (chunk.len > 0 && response->body_capacity > 0 && at >= from && at - from <= response->body_len) {
         memmove(response->body, chunk.data, chunk.len);
     } else {
         tornado__body_drop(response);

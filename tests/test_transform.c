@@ -445,6 +445,35 @@ TEST(transform_may_be_added_to_an_application)
     tornado_application_free(app);
 }
 
+/* Puts the same in place of each chunk: memory that cannot be written to. */
+static tornado_bytes say_constant(tornado_handler *self, void *state, tornado_bytes chunk, bool finishing)
+{
+    (void)self;
+    (void)state;
+    (void)chunk;
+    (void)finishing;
+    return (tornado_bytes){"constant", 8};
+}
+
+static const tornado_output_transform constant = {.transform_first_chunk = say_constant,
+                                                  .transform_chunk = say_constant};
+
+static void get_nothing_twice(tornado_handler *self)
+{
+    tornado_future_release(tornado_flush(self));
+    tornado_future_release(tornado_flush(self));
+}
+
+TEST(transform_may_give_memory_that_cannot_be_written_to)
+{
+    static const tornado_handler_class nothing_class = {.get = get_nothing_twice};
+    const tornado_output_transform *list[] = {&constant, &cutter, NULL}, *alone[] = {&constant, NULL};
+    answer a = ask(&two_chunks_class, &(tornado_settings){.transforms = list}, "GET", "");
+    CHECK_STR(a.body.data, "onstantonstant");
+    a = ask(&nothing_class, &(tornado_settings){.transforms = alone}, "GET", "");
+    CHECK_STR(a.body.data, "constantconstantconstant");
+}
+
 /* Tells in a header what it was asked about; the body and its headers are there still. */
 static void tell_not_modified(tornado_handler *self, void *state, tornado_bytes chunk)
 {
@@ -493,6 +522,32 @@ static tornado_bytes send_itself(tornado_handler *self, void *state, tornado_byt
     if (tornado_get_status(self) == 200)
         tornado_finish(self);
     return chunk;
+}
+
+static void flush_now(void *self)
+{
+    tornado_future_release(tornado_flush(self));
+}
+
+static void get_in_spite(tornado_handler *self)
+{
+    tornado_write(self, "one");
+    CHECK(tornado_try(flush_now, self) != NULL);
+    tornado_writef(self, "%01000d", 0);
+    for (int i = 0; i < 1000; i++)
+        tornado_write(self, "behind what failed");
+}
+
+/* What the first one made stands in the body's place then. */
+TEST(transform_that_fails_behind_another_leaves_a_body_that_can_be_written_to)
+{
+    static const tornado_handler_class cls = {.get = get_in_spite};
+    static const tornado_output_transform failing = {.transform_first_chunk = fail_once, .transform_chunk = cut};
+    const tornado_output_transform *list[] = {&constant, &failing, NULL};
+    log_keep();
+    answer a = ask(&cls, &(tornado_settings){.transforms = list}, "GET", "");
+    CHECK_INT(a.status, 500);
+    CHECK_STR(a.body.data, "constant");
 }
 
 TEST(transform_that_fails_makes_the_answer_an_error_page)
