@@ -30497,6 +30497,7 @@ static bool tornado__delegate_headers(tornado__message *message)
         }
         if (exchange->delegate->sink) {
             message->sink = exchange->delegate->sink;
+            message->request.context = NULL; /* which is the sink's own from now on */
             go_on = !message->sink->headers || message->sink->headers(message);
         } else {
             tornado__delegate_call call = {.message = message, .which = TORNADO__CALL_HEADERS};
