@@ -32020,6 +32020,7 @@ static bool tornado__route_print(tornado_buffer *out, const tornado__route *rout
         if (*at == '(') {
             char *quoted = tornado_url_escape(arena, *args++, false);
             at += 1 + strcspn(at + 1, "()");
+            out->failed = out->failed || !quoted;
             if (*at != ')' || !quoted)
                 return !quoted;
             tornado_buffer_puts(out, quoted);

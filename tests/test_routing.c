@@ -994,6 +994,30 @@ static void application_when_memory_is_short(void)
     tornado_application_free(app);
 }
 
+TEST(routing_a_url_that_memory_does_not_suffice_for_is_none_and_not_a_part_of_it)
+{
+    static char long_argument[20000];
+    const char *const args[] = {long_argument};
+    tornado_application *app = tornado_application_new(
+        (tornado_rule[]){{.path = "/u/(.*)", .handler = &data_class, .name = "it"}, {0}}, NULL);
+    CHECK(app != NULL);
+    memset(long_argument, 'x', sizeof long_argument - 1);
+    bool hit = true;
+    for (long n = 1; hit; n++) {
+        tornado_arena *arena = tornado_arena_new();
+        long allocs = test_allocs();
+        test_fail_alloc(n);
+        const char *url = tornado_application_reverse_url(app, arena, "it", args, 1);
+        hit = test_allocs() - allocs >= n;
+        test_fail_alloc(0);
+        CHECK_INT(url ? strlen(url) : 0, hit ? 0 : 3 + strlen(long_argument));
+        if (hit)
+            CHECK_INT(tornado_last_error()->code, TORNADO_ERR_NOMEM);
+        tornado_arena_free(arena);
+    }
+    tornado_application_free(app);
+}
+
 TEST(routing_rules_that_memory_does_not_suffice_for_leave_nothing)
 {
     each_shortage(application_when_memory_is_short);
