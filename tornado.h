@@ -32313,10 +32313,14 @@ static bool tornado__header_special(tornado__response *response, const char *nam
     if (TORNADO__IS_WORD(name, len, "connection")) {
         const char *element;
         size_t element_len;
-        while (tornado__next_element(&value, &element, &element_len))
-            if (TORNADO__IS_WORD(element, element_len, "close"))
-                response->message->keep_alive = false;
-        return true;
+        bool close = false, others = false; /* others: Upgrade, which has to be sent: RFC 9110 section 7.8 */
+        while (tornado__next_element(&value, &element, &element_len)) {
+            bool is_close = TORNADO__IS_WORD(element, element_len, "close");
+            close = close || is_close;
+            others = others || !(is_close || TORNADO__IS_WORD(element, element_len, "keep-alive"));
+        }
+        response->message->keep_alive = response->message->keep_alive && !close;
+        return close || !others;
     }
     if (TORNADO__IS_WORD(name, len, "transfer-encoding"))
         tornado_raise(TORNADO_ERR_INVALID, "Transfer-Encoding is not for handlers to set: use tornado_flush");

@@ -1163,6 +1163,28 @@ TEST(web_a_handler_can_close_the_connection)
     tornado_application_free(s.app);
 }
 
+static void upgradable_get(tornado_handler *self)
+{
+    tornado_set_status(self, 426);
+    tornado_set_header(self, "Upgrade", "echo");
+    tornado_set_header(self, "Connection", "Upgrade");
+}
+
+TEST(web_a_handler_can_tell_what_to_upgrade_to)
+{
+    static const tornado_handler_class cls = {.get = upgradable_get};
+    site s = serve(&cls, NULL);
+    client c = client_open(s.port);
+    for (int i = 0; i < 2; i++) {
+        answer a = client_ask(&c, GET("/"));
+        CHECK_STR(head_value(a.head, "Connection"), "Upgrade");
+        CHECK_STR(head_value(a.head, "Upgrade"), "echo");
+        CHECK(!a.close);
+    }
+    client_close(&c);
+    tornado_application_free(s.app);
+}
+
 static void bodiless_get(tornado_handler *self)
 {
     tornado_set_status(self, atoi(self->request->query));
