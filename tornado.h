@@ -2525,7 +2525,8 @@ typedef struct tornado_arguments_options {
 } tornado_arguments_options;
 
 /* The last pair of that name, as get_argument and get_cookie have it; NULL when there is none. Names are compared
-   byte by byte. The time depends on the logarithm of the number of pairs. */
+   byte by byte. The time depends on the logarithm of the number of pairs; those that tornado_arguments_add has added
+   last, half of all at most, are looked through. */
 TORNADO_API const tornado_argument *tornado_arguments_get(const tornado_arguments *arguments, const char *name);
 
 /* The first pair of that name, or NULL. With `after`, a pair of the same list, the first behind that one, so that a
@@ -32660,37 +32661,64 @@ TORNADO_API const char *tornado_get_cookie(tornado_handler *self, const char *na
     return cookie ? cookie->value.data : fallback;
 }
 
-TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
-                                    const tornado_cookie *options)
+/* The cookies that were set, which may be none. */
+static tornado_arguments *tornado__set_cookies(tornado_handler *self)
 {
     tornado__check_unfinished(self, "set_cookie");
     if (!self->response->set_cookies)
         self->response->set_cookies = tornado_alloc(self, sizeof *self->response->set_cookies);
+    return self->response->set_cookies;
+}
+
+/* Sets a cookie. One of that name stands among the first of those that were set, of which `first` is a copy, or
+   nowhere. */
+static void tornado__set_cookie(tornado_handler *self, const tornado_arguments *first, const char *name,
+                                const char *value, const tornado_cookie *options)
+{
     tornado_arguments *set = self->response->set_cookies;
     const char *header = tornado_format_cookie(self->arena, name, value, options);
-    const tornado_argument *known = header ? tornado_arguments_get(set, name) : NULL;
+    const tornado_argument *known = header ? tornado_arguments_get(first, name) : NULL;
     if (known)
-        set->items[known - set->items].value = tornado_bytes_of(header);
+        set->items[known - first->items].value = tornado_bytes_of(header);
     else if (!header || !tornado_arguments_add(self->arena, set, name, header))
         tornado__raise_last();
     self->response->defaults |= TORNADO__SEND_MORE;
 }
 
-TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options)
+TORNADO_API void tornado_set_cookie(tornado_handler *self, const char *name, const char *value,
+                                    const tornado_cookie *options)
+{
+    tornado_arguments first = *tornado__set_cookies(self);
+    tornado__set_cookie(self, &first, name, value, options);
+}
+
+static tornado_cookie tornado__cookie_of_the_past(const tornado_cookie *options)
 {
     tornado_cookie past = options ? *options : (tornado_cookie){0};
     past.expires = (int64_t)tornado_time() - 365 * 86400;
     past.max_age = 0;
+    return past;
+}
+
+TORNADO_API void tornado_clear_cookie(tornado_handler *self, const char *name, const tornado_cookie *options)
+{
+    tornado_cookie past = tornado__cookie_of_the_past(options);
     tornado_set_cookie(self, name, "", &past);
 }
 
+/* No two of those that are cleared have one name, so what is added meanwhile is not looked through, which would take
+   quadratic time: its index lags behind. */
 TORNADO_API void tornado_clear_all_cookies(tornado_handler *self, const tornado_cookie *options)
 {
     const tornado_arguments *cookies = tornado_cookies(self);
+    tornado_cookie past = tornado__cookie_of_the_past(options);
+    tornado_arguments first = *tornado__set_cookies(self);
+    if (!tornado__arguments_index(self->arena, &first, 1))
+        tornado__raise_last();
     for (size_t i = 0; i < cookies->count; i++) {
         const char *name = cookies->items[i].name.data;
         if (tornado__cookie_name(name) && tornado_arguments_get(cookies, name) == &cookies->items[i])
-            tornado_clear_cookie(self, name, options);
+            tornado__set_cookie(self, &first, name, "", &past);
     }
 }
 
