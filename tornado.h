@@ -34233,8 +34233,9 @@ TORNADO_API bool tornado_application_add_handlers(tornado_application *applicati
     }
     if (ok && tornado__router_index(router))
         return true;
-    memmove(&router->routes[host_count], &router->routes[router->host_count],
-            (size_t)(router->count - router->host_count) * sizeof *router->routes); /* as it was before */
+    if (router->host_count > host_count) /* else there may be no routes at all */
+        memmove(&router->routes[host_count], &router->routes[router->host_count],
+                (size_t)(router->count - router->host_count) * sizeof *router->routes); /* as it was before */
     router->host_count = host_count;
     router->count = count;
     tornado__router_fill(router); /* the routes may have moved */

@@ -210,6 +210,14 @@ TEST(routing_a_pattern_for_hosts_that_cannot_be_compiled_is_refused_by_name)
                      "missing ), unterminated subpattern at position 0");
 }
 
+TEST(routing_a_pattern_for_hosts_may_be_refused_where_there_are_no_rules)
+{
+    tornado_application *app = tornado_application_new(NULL, NULL);
+    CHECK(app && !tornado_application_add_handlers(app, "(", NULL));
+    CHECK_INT(tornado_last_error()->code, TORNADO_ERR_PARSE);
+    tornado_application_free(app);
+}
+
 TEST(routing_a_refused_rule_inside_another_is_named_with_both)
 {
     tornado_rule inner[] = {RULE("/fine", NULL), RULE("/bad(", NULL), {0}};
