@@ -32978,6 +32978,8 @@ static void tornado__finish(void *arg)
             const char *etag = tornado__response_etag(response);
             if (!etag || etag == response->etag_text) /* a hash of what was there then; now there may be more */
                 tornado_set_etag_header(self);
+            if (TORNADO__UNLIKELY(response->finished)) /* by another, while compute_etag waited */
+                return;
             if (message->conditional && tornado_check_etag_header(self)) {
                 if (self->application->transforms)
                     tornado__response_not_modified(response);
@@ -33013,15 +33015,18 @@ static TORNADO__COLD void tornado__finish_asynchronous(tornado_handler *self)
     tornado__message *message = response->message;
     const struct tornado__coroutine *co = tornado__running()->coroutine;
     tornado_error error = {0};
+    message->references++; /* while it waits another may finish, who lets go as well */
     const tornado_error *raised = tornado_try(tornado__finish, self);
     if (raised)
         error = *raised;
-    if (!response->finished && co && co->arg == response)
-        tornado__raise(&error);
-    if (!response->finished && message->connection)
+    bool again = !response->finished && co && co->arg == response; /* by the error page */
+    if (!response->finished && !again && message->connection)
         tornado__iostream_shut(message->connection->stream, &error);
-    response->finished = true;
-    response->asynchronous = false;
+    response->finished = !again;
+    if (!again && response->asynchronous) {
+        response->asynchronous = false;
+        tornado__message_release(message);
+    }
     tornado__message_release(message);
     if (error.code)
         tornado__raise(&error);

@@ -709,6 +709,63 @@ TEST(web_asynchronous_may_end_in_on_connection_close)
     tornado_application_free(s.app);
 }
 
+static tornado_future *etag_gate;
+
+static const char *waiting_etag(tornado_handler *self)
+{
+    tornado_future *gate = etag_gate;
+    (void)self;
+    etag_gate = NULL;
+    if (gate)
+        tornado_await(gate);
+    return NULL;
+}
+
+static void *finish_beside(void *self)
+{
+    tornado_finish(self);
+    return NULL;
+}
+
+static void overtaken_get(tornado_handler *self)
+{
+    if (self->request->query[0]) {
+        tornado_asynchronous(self);
+        tornado_future_release(tornado_handler_spawn(self, finish_beside, self));
+    }
+}
+
+static void overtaking_close(tornado_handler *self)
+{
+    note("closed ");
+    tornado_finish(self);
+}
+
+TEST(web_a_request_that_another_finishes_while_compute_etag_waits_is_finished_once)
+{
+    static const tornado_handler_class cls = {.get = overtaken_get, .compute_etag = waiting_etag,
+                                              .on_connection_close = overtaking_close,
+                                              .on_finish = finish_on_finish};
+    static const char *const requests[] = {GET("/"), GET("/?asynchronous")};
+    log_keep();
+    for (int i = 0; i < 2; i++) {
+        tornado_future *gate = tornado_future_new();
+        site s = serve("/", &cls, NULL);
+        client c = client_open(s.port);
+        etag_gate = tornado_future_retain(gate);
+        client_send(&c, requests[i]);
+        UNTIL(!etag_gate);
+        client_close(&c);
+        UNTIL(strstr(trace, "finished "));
+        tornado_future_set_result(gate, NULL, NULL);
+        tornado_future_release(gate);
+        UNTIL(tornado_ioloop_coroutines(tornado_ioloop_current()) == 0);
+        CHECK_STR(traced(), "closed finished ");
+        CHECK_INT(logged("Uncaught"), 0);
+        tornado_application_free(s.app);
+    }
+}
+
 TEST(web_asynchronous_lives_on_when_the_server_is_freed)
 {
     for (int timer = 0; timer < 2; timer++) {
