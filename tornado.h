@@ -32168,6 +32168,9 @@ typedef struct tornado__response {
     char etag_text[36];
 } tornado__response;
 
+/* The handler object behind it is aligned for whatever its class has in it. */
+#define TORNADO__RESPONSE_SIZE ((sizeof(tornado__response) + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1))
+
 static TORNADO_NORETURN void tornado__raise_last(void)
 {
     tornado__raise(tornado_last_error());
@@ -33838,7 +33841,7 @@ static TORNADO__INLINE tornado__coroutine *tornado__handler_new(tornado__message
 {
     tornado_http_request *request = &message->request;
     const tornado_handler_class *cls = route->handler;
-    size_t size = (sizeof(tornado__response) + cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1);
+    size_t size = TORNADO__RESPONSE_SIZE + ((cls->instance_size + TORNADO__ALIGN - 1) & ~(TORNADO__ALIGN - 1));
     char *memory = tornado__arena_alloc(&message->arena, size + TORNADO__FIRST_BODY);
     tornado__coroutine *co =
         memory ? tornado__coroutine_new(message->host->loop, execute, memory, cls->name) : NULL;
@@ -33849,7 +33852,7 @@ static TORNADO__INLINE tornado__coroutine *tornado__handler_new(tornado__message
     memset(memory, 0, size);
     co->recover = tornado__handler_recover;
     tornado__response *response = (tornado__response *)(void *)memory;
-    tornado_handler *self = (tornado_handler *)(void *)(memory + sizeof *response);
+    tornado_handler *self = (tornado_handler *)(void *)(memory + TORNADO__RESPONSE_SIZE);
     response->self = self;
     response->message = message;
     response->status = 200;

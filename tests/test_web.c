@@ -489,6 +489,22 @@ static void counting_get(tornado_handler *self)
 static const tornado_handler_class counting_class = {
     .instance_size = sizeof(counting_handler), .initialize = counting_initialize, .get = counting_get};
 
+typedef struct aligned_handler {
+    tornado_handler base;
+    max_align_t strict;
+} aligned_handler;
+
+static void aligned_get(tornado_handler *self)
+{
+    tornado_writef(self, "%zu", (size_t)((uintptr_t)self % _Alignof(aligned_handler)));
+}
+
+TEST(web_an_instance_is_aligned_for_whatever_is_in_it)
+{
+    static const tornado_handler_class cls = {.instance_size = sizeof(aligned_handler), .get = aligned_get};
+    CHECK_BODY(ask(&cls, GET("/")), "0");
+}
+
 TEST(web_each_request_has_an_instance_of_its_own_with_the_data_of_its_rule)
 {
     static const tornado_handler_class child = {.parent = &counting_class}; /* has the parent's size */
