@@ -32917,6 +32917,7 @@ TORNADO_API tornado_future *tornado_flush(tornado_handler *self)
     tornado__message *message = response->message;
     tornado__check_unfinished(self, "flush");
     if (!message->connection) {
+        response->body_len = 0; /* as if it was sent: a handler may go on for long */
         tornado__fail(TORNADO_ERR_CLOSED, 0, "Stream is closed");
         return tornado_future_failed(tornado_last_error());
     }

@@ -690,6 +690,30 @@ TEST(web_asynchronous_lives_on_when_the_client_is_gone)
     }
 }
 
+TEST(web_what_is_flushed_to_a_client_that_is_gone_takes_no_memory)
+{
+    client c;
+    site s = pend(&pending_class, &c, GET("/"));
+    static char text[10001];
+    long allocs[2];
+    memset(text, 'x', sizeof text - 1);
+    client_close(&c);
+    UNTIL(strstr(trace, "closed "));
+    tornado_write(pending, text);
+    for (int with_text = 0; with_text < 2; with_text++) {
+        long before = test_allocs();
+        for (int i = 0; i < 100; i++) {
+            if (with_text)
+                tornado_write(pending, text);
+            CHECK_INT(loop_code(tornado_flush(pending)), TORNADO_ERR_CLOSED);
+        }
+        allocs[with_text] = test_allocs() - before;
+    }
+    CHECK_INT(allocs[1], allocs[0]);
+    tornado_finish(pending);
+    tornado_application_free(s.app);
+}
+
 static void finishing_close(tornado_handler *self)
 {
     note("closed ");
