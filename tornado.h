@@ -19992,6 +19992,7 @@ static void tornado__iostream_begin_handshake(tornado_iostream *stream)
     int64_t timeout = tornado__tls_timeout(&secure->tls);
     stream->opening = TORNADO__HANDSHAKING;
     stream->turned = 0;
+    stream->unbuffered_ready = false; /* what was left there is the handshake's */
     if (timeout != INT64_MAX &&
         !tornado__timer_set(stream->loop, &secure->timer, tornado__add_ns(tornado__now_ns(), timeout)))
         tornado__iostream_shut(stream, &tornado__thread.last);
@@ -21268,10 +21269,12 @@ TORNADO_API void tornado_iostream_set_close_callback(tornado_iostream *stream, t
     user->close_arg = arg;
     if (!callback)
         return;
-    if (stream->closed)
+    if (stream->closed) {
         tornado__user_queue_task(stream);
-    else if (!stream->opening && !stream->watched)
+    } else if (!stream->opening && (!stream->watched || stream->unbuffered_ready)) {
+        stream->unbuffered_ready = false; /* what was reported, and left there, may have been the end */
         tornado__iostream_watch_or_shut(stream);
+    }
 }
 
 TORNADO_API void tornado_iostream_set_nodelay(tornado_iostream *stream, bool value)

@@ -1316,6 +1316,23 @@ TEST_EACH_POLLER(iostream_close_callback_comes_when_the_peer_closes_an_idle_stre
     pair_free(&p);
 }
 
+TEST_EACH_POLLER(iostream_close_callback_that_is_set_after_the_peer_has_closed_is_called)
+{
+    pair p = pair_new();
+    int closed = 0;
+    tornado_future *read = tornado_iostream_read_until(p.stream, "\n");
+    loop_turns(2);
+    peer_send(&p, "last\n");
+    expect(read, "last\n");
+    peer_close(&p);
+    loop_turns(4);
+    CHECK(!tornado_iostream_closed(p.stream)); /* without a callback one may still write */
+    tornado_iostream_set_close_callback(p.stream, set_flag, &closed);
+    loop_turns(4);
+    CHECK_INT(closed, 1);
+    pair_free(&p);
+}
+
 TEST_EACH_POLLER(iostream_close_callback_waits_for_what_is_unread)
 {
     pair p = pair_new();

@@ -825,6 +825,27 @@ TEST_EACH_POLLER(tls_close_callback_comes_for_an_idle_stream_and_tickets_are_no_
     certificates_remove();
 }
 
+TEST_EACH_POLLER(tls_close_callback_comes_also_when_the_handshake_was_begun_by_the_peer)
+{
+    int ends[2], closed = 0;
+    tcp_pair(ends);
+    certificates_make();
+    pair p = {tornado_iostream_new(ends[0], NULL), tornado_iostream_new(ends[1], NULL)};
+    tornado_ssl_options server = server_options("server"), client = client_options("localhost");
+    server.maximum_version = TORNADO_TLS_1_2; /* no tickets behind it, or the client's end would be a reset */
+    tornado_iostream_set_close_callback(p.server, count_call, &closed);
+    tornado_future *other = tornado_iostream_start_tls(p.client, &client);
+    loop_turns(4); /* the server's stream sees that something has come */
+    tornado_future *one = tornado_iostream_start_tls(p.server, &server);
+    ok(other);
+    ok(one);
+    tornado_iostream_close(p.client);
+    loop_turns(5);
+    CHECK_INT(closed, 1);
+    pair_free(&p);
+    certificates_remove();
+}
+
 TEST(tls_refuses_to_renegotiate)
 {
     certificates_make();
