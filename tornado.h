@@ -19242,6 +19242,13 @@ static bool tornado__pipe_broken(int fd)
     return poll(&pipe, 1, 0) > 0 && pipe.revents & POLLERR;
 }
 
+/* Whether both directions of a socket are shut; asked of the socket, for the same reason. */
+static bool tornado__socket_hung_up(int fd)
+{
+    struct pollfd both = {.fd = fd};
+    return poll(&both, 1, 0) > 0 && both.revents & POLLHUP;
+}
+
 /* ---- TLS: a backend ---- */
 
 typedef struct tornado__secure {
@@ -19929,6 +19936,9 @@ static void tornado__iostream_look(tornado_iostream *stream, unsigned events)
         return;
     }
     stream->unbuffered_ready = true;
+    /* a unix socket that is full stays so when its peer shuts it down: only sending shows that nothing can be sent */
+    if (stream->out && tornado__socket_hung_up(stream->fd) && !tornado__iostream_flush(stream))
+        return;
     if (events & TORNADO_IOLOOP_ERROR) { /* a hang-up is reported for ever: stop watching until the next read */
         tornado_ioloop_remove_handler(stream->loop, stream->fd);
         stream->watched = false;

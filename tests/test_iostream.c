@@ -763,6 +763,23 @@ TEST_EACH_POLLER(iostream_pending_writes_fail_when_the_peer_resets)
     pair_free(&p);
 }
 
+TEST_EACH_POLLER(iostream_pending_writes_fail_when_the_peer_shuts_a_unix_socket_down)
+{
+    int ends[2];
+    const size_t len = 8u << 20;
+    char *data = pattern(len);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    pair p = {tornado_iostream_new(ends[0], NULL), ends[1]};
+    tornado_future *write = tornado_iostream_write(p.stream, (tornado_bytes){data, len});
+    loop_turns(2);
+    CHECK(!tornado_future_done(write));
+    CHECK(shutdown(p.peer, SHUT_RDWR) == 0); /* what it has not read keeps the socket full */
+    CHECK_INT(loop_code(write), TORNADO_ERR_CLOSED);
+    CHECK_INT(tornado_iostream_error(p.stream)->sys_errno, EPIPE);
+    free(data);
+    pair_free(&p);
+}
+
 TEST(iostream_reads_and_writes_at_once)
 {
     const size_t len = 4u << 20;
