@@ -20010,13 +20010,18 @@ static void tornado__iostream_begin_handshake(tornado_iostream *stream)
         tornado__iostream_handshake(stream);
 }
 
-/* The socket is connected, or failed to be. */
-static void tornado__iostream_connected(tornado_iostream *stream)
+/* What has gone wrong with a socket's connection, or the attempt to make one: 0, or an errno, which is told once. */
+static int tornado__socket_error(int fd)
 {
     int error = 0;
     socklen_t len = sizeof error;
-    if (getsockopt(stream->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
-        error = errno;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0 ? errno : error;
+}
+
+/* The socket is connected, or failed to be. */
+static void tornado__iostream_connected(tornado_iostream *stream)
+{
+    int error = tornado__socket_error(stream->fd);
     if (error) {
         tornado__fail(TORNADO_ERR_SYSTEM, error, "connect: %s", strerror(error));
         tornado__iostream_shut(stream, &tornado__thread.last);
@@ -20618,7 +20623,8 @@ static bool tornado__backend_of(int fd, const tornado_iostream_backend **backend
                          strerror(error));
 }
 
-/* Begins with TLS where the socket is connected. Releases the stream and gives NULL when it cannot. */
+/* Begins with TLS where the socket is connected, and closes the stream where it was. Releases it and gives NULL when it
+   cannot. */
 static tornado_iostream *tornado__user_secured(tornado_iostream *stream, const tornado_ssl_options *options)
 {
     tornado_address peer;
@@ -20630,8 +20636,14 @@ static tornado_iostream *tornado__user_secured(tornado_iostream *stream, const t
         tornado__thread.last = error;
         return NULL;
     }
-    if (tornado_address_peer(&peer, stream->fd))
+    bool connected = tornado_address_peer(&peer, stream->fd);
+    int error = connected ? 0 : tornado__socket_error(stream->fd);
+    if (connected) {
         tornado__iostream_begin_handshake(stream);
+    } else if (error) { /* its peer had reset it before it was accepted: nobody would hear of it again */
+        tornado__fail(TORNADO_ERR_SYSTEM, error, "TLS handshake: %s", strerror(error));
+        tornado__iostream_shut(stream, &tornado__thread.last);
+    }
     return stream;
 }
 

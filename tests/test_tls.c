@@ -589,6 +589,23 @@ static tornado_error garbage(tornado_ssl_options options, const void *data, size
     return copy;
 }
 
+TEST(tls_peer_that_reset_before_it_was_accepted_fails_the_handshake)
+{
+    int port, listener = listen_loopback(&port), peer = connect_loopback(port);
+    certificates_make();
+    tornado_ssl_options options = server_options("server");
+    close_with_reset(peer);
+    int fd = accept(listener, NULL, NULL);
+    if (fd < 0)
+        SKIP("accept tells of the reset by itself: %s", strerror(errno));
+    tornado_iostream *stream = secured(fd, &options);
+    CHECK_INT(loop_code(tornado_iostream_wait_for_handshake(stream)), TORNADO_ERR_CLOSED);
+    CHECK_INT(tornado_iostream_error(stream)->sys_errno, ECONNRESET);
+    tornado_iostream_release(stream);
+    close(listener);
+    certificates_remove();
+}
+
 TEST(tls_peer_that_sends_something_else_is_told_from_one_that_closes)
 {
     static const struct {
