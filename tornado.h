@@ -18722,6 +18722,12 @@ static void *tornado__tls_handle(const tornado__tls *tls)
     return tls->ssl;
 }
 
+/* Whether the handshake is over. */
+static bool tornado__tls_is_open(const tornado__tls *tls)
+{
+    return tls->open;
+}
+
 /* ---- what is told of a connection ---- */
 
 static const char *tornado__tls_name_text(tornado_arena *arena, const X509_NAME *name)
@@ -18936,6 +18942,12 @@ static void *tornado__tls_handle(const tornado__tls *tls)
 {
     (void)tls;
     return NULL;
+}
+
+static bool tornado__tls_is_open(const tornado__tls *tls)
+{
+    (void)tls;
+    return false;
 }
 
 static const tornado_ssl_info *tornado__tls_info(tornado__tls *tls)
@@ -20861,7 +20873,7 @@ TORNADO_API tornado_future *tornado_iostream_wait_for_handshake(tornado_iostream
     if (stream->backend != &tornado__secure_backend || user->opened)
         return tornado__user_state_error(user->opened ? "the handshake is waited for already"
                                                       : "tornado_iostream_wait_for_handshake: there is no TLS");
-    if (!stream->opening && tornado_iostream_ssl_info(stream))
+    if (!stream->opening && tornado__tls_is_open(&((tornado__secure *)stream->state)->tls))
         return tornado_future_resolved(stream);
     tornado_future *future = tornado_future_new();
     if (!future->immortal)

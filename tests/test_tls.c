@@ -901,6 +901,21 @@ TEST(tls_released_in_the_middle_of_a_handshake)
     certificates_remove();
 }
 
+TEST(tls_handshake_that_is_over_is_not_waited_for_when_memory_is_short)
+{
+    pair p = pair_new();
+    shake_hands(&p);
+    for (long n = 1; n <= 4; n++) {
+        test_fail_alloc(n);
+        tornado_future *future = tornado_iostream_wait_for_handshake(p.client);
+        test_fail_alloc(0);
+        CHECK(tornado_future_done(future));
+        tornado_future_release(future);
+    }
+    pair_free(&p);
+    certificates_remove();
+}
+
 TEST(tls_failing_allocations_fail_and_never_crash)
 {
     certificates_make();
