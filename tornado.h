@@ -19865,10 +19865,12 @@ static void tornado__iostream_readable(tornado_iostream *stream)
         tornado__iostream_received_none(stream, received);
 }
 
-/* Whether the backend has read bytes from the descriptor that nobody has got yet: nothing will report them. */
+/* Whether the backend has read bytes from the descriptor that nobody has got yet: nothing will report them. Those of a
+   handshake that is under way are not for reads, which would end it unnoticed. */
 static bool tornado__iostream_pending(const tornado_iostream *stream)
 {
-    return stream->backend && stream->backend->pending && stream->backend->pending(stream->state, stream->fd);
+    return stream->backend && !stream->opening && stream->backend->pending &&
+           stream->backend->pending(stream->state, stream->fd);
 }
 
 /* Has the stream read what its backend holds in a turn of its own. */

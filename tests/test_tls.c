@@ -916,6 +916,78 @@ TEST(tls_handshake_that_is_over_is_not_waited_for_when_memory_is_short)
     certificates_remove();
 }
 
+static void ignore_chunk(tornado_bytes chunk, void *arg)
+{
+    (void)chunk;
+    (void)arg;
+}
+
+/* A client whose bytes go where the test wants. */
+typedef struct bare {
+    SSL *ssl;
+    BIO *in, *out;
+    int fd;
+} bare;
+
+static bare bare_new(int fd)
+{
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    bare b = {SSL_new(ctx), BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()), fd};
+    SSL_CTX_free(ctx);
+    SSL_set_bio(b.ssl, b.in, b.out);
+    SSL_set_connect_state(b.ssl);
+    return b;
+}
+
+/* Sends up to so many of the bytes that it has for its peer. */
+static void bare_send(bare *b, int most)
+{
+    char data[8192];
+    int len = BIO_read(b->out, data, most);
+    CHECK(len > 0 && send(b->fd, data, (size_t)len, MSG_NOSIGNAL) == len);
+}
+
+/* Gives it what has come, when something has. */
+static void bare_receive(bare *b)
+{
+    char data[8192];
+    loop_until_fd(b->fd, TORNADO_IOLOOP_READ);
+    ssize_t got = recv(b->fd, data, sizeof data, 0);
+    CHECK(got > 0 && BIO_write(b->in, data, (int)got) == got);
+}
+
+TEST(tls_read_that_streams_does_not_end_the_handshake_unnoticed)
+{
+    char text[16];
+    int ends[2], got;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0); /* what is sent is there at once */
+    certificates_make();
+    tornado_ssl_options options = server_options("server");
+    tornado_iostream *stream = secured(ends[0], &options);
+    bare b = bare_new(ends[1]);
+    tornado_future *shaken = tornado_iostream_wait_for_handshake(stream);
+    tornado_future *written = tornado_iostream_write(stream, tornado_bytes_of("greeting"));
+    SSL_do_handshake(b.ssl);
+    bare_send(&b, 8192);
+    while (SSL_do_handshake(b.ssl) != 1)
+        bare_receive(&b);
+    bare_send(&b, 8); /* change_cipher_spec, and a part of the last record */
+    loop_turns(4);
+    tornado_read_options streaming = {.bytes = 10, .streaming_callback = ignore_chunk};
+    tornado_future *read = tornado_iostream_read(stream, &streaming);
+    bare_send(&b, 8192); /* it has come when the loop looks whether there is something to be read */
+    ok(shaken);
+    ok(written);
+    while ((got = SSL_read(b.ssl, text, sizeof text)) <= 0)
+        bare_receive(&b);
+    CHECK_MEM(text, (size_t)got, "greeting", 8);
+    tornado_iostream_release(stream);
+    CHECK_INT(loop_code(read), TORNADO_ERR_CLOSED);
+    SSL_free(b.ssl);
+    close(b.fd);
+    certificates_remove();
+}
+
 TEST(tls_failing_allocations_fail_and_never_crash)
 {
     certificates_make();
