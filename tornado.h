@@ -21873,9 +21873,11 @@ static bool tornado__listen(tornado__listener **list, int port, const tornado_bi
 
    Those who wait for a datagram stand in line as for a lock; the system's buffer is the only one. What the system
    does not take is queued. The loop watches for reading from the first wait on, until something comes that nobody
-   waits for: so who receives in a loop costs no call for watching. */
+   waits for: so who receives in a loop costs no call for watching. That a unix socket can be written does not say
+   that whom the next datagram is for takes it: while he does not, it is tried again and again a little later. */
 
 #define TORNADO__DATAGRAMS_PER_TURN 64
+#define TORNADO__DATAGRAM_PAUSE     10000000 /* ns */
 
 typedef struct tornado__packet {
     tornado__link link;
@@ -21893,6 +21895,7 @@ struct tornado_datagram_socket {
     bool connected;
     tornado__link receivers, packets;
     size_t queued, max_queued;
+    tornado__timer pause; /* set while nobody takes what is to be sent */
 };
 
 /* One that is open: bound, connected, or both. -1 with the reason. */
@@ -22041,21 +22044,37 @@ static bool tornado__datagram_into(tornado_datagram_socket *s, tornado_future *f
     return true;
 }
 
+static bool tornado__datagram_pause(tornado_datagram_socket *s)
+{
+    return tornado__timer_set(s->loop, &s->pause, tornado__now_ns() + TORNADO__DATAGRAM_PAUSE);
+}
+
+static void tornado__datagram_paused(tornado__timer *timer, tornado_ioloop *loop)
+{
+    tornado_datagram_socket *s = TORNADO__CONTAINER(timer, tornado_datagram_socket, pause);
+    (void)loop;
+    if (!tornado__datagram_watch(s, s->events | TORNADO_IOLOOP_WRITE))
+        tornado__datagram_pause(s);
+}
+
 static void tornado__datagram_event(int fd, unsigned events, void *arg)
 {
     tornado_datagram_socket *s = arg;
-    bool idle = tornado__link_empty(&s->receivers) && tornado__link_empty(&s->packets);
+    bool unwanted = tornado__link_empty(&s->receivers) && events & (TORNADO_IOLOOP_READ | TORNADO_IOLOOP_ERROR);
+    size_t queued = s->queued;
     (void)fd;
-    (void)events;
     tornado__datagram_flush(s);
+    bool stuck = events & TORNADO_IOLOOP_WRITE && s->queued == queued;
     for (int i = 0; i < TORNADO__DATAGRAMS_PER_TURN && !tornado__link_empty(&s->receivers); i++) {
         tornado__parked *first = TORNADO__CONTAINER(s->receivers.next, tornado__parked, link);
         if (!tornado__datagram_into(s, &first->future))
             break;
         tornado__line_pop(&s->receivers);
     }
-    unsigned reading = s->events & TORNADO_IOLOOP_READ;
-    tornado__datagram_watch(s, idle ? 0 : tornado__link_empty(&s->packets) ? reading : reading | TORNADO_IOLOOP_WRITE);
+    unsigned watch = unwanted ? 0 : s->events & TORNADO_IOLOOP_READ; /* else it would be reported on and on */
+    if (!tornado__link_empty(&s->packets) && !s->pause.place && !(stuck && tornado__datagram_pause(s)))
+        watch |= TORNADO_IOLOOP_WRITE;
+    tornado__datagram_watch(s, watch);
 }
 
 static bool tornado__datagram_watch(tornado_datagram_socket *s, unsigned events)
@@ -22088,6 +22107,7 @@ TORNADO_API tornado_datagram_socket *tornado_datagram_socket_new(const tornado_d
     s->loop = loop;
     tornado__ioloop_hold(loop);
     s->connected = options->peer != NULL;
+    s->pause.fire = tornado__datagram_paused;
     tornado__link_init(&s->receivers);
     tornado__link_init(&s->packets);
     int64_t most = options->max_write_buffer_size;
@@ -22105,6 +22125,7 @@ TORNADO_API void tornado_datagram_socket_free(tornado_datagram_socket *socket)
     bool watched = socket->events != 0;
     if (watched && !loop->closed)
         tornado__datagram_watch(socket, 0);
+    tornado__timer_clear(loop, &socket->pause);
     tornado__ioloop_close_fd(loop, socket->fd, watched);
     while (!tornado__link_empty(&socket->packets))
         tornado__packet_done(socket, TORNADO__CONTAINER(socket->packets.next, tornado__packet, link), &closed);
@@ -22154,7 +22175,7 @@ static tornado_future *tornado__datagram_queue(tornado_datagram_socket *s, const
         tornado__nomem();
         return NULL;
     }
-    if (!tornado__datagram_watch(s, s->events | TORNADO_IOLOOP_WRITE)) {
+    if (!s->pause.place && !tornado__datagram_watch(s, s->events | TORNADO_IOLOOP_WRITE)) {
         TORNADO_FREE(packet);
         tornado_future_release(future);
         return NULL;

@@ -4,6 +4,7 @@
 
 #include "http_client.h"
 
+#include <limits.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -428,6 +429,74 @@ TEST_EACH_POLLER(datagrams_wait_in_order_until_the_system_takes_them)
         CHECK_INT(loop_code(sent[i]), TORNADO_OK);
     CHECK_INT(tornado_datagram_socket_write_buffer_size(p.client), 0);
     CHECK(loop_sleeps());
+    pair_free(&p);
+    place_free(&at);
+}
+
+/* Sends until one has to wait, and gives its future; *count: how many there are. */
+static tornado_future *send_until_full(tornado_datagram_socket *from, const tornado_address *to, int *count)
+{
+    for (*count = 1;; ++*count) {
+        tornado_future *sent = tornado_datagram_socket_send_to(from, to, tornado_bytes_of("one of many"));
+        if (!tornado_future_done(sent))
+            return sent;
+        CHECK(*count < 5000 && !tornado_future_error(sent));
+        tornado_future_release(sent);
+    }
+}
+
+static void receive_all(tornado_datagram_socket *s, int count)
+{
+    while (count-- > 0)
+        check_text(tornado_datagram_socket_receive(s), "one of many");
+}
+
+/* Whether, while one has to wait, that is looked at now and then and not on and on. */
+static bool tries_seldom(void)
+{
+    double began = tornado_monotonic();
+    test_fail_calls(test_fault_named("sendto", "EAGAIN"), LONG_MAX, 1); /* counts only */
+    loop_run_for(0.2);
+    return (double)test_fault_calls() <= 2 + (tornado_monotonic() - began) / 0.01;
+}
+
+TEST_EACH_POLLER(datagrams_for_who_takes_none_are_tried_now_and_then)
+{
+    int count;
+    place at = place_new();
+    tornado_address here, there;
+    CHECK(tornado_address_unix(&here, at.server) && tornado_address_unix(&there, at.client));
+    tornado_datagram_socket *server = opened(&(tornado_datagram_options){.local = &here});
+    tornado_datagram_socket *client = opened(&(tornado_datagram_options){.local = &there});
+    tornado_future *sent = send_until_full(server, &there, &count);
+    CHECK(tries_seldom()); /* though it can be written, as the system says, where there is no peer */
+    CHECK(!tornado_future_done(sent));
+    receive_all(client, count);
+    CHECK_INT(loop_code(sent), TORNADO_OK);
+    sent = send_until_full(server, &there, &count);
+    CHECK(tries_seldom());
+    tornado_datagram_socket_free(server); /* while it pauses */
+    CHECK_INT(loop_code(sent), TORNADO_ERR_CLOSED);
+    loop_run_for(0.05);
+    tornado_datagram_socket_free(client);
+    place_free(&at);
+}
+
+TEST_EACH_POLLER(datagrams_that_nobody_waits_for_do_not_wake_a_loop_that_waits_to_send)
+{
+    int count;
+    place at = place_new();
+    pair p = unix_pair(&at, &(tornado_datagram_options){0});
+    tornado_future *received = tornado_datagram_socket_receive(p.client);
+    CHECK_INT(loop_code(tornado_datagram_socket_send_to(p.server, &p.client_address, tornado_bytes_of("first"))), 0);
+    check_text(received, "first");
+    tornado_future *sent = send_until_full(p.client, NULL, &count);
+    CHECK_INT(loop_code(tornado_datagram_socket_send_to(p.server, &p.client_address, tornado_bytes_of("second"))), 0);
+    CHECK(tries_seldom());
+    CHECK(!tornado_future_done(sent));
+    check_text(tornado_datagram_socket_receive(p.client), "second");
+    receive_all(p.server, count);
+    CHECK_INT(loop_code(sent), TORNADO_OK);
     pair_free(&p);
     place_free(&at);
 }
