@@ -21647,6 +21647,7 @@ struct tornado_acceptor {
     tornado__timer pause; /* set while the process is out of descriptors or memory */
     int64_t told;         /* when that was logged last */
     bool removed, calling;
+    bool deaf; /* the loop has it no more: nothing can be accepted */
 };
 
 static int tornado__accept(int fd, tornado_address *address)
@@ -21733,6 +21734,7 @@ static void tornado__acceptor_ready(int fd, unsigned events, void *arg)
         if (errno == EBADF || errno == EINVAL || errno == ENOTSOCK || errno == EOPNOTSUPP) {
             tornado_gen_log(TORNADO_LOG_ERROR, "accept on fd %d: %s; no longer accepting", fd, strerror(errno));
             tornado_ioloop_remove_handler(acceptor->loop, fd);
+            acceptor->deaf = true;
             break;
         } /* anything else is about the one connection, which is gone */
     }
@@ -21792,7 +21794,7 @@ static void tornado__listeners_close(tornado__listener **list)
     while (*list) {
         tornado__listener *listener = *list;
         tornado_ioloop *loop = listener->acceptor->loop;
-        bool watched = !listener->acceptor->pause.place;
+        bool watched = !listener->acceptor->deaf;
         *list = listener->next;
         tornado__ioloop_hold(loop);
         tornado_remove_accept_handler(listener->acceptor);

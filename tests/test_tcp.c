@@ -1187,6 +1187,54 @@ TEST(tcp_server_freed_after_the_loop_closed_all_descriptors_closes_none_again)
     check_closed_once(true);
 }
 
+enum { LATE_OTHERS = 32 };
+
+static int late_others[LATE_OTHERS];
+
+static void free_server_late(void *arg)
+{
+    for (int i = 0; i < LATE_OTHERS; i++)
+        CHECK((late_others[i] = dup(2)) >= 0);
+    tornado_tcpserver_free(arg);
+}
+
+static void *hold_server(void *arg)
+{
+    tornado_defer(free_server_late, arg);
+    tornado_await(tornado_future_retain(state.gate));
+    return NULL;
+}
+
+TEST(tcp_server_freed_as_its_loop_ends_closes_no_descriptor_again_though_it_had_to_pause)
+{
+    struct rlimit before, now;
+    int fd = 0;
+    if (under_valgrind())
+        SKIP("valgrind does not leave connections where they are");
+    log_keep();
+    tornado_tcpserver *server = server_start(keep_stream, NULL);
+    state.gate = tornado_future_new();
+    tornado_future *holding = tornado_spawn(hold_server, server);
+    int peer = connect_loopback(tornado_tcpserver_port(server));
+    while (fcntl(fd, F_GETFD) >= 0)
+        fd++;
+    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    now = before;
+    now.rlim_cur = (rlim_t)fd;
+    CHECK(setrlimit(RLIMIT_NOFILE, &now) == 0);
+    UNTIL(logged(strerror(EMFILE)));
+    CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(tornado_ioloop_close(tornado_ioloop_current(), true));
+    for (int i = 0; i < LATE_OTHERS; i++) {
+        if (fcntl(late_others[i], F_GETFD) < 0)
+            FAIL("it has closed descriptor %d, which is another one's now", late_others[i]);
+        close(late_others[i]);
+    }
+    tornado_future_release(holding);
+    tornado_future_release(state.gate);
+    close(peer);
+}
+
 TEST(tcp_stream_released_after_the_loop_closed_all_descriptors_closes_none_again)
 {
     check_closed_once(false);
