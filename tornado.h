@@ -1788,8 +1788,8 @@ TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context);
 TORNADO_API bool tornado_ssl_context_add_certificate(tornado_ssl_context *context, const char *certfile,
                                                      const char *keyfile);
 
-/* Reads all files again, for handshakes from now on. False with the reason, and nothing changes, when one cannot be
-   used. */
+/* Reads all files again, for handshakes from now on. Sessions begun before go on only with a server that asks for no
+   certificates. False with the reason, and nothing changes, when one cannot be used. */
 TORNADO_API bool tornado_ssl_context_reload(tornado_ssl_context *context);
 
 /* Its SSL_CTX, borrowed until it is reloaded. */
@@ -18445,6 +18445,15 @@ TORNADO_API tornado_ssl_context *tornado_ssl_context_retain(tornado_ssl_context 
     return context;
 }
 
+static void tornado__tls_forget_sessions(tornado_ssl_context *context)
+{
+    for (size_t i = 0; i < TORNADO__TLS_SESSIONS; i++) {
+        SSL_SESSION_free(context->sessions[i].session);
+        TORNADO_FREE(context->sessions[i].host);
+        context->sessions[i] = (tornado__tls_session){NULL, NULL};
+    }
+}
+
 TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context)
 {
     if (!context || --context->references)
@@ -18454,10 +18463,7 @@ TORNADO_API void tornado_ssl_context_release(tornado_ssl_context *context)
         TORNADO_FREE(context->sites[i].certfile);
         TORNADO_FREE(context->sites[i].keyfile);
     }
-    for (size_t i = 0; i < TORNADO__TLS_SESSIONS; i++) {
-        SSL_SESSION_free(context->sessions[i].session);
-        TORNADO_FREE(context->sessions[i].host);
-    }
+    tornado__tls_forget_sessions(context);
     if (context->password)
         OPENSSL_cleanse(context->password, strlen(context->password));
     TORNADO_FREE(context->password);
@@ -18477,7 +18483,7 @@ TORNADO_API bool tornado_ssl_context_add_certificate(tornado_ssl_context *contex
     return tornado__tls_add_site(context, certfile, keyfile, NULL);
 }
 
-/* Sessions go on over a reload: the keys of tickets stay. */
+/* A server's sessions go on over a reload: the keys of tickets stay. */
 static void tornado__tls_keep_ticket_keys(SSL_CTX *to, SSL_CTX *from)
 {
     unsigned char keys[256];
@@ -18502,12 +18508,15 @@ TORNADO_API bool tornado_ssl_context_reload(tornado_ssl_context *context)
         SSL_CTX *old = fresh[i];
         if (made == count) {
             old = context->sites[i].ctx;
-            tornado__tls_keep_ticket_keys(fresh[i], old);
+            if (context->cert_reqs == TORNADO_CERT_NONE) /* else a peer could go on whom nobody here trusts any more */
+                tornado__tls_keep_ticket_keys(fresh[i], old);
             context->sites[i].ctx = fresh[i];
         }
         SSL_CTX_free(old);
     }
     TORNADO_FREE(fresh);
+    if (made == count)
+        tornado__tls_forget_sessions(context);
     return made == count;
 }
 
@@ -18530,9 +18539,9 @@ static tornado__tls_session *tornado__tls_session_of(tornado_ssl_context *contex
 static int tornado__tls_keep_session(SSL *ssl, SSL_SESSION *session)
 {
     tornado__tls *tls = tornado__tls_of(ssl);
-    if (!tls->host)
-        return 0;
     tornado_ssl_context *context = tls->context;
+    if (!tls->host || SSL_get_SSL_CTX(ssl) != context->sites[0].ctx) /* verified by what was there before a reload */
+        return 0;
     tornado__tls_session *slot = tornado__tls_session_of(context, tls->host);
     if (!slot) {
         char *host = NULL;

@@ -485,6 +485,56 @@ TEST(tls_goes_on_with_sessions_also_over_a_reload)
     }
 }
 
+/* Whom one side trusted before a reload, and does not any more, cannot go on with a session. */
+static void check_trust_ends(int version, bool by_server)
+{
+    certificates_make();
+    certificate_make((certificate){.name = "newer", .authority = true});
+    certificate_make((certificate){.name = "others", .authority = true});
+    certificate_make((certificate){.name = "mallory", .issuer = by_server ? "others" : "root"});
+    tornado_ssl_options server = server_options("server"), client = client_options("localhost");
+    tornado_ssl_options mallory = server_options("mallory");
+    client.certfile = mallory.certfile;
+    client.keyfile = mallory.keyfile;
+    client.maximum_version = version;
+    CHECK(rename(certificate_path(by_server ? "others.pem" : "root.pem"), certificate_path("trusted.pem")) == 0);
+    if (by_server)
+        server.cert_reqs = TORNADO_CERT_REQUIRED;
+    *(by_server ? &server.ca_certs : &client.ca_certs) = certificate_path("trusted.pem");
+    tornado_ssl_context *contexts[] = {tornado_ssl_options_to_context(&server),
+                                       tornado_ssl_options_to_context(&client)};
+    tornado_ssl_options of_server = {.server_side = true, .context = contexts[0]};
+    tornado_ssl_options of_client = {.server_hostname = "localhost", .context = contexts[1]};
+    for (int i = 0; i < 2; i++) {
+        pair p = pair_with(of_server, of_client);
+        shake_hands(&p);
+        say(p.server, p.client, "by now the client has a ticket\n");
+        CHECK_INT(tornado_iostream_ssl_info(p.server)->session_reused, i > 0);
+        pair_free(&p);
+    }
+    pair before = pair_with(of_server, of_client);
+    shake_hands(&before);
+    CHECK(rename(certificate_path("newer.pem"), certificate_path("trusted.pem")) == 0);
+    CHECK(tornado_ssl_context_reload(contexts[by_server ? 0 : 1]));
+    say(before.server, before.client, "tickets may come behind the handshake\n");
+    pair p = pair_with(of_server, of_client);
+    tornado_future *shaken = tornado_iostream_wait_for_handshake(by_server ? p.server : p.client);
+    CHECK_INT(loop_code(shaken), TORNADO_ERR_SSL);
+    pair_free(&p);
+    pair_free(&before);
+    tornado_ssl_context_release(contexts[0]);
+    tornado_ssl_context_release(contexts[1]);
+    certificates_remove();
+}
+
+TEST(tls_sessions_do_not_go_on_over_a_reload_with_whom_it_may_no_longer_trust)
+{
+    for (int version = TORNADO_TLS_1_2; version <= TORNADO_TLS_1_3; version++) {
+        check_trust_ends(version, true);
+        check_trust_ends(version, false);
+    }
+}
+
 TEST(tls_versions_and_ciphers_are_as_they_are_told)
 {
     certificates_make();
