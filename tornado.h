@@ -640,8 +640,8 @@ TORNADO_API bool tornado_random_bytes(void *out, size_t len);
 /* Makes text safe in HTML and XML: & < > " ' become &amp; &lt; &gt; &quot; &#39;. */
 TORNADO_API char *tornado_xhtml_escape(tornado_arena *arena, const char *text);
 
-/* The reverse: also decimal and hexadecimal references and those named in HTML 4, each with its semicolon; what is
-   not understood stays as it is. */
+/* The reverse: also decimal and hexadecimal references, those named in HTML 4 and &apos;, each with its semicolon; what
+   is not understood stays as it is. */
 TORNADO_API char *tornado_xhtml_unescape(tornado_arena *arena, const char *text);
 
 /* Percent-encodes all but letters, digits and "_.-~" (RFC 3986 section 2.3). A space is "+" when `plus`, else
@@ -1928,7 +1928,8 @@ typedef struct tornado_read_options {
 
 /* The future's result is a tornado_bytes with a NUL behind it. TORNADO_ERR_CLOSED when the stream closes before the
    read is complete (tornado_iostream_error tells why), TORNADO_ERR_STATE while another read is under way,
-   TORNADO_ERR_BUFFER_FULL when more than max_buffer_size would be needed, which closes the stream. */
+   TORNADO_ERR_BUFFER_FULL when more than max_buffer_size is asked for, or turns out to be needed: then the stream
+   closes. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_iostream_read(tornado_iostream *stream,
                                                                    const tornado_read_options *options);
 
@@ -32613,9 +32614,13 @@ TORNADO_API const tornado_arguments *tornado_query_arguments(tornado_handler *se
     return tornado__arguments_read(tornado_http_request_query_arguments(self->request));
 }
 
+/* A handler that takes bodies as they come has no forms: of an empty body one could be malformed. */
 TORNADO_API const tornado_arguments *tornado_body_arguments(tornado_handler *self)
 {
-    return tornado__arguments_read(tornado_http_request_body_arguments(self->request));
+    static const tornado_arguments none;
+    return self->cls->stream_request_body
+               ? &none
+               : tornado__arguments_read(tornado_http_request_body_arguments(self->request));
 }
 
 TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
@@ -32625,7 +32630,9 @@ TORNADO_API const tornado_arguments *tornado_cookies(tornado_handler *self)
 
 TORNADO_API const tornado_http_files *tornado_files(tornado_handler *self)
 {
-    const tornado_http_files *files = tornado_http_request_files(self->request);
+    static const tornado_http_files none;
+    const tornado_http_files *files =
+        self->cls->stream_request_body ? &none : tornado_http_request_files(self->request);
     if (!files)
         tornado__raise_unread();
     return files;

@@ -123,6 +123,16 @@ static void plain_post(tornado_handler *self)
 
 static const tornado_handler_class plain_class = {.post = plain_post};
 
+static void typed_prepare(tornado_handler *self)
+{
+    CHECK_STR(tornado_get_argument(self, "a", "-"), "query");
+    CHECK(!tornado_get_body_argument(self, "a", NULL) && !tornado_get_file(self, "a"));
+    CHECK_INT(tornado_body_arguments(self)->count + tornado_files(self)->count, 0);
+}
+
+static const tornado_handler_class typed_class = {
+    .stream_request_body = true, .prepare = typed_prepare, .post = plain_post};
+
 typedef struct site {
     tornado_application *application;
     client c;
@@ -132,7 +142,8 @@ static site site_open(void)
 {
     tornado_rule rules[] = {{.path = "/", .handler = &upload_class}, {.path = "/derived", .handler = &derived_class},
                             {.path = "/plain", .handler = &plain_class}, {.path = "/late", .handler = &late_class},
-                            {.path = "/expiring", .handler = &expiring_class}, {0}};
+                            {.path = "/expiring", .handler = &expiring_class}, {.path = "/typed", .handler = &typed_class},
+                            {0}};
     tornado_httpserver_options options = {.bind = {.address = "127.0.0.1"}, .max_body_size = 1000, .chunk_size = 100};
     site s = {.application = tornado_application_new(rules, NULL)};
     memset(&state, 0, sizeof state);
@@ -191,6 +202,15 @@ TEST(web_stream_prepare_runs_at_the_headers_and_the_verb_behind_the_body)
     CHECK_STR(client_ask(&s.c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").body.data, "0"); /* no body, nothing to wait for */
     a = client_ask(&s.c, HEAD_OF("/plain", "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n") "a=b");
     CHECK_STR(a.body.data, "b 3"); /* others are as ever */
+    site_close(&s);
+}
+
+TEST(web_stream_has_the_arguments_of_the_query_and_no_form_whatever_its_type)
+{
+    site s = site_open();
+    answer a = client_ask(&s.c, HEAD_OF("/typed?a=query", "Content-Type: multipart/form-data; boundary=b\r\n"
+                                                          "Content-Length: 3\r\n") "--b");
+    CHECK_STR(a.body.data, "query 0");
     site_close(&s);
 }
 
