@@ -362,21 +362,23 @@ fuzz-short fuzz:
 
 coverage.cc = clang
 coverage.flags = -O0 -g -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation -Wno-unused-command-line-argument $(WARN)
-coverage.run = TEST_TIME_SCALE=4 LLVM_PROFILE_FILE=build/coverage/$(1)%c.profraw
+# Counted in a file that all processes map (%c), and none empties that begins later (%m, which adds a number).
+coverage.run = TEST_TIME_SCALE=4 LLVM_PROFILE_FILE=build/coverage/$(1)%m%c.profraw
+coverage.counts = build/coverage/$(1)[0-9]*.profraw
 $(eval $(call environment,coverage))
 
 LEAST_LINES = 95
 LEAST_BRANCHES = 85
 
 # $(1): the name of a trace, $(2): its program
-coverage_trace = llvm-profdata merge build/coverage/$(1).profraw -o build/coverage/$(1).profdata && \
+coverage_trace = llvm-profdata merge $(call coverage.counts,$(1)) -o build/coverage/$(1).profdata && \
     llvm-cov export -skip-functions -instr-profile=build/coverage/$(1).profdata $(2) > build/coverage/$(1).json
 
 .PHONY: coverage
 coverage:
 	@echo "== $@: what the tests run"
 	+@if command -v llvm-cov >/dev/null && $(SUBMAKE) build/coverage/probe; then \
-	    $(SUBMAKE) build/coverage/tests $(EXAMPLES) && rm -f build/coverage/tests.profraw && \
+	    $(SUBMAKE) build/coverage/tests $(EXAMPLES) && rm -f $(call coverage.counts,tests) && \
 	    $(call coverage.run,tests) build/coverage/tests $(TESTS) && $(call coverage_trace,tests,build/coverage/tests) && \
 	    tools/coverage sections build/coverage/tests.json --lines $(LEAST_LINES) --branches $(LEAST_BRANCHES); \
 	else \
@@ -388,7 +390,7 @@ build/coverage/%.replay: tests/fuzz/%.c tests/fuzz/replay.c $(FUZZ_HEADERS)
 	@$(coverage.cc) $(coverage.flags) $< tests/fuzz/replay.c -o $@
 
 build/coverage/%.json: build/coverage/%.replay always
-	@rm -f build/coverage/$*.profraw
+	@rm -f $(call coverage.counts,$*)
 	@$(call coverage.run,$*) $< tests/fuzz/corpus/$* >/dev/null
 	@$(call coverage_trace,$*,$<)
 
