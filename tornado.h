@@ -97,7 +97,8 @@
 
    Formats say the shape, arguments what is in it; the value section has the letters. JSON is read into a value,
    which can be asked (tornado_value_get and so on) or taken apart at once. When it is not as the format says, the
-   message tells what is wrong and where, and may go to the client:
+   message tells what is wrong and where. It goes to the log, and may go to the client: by a write_error of the class,
+   as in examples/books.c, since the error page of itself tells the status alone:
 
        const tornado_value *json = tornado_json_decode(self->arena, self->request->body);
        if (!json || !tornado_value_unpack(json, "{title:z, author:z, year:i!}", &title, &author, &b.year))
@@ -3006,7 +3007,8 @@ TORNADO_API tornado_future *tornado_httpserver_close_all_connections(tornado_htt
    short it fails with TORNADO_ERR_NOMEM, and has begun all the same. */
 TORNADO_API TORNADO_MUST_USE tornado_future *tornado_httpserver_drain(tornado_httpserver *server);
 
-/* Stops, closes all connections and frees the server. NULL is allowed. */
+/* Stops, closes all connections and frees the server; not one of tornado_application_listen, which its application
+   frees. NULL is allowed. */
 TORNADO_API void tornado_httpserver_free(tornado_httpserver *server);
 
 #endif /* TORNADO_NO_HTTP */
@@ -3181,8 +3183,8 @@ TORNADO_API bool tornado_application_add_transform(tornado_application *applicat
 TORNADO_API char *tornado_application_reverse_url(const tornado_application *application, tornado_arena *arena,
                                                   const char *name, const char *const *args, size_t count);
 
-/* Starts a server for the application on a port of the current loop. It belongs to the application. NULL with one
-   clear line in tornado_last_error(), which is also logged. */
+/* Starts a server for the application on a port of the current loop. It belongs to the application, which frees it:
+   tornado_httpserver_stop ends it before. NULL with one clear line in tornado_last_error(), which is also logged. */
 TORNADO_API tornado_httpserver *tornado_application_listen(tornado_application *application, int port,
                                                            const tornado_httpserver_options *options);
 
@@ -19771,8 +19773,8 @@ static void tornado__iostream_feed(tornado_iostream *stream)
         return;
     size_t used = stream->owner->data(stream, in->bytes + in->start, in->end - in->start);
     stream->keep = false; /* the buffer stays as it is as long as nothing is received */
-    in = stream->in; /* the owner may have dropped it */
-    if (!in)
+    in = stream->in; /* the owner may have dropped it, or, when it used none, given it away for another to free */
+    if (!in || !used)
         return;
     in->start += used < in->end - in->start ? used : in->end - in->start;
     if (in->start == in->end) {
@@ -21756,11 +21758,13 @@ static void tornado__acceptor_ready(int fd, unsigned events, void *arg)
 TORNADO_API tornado_acceptor *tornado_add_accept_handler(int fd, tornado_accept_callback callback, void *arg)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
+    if (!loop)
+        return NULL; /* with the reason */
     if (!tornado__set_flags(fd)) {
         tornado__fail(TORNADO_ERR_INVALID, errno, "tornado_add_accept_handler: fd %d: %s", fd, strerror(errno));
         return NULL;
     }
-    tornado_acceptor *acceptor = loop ? TORNADO_MALLOC(sizeof *acceptor) : NULL;
+    tornado_acceptor *acceptor = TORNADO_MALLOC(sizeof *acceptor);
     if (!acceptor) {
         tornado__nomem();
         return NULL;
@@ -22984,7 +22988,9 @@ static bool tornado__subprocess_descriptor(int which, int wanted, int *theirs, i
 
 static tornado_subprocess *tornado__subprocess_alloc(tornado_ioloop *loop, const char *name)
 {
-    tornado_subprocess *process = loop ? TORNADO_MALLOC(sizeof *process) : NULL;
+    if (!loop)
+        return NULL; /* with the reason */
+    tornado_subprocess *process = TORNADO_MALLOC(sizeof *process);
     if (!process) {
         tornado__nomem();
         return NULL;
@@ -24399,14 +24405,16 @@ static void tornado__dns_next_server(tornado__dns_question *question)
     asking->plain = asking->recased = asking->even = false;
 }
 
-/* Asks one server after the other until one can be asked; when all have had their tries nobody knows. The question may
-   be gone then. */
+/* Asks one server after the other until one can be asked; when all have had their tries nobody knows. Nor when none can
+   be in two rounds (no descriptor is left, there is no way), however many there may be: the loop stands still here. The
+   question may be gone then. */
 static void tornado__dns_try(tornado__dns_question *question)
 {
     tornado__dns_asking *asking = question->asking;
-    for (;; tornado__dns_next_server(question)) {
+    for (int refused = 0;; refused++, tornado__dns_next_server(question)) {
         tornado__dns_hang_up(question);
-        if (asking->tries / asking->servers_count >= question->dns->config.attempts) {
+        if (asking->tries / asking->servers_count >= question->dns->config.attempts ||
+            refused >= 2 * asking->servers_count) {
             tornado__dns_finish(question, TORNADO__DNS_USELESS, NULL);
             return;
         }
@@ -24838,7 +24846,8 @@ static bool tornado__dns_options(tornado__dns *dns, const tornado_resolver_optio
     int64_t timeout;
     dns->port = options->nameserver_port ? options->nameserver_port : 53;
     dns->cache_size = options->cache_size > 0 ? options->cache_size : options->cache_size < 0 ? 0 : 1000;
-    given->attempts = options->attempts;
+    given->attempts = options->attempts < INT_MAX / TORNADO__DNS_SERVERS ? options->attempts
+                                                                         : INT_MAX / TORNADO__DNS_SERVERS;
     if (!tornado__seconds_to_ns(options->timeout, &timeout) || timeout < 0 || options->attempts < 0 ||
         dns->port < 0 || dns->port > 65535)
         return tornado__fail(TORNADO_ERR_INVALID, 0, "tornado_dns_resolver: timeout, attempts or port is not valid");
@@ -24859,8 +24868,10 @@ static void *tornado__dns_resolver_open(const tornado_resolver_options *options)
     const char *conf = options->resolv_conf ? options->resolv_conf : "/etc/resolv.conf";
     const char *hosts = options->hosts ? options->hosts : "/etc/hosts";
     tornado_ioloop *loop = tornado_ioloop_current();
+    if (!loop)
+        return NULL; /* with the reason */
     size_t conf_size = strlen(conf) + 1, hosts_size = strlen(hosts) + 1;
-    tornado__dns *dns = loop ? TORNADO_MALLOC(sizeof *dns + conf_size + hosts_size) : NULL;
+    tornado__dns *dns = TORNADO_MALLOC(sizeof *dns + conf_size + hosts_size);
     if (!dns) {
         tornado__nomem();
         return NULL;
@@ -25538,7 +25549,9 @@ TORNADO_API tornado_future *tornado_tcpclient_connect(tornado_tcpclient *client,
 TORNADO_API tornado_tcpclient *tornado_tcpclient_new(tornado_resolver *resolver)
 {
     tornado_ioloop *loop = tornado_ioloop_current();
-    tornado_tcpclient *client = loop ? TORNADO_MALLOC(sizeof *client) : NULL;
+    if (!loop)
+        return NULL; /* with the reason */
+    tornado_tcpclient *client = TORNADO_MALLOC(sizeof *client);
     if (!client) {
         tornado__nomem();
         return NULL;
@@ -29259,6 +29272,7 @@ static void tornado__http1_refuse(tornado__http1 *connection, int status, const 
     tornado_gen_log(TORNADO_LOG_INFO, "Malformed HTTP request from %s: %s (%d)", tornado__http1_ip(connection), why,
                     status);
     connection->closing = connection->linger = true;
+    tornado__http1_park(connection); /* a sink may still have a piece of the body, and more is received now */
     tornado__http1_stamp(connection->host);
     tornado__chunk *chunk = tornado__iostream_reserve(stream, 384);
     if (!chunk) {
@@ -29326,6 +29340,15 @@ static TORNADO__COLD void tornado__message_refuse(tornado__message *message, int
     if (connection->message == message)
         tornado__message_lost(connection, &error);
     tornado__iostream_release(&connection->own);
+}
+
+/* Refuses what has come of a head. Of a connection for one, its message is told. */
+static TORNADO__COLD void tornado__head_refuse(tornado__http1 *connection, int status, const char *why)
+{
+    if (connection->message)
+        tornado__message_refuse(connection->message, status, why);
+    else
+        tornado__http1_refuse(connection, status, why);
 }
 
 /* ---- bodies that are encoded ---- */
@@ -29731,10 +29754,10 @@ static TORNADO__INLINE size_t tornado__http1_head(tornado__http1 *connection, co
         return (size_t)length;
     }
     if (length < 0) {
-        tornado__http1_refuse(connection, 400, "a line ends without CR");
+        tornado__head_refuse(connection, 400, "a line ends without CR");
     } else if (length > 0 || len > host->max_header_size) {
         bool in_line = !memchr(data, '\n', len < host->max_header_size ? len : host->max_header_size);
-        tornado__http1_refuse(connection, in_line ? 414 : 431, "the head is too large");
+        tornado__head_refuse(connection, in_line ? 414 : 431, "the head is too large");
     } else if (!connection->in_head) {
         connection->in_head = true;
         tornado__http1_set_timer(connection, tornado__add_ns(host->loop->now, host->header_timeout));
@@ -29866,7 +29889,7 @@ static TORNADO__COLD bool tornado__single_settled(tornado__http1 *connection)
 }
 
 /* While something is not sent, only what the peer takes of it counts (tornado__http1_late looks at that); then the time
-   for what comes in begins anew. */
+   for what comes in begins anew, and what has come goes on: no event need tell of that. */
 static TORNADO__COLD void tornado__http1_sending(tornado__http1 *connection)
 {
     tornado__http1_host *host = connection->host;
@@ -29876,6 +29899,8 @@ static TORNADO__COLD void tornado__http1_sending(tornado__http1 *connection)
     if (connection->sending && before)
         return;
     connection->stream->moved = false;
+    if (before)
+        tornado__http1_queue(connection);
     if (connection->sending)
         tornado__http1_set_timer(connection, host->loop->now + host->idle_timeout);
     else if (connection->in_head)
@@ -29933,6 +29958,19 @@ static TORNADO__COLD size_t tornado__http1_taken_all(tornado__http1 *connection,
     return lent ? SIZE_MAX : len;
 }
 
+/* Whether the client does not read: more than a chunk is queued, and the system takes no more of it. What it asked for
+   goes on when all is sent. */
+static TORNADO__COLD bool tornado__http1_unread(tornado__http1 *connection)
+{
+    const tornado_iostream *stream = connection->stream;
+    if (!tornado__iostream_flush(connection->stream))
+        return true;
+    if (!stream->out || !stream->out->next)
+        return false;
+    tornado__http1_sending(connection);
+    return true;
+}
+
 /* Takes what is at hand, one message after the other. Returns what it used. `lent`: the stream is borrowed. */
 static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, const char *data, size_t len, bool lent)
 {
@@ -29951,9 +29989,8 @@ static TORNADO__INLINE size_t tornado__http1_take(tornado__http1 *connection, co
         if (!message) {
             if (lent && connection->single)
                 break; /* its message is over: what follows is not for it */
-            if (TORNADO__UNLIKELY(stream->out && stream->out->next) &&
-                (!tornado__iostream_flush(stream) || (stream->out && stream->out->next)))
-                break; /* the client does not read */
+            if (TORNADO__UNLIKELY(stream->out && stream->out->next) && tornado__http1_unread(connection))
+                break;
             part = lent ? tornado__lent_head(connection, data + used, len - used)
                         : tornado__http1_head(connection, data + used, len - used);
         } else if (message->reading && !message->waiting) {
@@ -30070,9 +30107,12 @@ static bool tornado__http1_wants_end(const tornado_iostream *stream)
     return !(connection->message && connection->message->reading);
 }
 
-/* The connection is no more: lets go of its place among those of the host. */
+/* The connection is no more: lets go of its place among those of the host, unless whoever was told of its end has
+   closed them all, and perhaps freed the host. The caller holds the connection where users were told. */
 static void tornado__http1_unlist(tornado__http1 *connection)
 {
+    if (tornado__link_empty(&connection->link))
+        return;
     tornado__http1_host *host = connection->host;
     tornado__timer_clear(host->loop, &connection->timer);
     tornado__link_remove(&connection->link);
@@ -30106,6 +30146,7 @@ static void tornado__http1_closed(tornado_iostream *stream, const tornado_error 
     tornado__http1 *connection = (tornado__http1 *)(void *)stream;
     tornado__message *message = connection->message;
     tornado_error error;
+    tornado__iostream_retain(&connection->own); /* who is told may close all connections, and free the server */
     if (cause)
         error = *cause;
     else if (message || connection->flushed)
@@ -30119,6 +30160,7 @@ static void tornado__http1_closed(tornado_iostream *stream, const tornado_error 
             tornado__message_lost(connection, &error);
     }
     tornado__http1_unlist(connection);
+    tornado__iostream_release(&connection->own);
 }
 
 static void tornado__http1_free(tornado_iostream *stream)
@@ -30156,7 +30198,7 @@ static void tornado__http1_late(tornado__timer *timer, tornado_ioloop *loop)
     } else if (message && message->reading && !message->head_waits) {
         tornado__message_refuse(message, 408, "the body took too long");
     } else if (connection->in_head) {
-        tornado__http1_refuse(connection, 408, "the head took too long");
+        tornado__head_refuse(connection, 408, "the head took too long");
     } else {
         tornado__http1_set_timer(connection, INT64_MAX);
     }
@@ -30603,7 +30645,8 @@ static void tornado__delegate_finish(tornado__message *message)
     message->references++;
     if (message->client && message->connection)
         tornado__http1_set_timer(message->connection, INT64_MAX); /* the request may still be under way */
-    tornado__delegate_tell(message, TORNADO__CALL_FINISH, NULL);
+    if (message->client || !message->finished) /* else its answer was finished before */
+        tornado__delegate_tell(message, TORNADO__CALL_FINISH, NULL);
     tornado__message_release(message);
 }
 
@@ -31080,6 +31123,7 @@ TORNADO_API tornado_iostream *tornado_http1_connection_detach(tornado_http1_conn
     tornado_iostream *stream = tornado__message_take_stream(message);
     if (!stream)
         return NULL;
+    tornado__iostream_retain(&connection->own); /* the delegate's `release` may free the server */
     tornado__http1_flushed(connection, NULL);
     if (message->exchange) {
         message->exchange->told = message->exchange->in_headers = false;
@@ -31087,6 +31131,7 @@ TORNADO_API tornado_iostream *tornado_http1_connection_detach(tornado_http1_conn
     }
     tornado__message_detach(message);
     tornado__http1_unlist(connection);
+    tornado__iostream_release(&connection->own);
     if (stream->out)
         tornado__iostream_watch(stream);
     return stream;
@@ -31636,7 +31681,7 @@ static bool tornado__httpserver_activate(tornado_httpserver *server)
 {
     tornado_ioloop *loop = server->active ? server->host.loop : tornado_ioloop_current();
     if (!loop)
-        return tornado__nomem();
+        return false; /* with the reason */
     if (!server->active) {
         server->host.loop = loop;
         tornado__ioloop_hold(loop);
@@ -31649,9 +31694,10 @@ static bool tornado__httpserver_activate(tornado_httpserver *server)
 TORNADO_API bool tornado_httpserver_listen(tornado_httpserver *server, int port,
                                            const tornado_bind_options *options)
 {
-    return tornado__httpserver_activate(server) &&
-           tornado__listen(&server->listeners, port, options ? options : &server->bind, tornado__httpserver_accept,
-                           server);
+    const tornado_bind_options *where = options ? options : &server->bind;
+    return tornado__httpserver_activate(server)
+               ? tornado__listen(&server->listeners, port, where, tornado__httpserver_accept, server)
+               : tornado__log_failure();
 }
 
 TORNADO_API bool tornado_httpserver_bind(tornado_httpserver *server, int port, const tornado_bind_options *options)
@@ -31706,8 +31752,13 @@ TORNADO_API tornado_future *tornado_httpserver_close_all_connections(tornado_htt
     host->references++;
     if (server->proxies)
         server->proxies->cancel(server);
-    while (!tornado__link_empty(&host->connections))
-        tornado__iostream_shut(TORNADO__CONTAINER(host->connections.next, tornado__http1, link)->stream, NULL);
+    while (!tornado__link_empty(&host->connections)) {
+        tornado__http1 *connection = TORNADO__CONTAINER(host->connections.next, tornado__http1, link);
+        if (connection->stream->closed) /* whoever is told of its end, or has detached from it, has called this */
+            tornado__http1_unlist(connection);
+        else
+            tornado__iostream_shut(connection->stream, NULL);
+    }
     tornado__http1_host_release(host);
     return &tornado__future_done;
 }

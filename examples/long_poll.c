@@ -1,6 +1,6 @@
 /* Long polling: GET /next waits until somebody posts a message to /say, then answers with it; any number may wait.
-   Who asks for /next?after=NUMBER, with the number of the last answer, misses nothing: a message that came between
-   two requests is answered at once.
+   Who asks for /next?after=NUMBER, with the number of the last answer, does not wait when something was said between
+   two requests: the latest message is answered at once, and by its number one sees how many others came before it.
    cc -O2 -o long_poll examples/long_poll.c && ./long_poll [port]
    curl http://127.0.0.1:8888/next &    curl -d hello http://127.0.0.1:8888/say */
 #define TORNADO_IMPLEMENTATION

@@ -53,8 +53,7 @@ int main(int argc, char **argv)
     printf("serving on 127.0.0.1:%d until the end of the input\n", tornado_httpserver_port(server));
     fflush(stdout);
     play(loop);
-    tornado_httpserver_free(server);
-    tornado_application_free(app);
+    tornado_application_free(app); /* and the server, which is its own */
     tornado_ioloop_close(loop, false);
     tornado_ioloop_clear_current();
     return 0;

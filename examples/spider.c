@@ -60,9 +60,9 @@ static tornado_bytes fetch(tornado_arena *arena, const char *text)
     if (!stream)
         tornado_raise_error(tornado_last_error());
     tornado_defer(release_stream, stream);
-    const char *request = tornado_arena_printf(arena, "GET %s%s%s HTTP/1.0\r\nHost: %s\r\n\r\n", url.path,
-                                               url.query ? "?" : *url.path ? "" : "/", url.query ? url.query : "",
-                                               url.authority);
+    const char *request = tornado_arena_printf(arena, "GET %s%s%s HTTP/1.0\r\nHost: %s\r\n\r\n",
+                                               *url.path ? url.path : "/", url.query ? "?" : "",
+                                               url.query ? url.query : "", url.authority);
     if (!request)
         tornado_raise_error(tornado_last_error());
     tornado_await(tornado_with_timeout(PAGE_SECONDS, tornado_iostream_connect(stream, &address)));

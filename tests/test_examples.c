@@ -476,6 +476,63 @@ TEST_LIMIT(examples_spider_fetches_each_page_below_its_url_once, 20)
     tornado_application_free(app);
 }
 
+TEST(examples_gzip_compresses_and_decompresses)
+{
+    const char *path = example_path("gzip");
+    TEST_NEED("gzip");
+    CHECK_STR(test_run("seq 100000 | %s | gzip -dc | tail -n 1", path)->text, "100000\n");
+    CHECK_STR(test_run("seq 100000 | %s -9 | %s -d | tail -n 1", path, path)->text, "100000\n");
+    const test_output *cut = test_run("seq 100000 | gzip | head -c 1000 | %s -d 2>&1 >/dev/null; echo \"exit $?\"", path);
+    CHECK(strncmp(cut->text, "gzip: ", 6) == 0 && strstr(cut->text, "\nexit 1\n"));
+}
+
+TEST(examples_workers_answer_from_threads_and_from_other_programs)
+{
+    process p = example_start("workers");
+    answer a = ask_once(p.port, GET("/primes?below=100"));
+    CHECK(strncmp(a.body.data, "25 primes below 100, said process ", 34) == 0);
+    CHECK_INT(ask_once(p.port, GET("/primes?below=0")).status, 400);
+    a = ask_once(p.port, GET("/kernel"));
+    CHECK_STR(a.body.data, test_run("uname -sr")->text);
+    example_stop(&p, SIGTERM);
+}
+
+TEST(examples_own_loop_serves_until_its_input_ends)
+{
+    for (int asks = 0; asks < 2; asks++) {
+        int input[2];
+        CHECK(pipe(input) == 0 && dup2(input[0], 0) == 0);
+        close(input[0]);
+        process p = example_start("own_loop");
+        if (asks)
+            CHECK_INT(ask_once(p.port, GET("/")).status, 200);
+        close(input[1]);
+        CHECK_INT(example_end(&p), 0);
+    }
+}
+
+static void pages_get(tornado_handler *self)
+{
+    tornado_write(self, "<a href=\"?page=2\">more</a>");
+}
+
+TEST_LIMIT(examples_spider_asks_for_the_root_where_a_url_has_no_path, 20)
+{
+    static const tornado_handler_class pages = {.name = "pages", .get = pages_get};
+    tornado_rule rules[] = {{.path = "/", .handler = &pages}, {0}};
+    tornado_log_options errors_only = {.level = TORNADO_LOG_ERROR};
+    tornado_enable_pretty_logging(&errors_only);
+    tornado_application *app = tornado_application_new(rules, NULL);
+    tornado_httpserver *server = app ? tornado_application_listen(app, 0, NULL) : NULL;
+    CHECK(server != NULL);
+    const test_output *out = test_run_loop(tornado_ioloop_current(), "%s http://127.0.0.1:%d | "
+                                           "sed 's/127.0.0.1:[0-9]*//' | LC_ALL=C sort | grep '^fetched'",
+                                           example_path("spider"), tornado_httpserver_port(server));
+    CHECK_STR(out->text, "fetched http://\n"
+                         "fetched http://?page=2\n");
+    tornado_application_free(app);
+}
+
 TEST(examples_answer_curl)
 {
     TEST_NEED("curl");

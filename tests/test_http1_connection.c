@@ -1005,6 +1005,42 @@ TEST(http1_connection_finish_that_ends_the_request_too_loses_nothing)
     }
 }
 
+static tornado_future *read_behind;
+
+static void detach_and_read(void)
+{
+    detach_now();
+    read_behind = tornado_iostream_read_bytes(detached, 4);
+}
+
+TEST(http1_connection_bytes_that_are_read_right_after_detach_stay)
+{
+    void *others[32];
+    dialogue d = dialogue_open(true, NULL);
+    the_dialogue = &d;
+    d.seen.on_headers = detach_and_read;
+    dialogue_ask(&d, "GET");
+    client_send(&d.peer, "HTTP/1.1 101");
+    while (!tornado_iostream_read_buffer_size(d.stream)) /* so that the bytes are in the stream's own buffer */
+        loop_turns(1);
+    client_send(&d.peer, " x\r\n\r\n\x81\x02hi");
+    CHECK(loop_until(d.done) == NULL);
+    for (size_t i = 0; i < COUNT(others); i++) { /* memory that was freed would be used again */
+        CHECK((others[i] = malloc(4096)) != NULL);
+        memset(others[i], 'x', 4096);
+    }
+    CHECK(loop_until(read_behind) == NULL);
+    CHECK_MEM(tornado_future_bytes(read_behind).data, tornado_future_bytes(read_behind).len, "\x81\x02hi", 4);
+    tornado_future_release(read_behind);
+    for (size_t i = 0; i < COUNT(others); i++)
+        free(others[i]);
+    client_send(&d.peer, "more");
+    stream_is_free(&d, "more");
+    CHECK_STR(recorded(&d.seen), "HTTP/1.1 101 x;");
+    tornado_iostream_release(detached);
+    dialogue_end(&d);
+}
+
 static void close_and_raise(void *self, const tornado_http_start_line *start, const tornado_http_headers *headers)
 {
     record_informational(self, start, headers);
@@ -1167,6 +1203,54 @@ TEST(http1_connection_for_one_request_does_not_wait_for_a_silent_client)
         CHECK_STR(recorded(&d.seen), "");
         dialogue_end(&d);
     }
+}
+
+TEST(http1_connection_head_of_one_request_that_is_refused_fails_with_the_reason)
+{
+    static const struct {
+        const char *head;
+        int status, code;
+    } cases[] = {{"GET / HTTP/1.1\nHost: a\r\n", 400, TORNADO_ERR_PARSE},
+                 {"GET / HTTP/1.1\r\nX: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", 431, TORNADO_ERR_LIMIT},
+                 {"GET /yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy", 414, TORNADO_ERR_LIMIT},
+                 {"GET / HT", 408, TORNADO_ERR_TIMEOUT}};
+    tornado_http1_connection_parameters parameters = {.max_header_size = 50};
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        parameters.header_timeout = cases[i].code == TORNADO_ERR_TIMEOUT ? 0.5 : 0;
+        dialogue d = dialogue_open(false, &parameters);
+        answer a;
+        dialogue_read(&d);
+        client_send(&d.peer, cases[i].head);
+        CHECK(client_answer(&d.peer, &a));
+        CHECK_INT(a.status, cases[i].status);
+        CHECK(is_error(loop_until(d.done), cases[i].code));
+        CHECK_STR(recorded(&d.seen), "");
+        client_until_end(&d.peer);
+        dialogue_end(&d);
+    }
+}
+
+static void answer_now(void)
+{
+    CHECK(sent(write_head(the_dialogue->connection, 200, 0, NULL)));
+    CHECK(sent(tornado_http1_connection_finish(the_dialogue->connection)));
+}
+
+TEST(http1_connection_finish_is_not_told_of_a_request_that_was_answered_before)
+{
+    dialogue d = dialogue_open(false, NULL);
+    answer a;
+    the_dialogue = &d;
+    d.seen.on_headers = answer_now;
+    dialogue_read(&d);
+    client_send(&d.peer, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    CHECK(loop_until(d.done) == NULL);
+    CHECK_STR(recorded(&d.seen), "GET / HTTP/1.1|Host=a;");
+    CHECK(client_answer(&d.peer, &a));
+    CHECK_INT(a.status, 200);
+    client_send(&d.peer, "more");
+    stream_is_free(&d, "more");
+    dialogue_end(&d);
 }
 
 TEST(http1_connection_for_one_request_is_over_when_its_answer_was_sent)
@@ -1458,6 +1542,91 @@ TEST(http1_server_connection_piece_stays_when_data_received_answers_or_closes_an
         CHECK_INT(served.seen.pieces, 1);
         recorder_end(&served.seen);
     }
+}
+
+TEST(http1_server_connection_piece_stays_when_the_body_takes_too_long)
+{
+    tornado_http1_connection_parameters parameters = {.body_timeout = 0.05};
+    char more[20000];
+    answer a;
+    memset(&served, 0, sizeof served);
+    memset(more, 'd', sizeof more);
+    tornado_future *gate = served.seen.data_future = tornado_future_new();
+    client c = serve_pair(&parameters, &recording);
+    client_send(&c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nabc");
+    CHECK(client_answer(&c, &a));
+    CHECK_INT(a.status, 408);
+    for (int i = 0; i < 5; i++) { /* it lingers, and drops what comes */
+        client_send_bytes(&c, more, sizeof more);
+        loop_turns(3);
+        CHECK_MEM(served.seen.piece.data, served.seen.piece.len, "abc", 3);
+    }
+    CHECK(!served.seen.over);
+    tornado_future_set_result(gate, NULL, NULL);
+    tornado_future_release(gate);
+    client_close(&c);
+    while (!served.seen.released)
+        loop_turns(1);
+    loop_turns(2);
+    CHECK_STR(recorded(&served.seen), "POST / HTTP/1.1|Host=a|Content-Length=1000000;abc!TIMEOUT");
+    recorder_end(&served.seen);
+}
+
+/* A socket that takes nothing at the first attempt after each read, and everything at the second. */
+static ptrdiff_t moody_read(void *state, int fd, void *data, size_t room)
+{
+    *(bool *)state = true;
+    return recv(fd, data, room, 0);
+}
+
+static ptrdiff_t moody_write(void *state, int fd, const void *data, size_t len)
+{
+    bool *refuses = state;
+    if (!*refuses)
+        return send(fd, data, len, MSG_NOSIGNAL);
+    *refuses = false;
+    errno = EAGAIN;
+    return -1;
+}
+
+static void moody_close(void *state, int fd)
+{
+    (void)state;
+    if (fd >= 0)
+        close(fd);
+}
+
+TEST(http1_server_connection_goes_on_when_the_client_reads_at_the_second_attempt)
+{
+    enum { REQUESTS = 400 }; /* whose answers are more than one chunk */
+    static const tornado_iostream_backend moody = {.read_from_fd = moody_read, .write_to_fd = moody_write,
+                                                   .close_fd = moody_close};
+    bool refuses = false;
+    int ends[2];
+    tcp_pair(ends);
+    set_nonblocking(ends[0]);
+    tornado_iostream *stream =
+        tornado_iostream_new(ends[0], &(tornado_iostream_options){.backend = &moody, .backend_state = &refuses});
+    tornado_http1_server_connection *server = tornado_http1_server_connection_new(stream, NULL, &server_closed);
+    tornado_iostream_release(stream);
+    CHECK(server && tornado_http1_server_connection_start_serving(server, &echo_delegate, NULL));
+    tornado_http1_server_connection_release(server);
+    client c = {.fd = ends[1], .data = calloc(1, 1)};
+    set_nonblocking(c.fd);
+    tornado_buffer requests = {0};
+    for (int i = 0; i < REQUESTS; i++)
+        tornado_buffer_puts(&requests, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client_send_bytes(&c, requests.data, requests.len);
+    tornado_buffer_free(&requests);
+    for (int i = 0; i < REQUESTS; i++) {
+        answer a;
+        CHECK(client_answer(&c, &a));
+        CHECK_INT(a.status, 200);
+    }
+    client_close(&c);
+    server_closed = 0;
+    while (!server_closed)
+        loop_turns(1);
 }
 
 /*----------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 
 #include <netinet/tcp.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 /* Requests of an application wait here until a test lets them go on. */
@@ -1207,6 +1208,26 @@ TEST(httpserver_bind_listens_and_start_serves)
     tornado_httpserver_free(server);
 }
 
+TEST(httpserver_listen_logs_why_there_can_be_no_loop)
+{
+    struct rlimit before, none;
+    log_keep();
+    CHECK(tornado_ioloop_close(tornado_ioloop_current(), false));
+    tornado_httpserver *server = address_server(NULL);
+    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    none = before;
+    none.rlim_cur = 0;
+    CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    bool listens = tornado_httpserver_listen(server, 0, NULL);
+    tornado_error error = *tornado_last_error();
+    CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK(!listens);
+    CHECK_INT(error.code, TORNADO_ERR_SYSTEM);
+    CHECK_INT(error.sys_errno, EMFILE);
+    CHECK_INT(logged(strerror(EMFILE)), 1);
+    tornado_httpserver_free(server);
+}
+
 /* In a process of its own: becomes two children that serve. */
 static void start_two(int port_pipe)
 {
@@ -1447,6 +1468,107 @@ TEST(httpserver_shutdown_survives_an_on_close_that_frees_another_server)
         client_close(&clients[i]);
         tornado_httpserver_free(group.servers[i]);
     }
+}
+
+/* A server whose delegate ends it, or its connections, when it hears of a client that is gone. */
+static struct {
+    tornado_httpserver *server;
+    tornado_http1_connection *connection;
+    int told, closed;
+    bool frees;
+} ending;
+
+static void end_server(void)
+{
+    ending.told++;
+    if (ending.frees)
+        tornado_httpserver_free(ending.server);
+    else
+        tornado_future_release(tornado_httpserver_close_all_connections(ending.server));
+}
+
+static void ending_lost(void *self, const tornado_error *error)
+{
+    (void)self;
+    CHECK_INT(error->code, TORNADO_ERR_CLOSED);
+    if (!ending.told)
+        end_server();
+}
+
+static void ending_released(void *self)
+{
+    (void)self;
+    if (ending.connection)
+        end_server();
+}
+
+static const tornado_http_message_delegate *ending_start(void *self, tornado_http1_server_connection *server,
+                                                         tornado_http1_connection *connection, void **message)
+{
+    static const tornado_http_message_delegate lost = {.on_connection_close = ending_lost},
+                                               released = {.release = ending_released};
+    (void)server;
+    (void)message;
+    if (self)
+        ending.connection = connection;
+    return self ? &released : &lost;
+}
+
+static void ending_closed(void *self, tornado_http1_server_connection *server)
+{
+    (void)self;
+    (void)server;
+    ending.closed++;
+}
+
+static const tornado_http_server_connection_delegate ending_delegate = {.start_request = ending_start,
+                                                                        .on_close = ending_closed};
+
+TEST(httpserver_delegate_may_close_all_connections_or_free_it_when_one_is_lost)
+{
+    for (int frees = 0; frees < 2; frees++) {
+        memset(&ending, 0, sizeof ending);
+        ending.frees = frees;
+        ending.server = tornado_httpserver_new(&ending_delegate, NULL, NULL);
+        CHECK(ending.server &&
+              tornado_httpserver_listen(ending.server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
+        int port = tornado_httpserver_port(ending.server);
+        client busy = client_open(port), other = client_open(port), idle = client_open(port);
+        client_send(&busy, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na");
+        client_send(&other, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na");
+        UNTIL(tornado_httpserver_connections(ending.server) == 3);
+        loop_turns(5);
+        client_close(&busy);
+        UNTIL(ending.closed == 3);
+        CHECK_INT(ending.told, 1);
+        CHECK(!client_more(&other) && !client_more(&idle));
+        client_close(&other);
+        client_close(&idle);
+        if (!frees)
+            tornado_httpserver_free(ending.server);
+    }
+}
+
+TEST(httpserver_delegate_may_free_it_when_a_request_that_is_detached_from_is_released)
+{
+    memset(&ending, 0, sizeof ending);
+    ending.frees = true;
+    ending.server = tornado_httpserver_new(&ending_delegate, &ending, NULL);
+    CHECK(ending.server &&
+          tornado_httpserver_listen(ending.server, 0, &(tornado_bind_options){.address = "127.0.0.1"}));
+    client c = client_open(tornado_httpserver_port(ending.server));
+    client_send(&c, HELLO);
+    UNTIL(ending.connection != NULL);
+    loop_turns(3);
+    tornado_iostream *stream = tornado_http1_connection_detach(ending.connection);
+    CHECK(stream != NULL);
+    CHECK_INT(ending.told, 1);
+    CHECK_INT(ending.closed, 1);
+    CHECK_INT(loop_code(tornado_iostream_write(stream, tornado_bytes_of("raw"))), 0);
+    CHECK(client_need(&c, 3));
+    CHECK_STR(c.data, "raw");
+    tornado_iostream_release(stream);
+    client_close(&c);
 }
 
 TEST(httpserver_close_all_connections_can_be_waited_for)

@@ -1943,6 +1943,37 @@ TEST(resolver_by_dns_out_of_descriptors_says_so_and_goes_on)
     end();
 }
 
+TEST(resolver_by_dns_out_of_descriptors_gives_up_however_often_it_may_try)
+{
+    struct rlimit limit;
+    begin(answer_any, OPTIONS(.attempts = INT_MAX));
+    CHECK_STR(ask("a.test", AF_INET), "192.0.2.1:80");
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = 0;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK_STR(ask("b.test", AF_INET), "RESOLVE EAGAIN"); /* at once: the loop stands still meanwhile */
+    limit.rlim_cur = before;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHECK_STR(ask("b.test", AF_INET), "192.0.2.1:80");
+    end();
+}
+
+TEST(resolver_by_dns_out_of_descriptors_says_that_it_gets_no_loop)
+{
+    struct rlimit before, none;
+    CHECK(tornado_ioloop_close(tornado_ioloop_current(), false));
+    CHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+    none = before;
+    none.rlim_cur = 0;
+    CHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+    CHECK(!tornado_resolver_new(OPTIONS(.kind = &tornado_dns_resolver)));
+    tornado_error error = *tornado_last_error();
+    CHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+    CHECK_INT(error.code, TORNADO_ERR_SYSTEM);
+    CHECK_INT(error.sys_errno, EMFILE);
+}
+
 TEST(resolver_by_dns_out_of_descriptors_keeps_what_the_files_said)
 {
     struct rlimit limit;
